@@ -1,0 +1,11 @@
+"""Attacks, one file each. To add one: write the file, name it here."""
+
+from mibench.attacks.gan import WGANGP, InversionGAN
+from mibench.attacks.gmi import GMI
+from mibench.attacks.kedmi import KEDMI
+from mibench.types import Attack, PriorSpec
+
+ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI)}
+PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN)}
+
+__all__ = ["ATTACKS", "GMI", "KEDMI", "PRIORS", "WGANGP", "InversionGAN"]

@@ -1,0 +1,100 @@
+"""Generative model inversion, Zhang et al., CVPR 2020, https://arxiv.org/abs/1911.07135."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mibench.attacks.gan import WGANGP
+from mibench.attacks.losses import CrossEntropy, IdentityLoss
+from mibench.spec import require
+from mibench.store import Work, check_finite
+from mibench.types import Attack, Classifier, Labels, Prior, PriorSpec, Reconstructions, Scalar
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class GMI(Attack):
+    """Gradient descent in the latent space of a GAN trained on public images.
+
+    Every sample of a class is a restart of its own. Nesterov's momentum as in the released
+    code, which is that of ``torch.optim.SGD``.
+
+    Attributes:
+        prior: The GAN; it never sees the target, so every target shares it.
+        steps: Descent steps.
+        lr: Learning rate.
+        momentum: Nesterov momentum.
+        lambda_id: Weight of the identity loss against the prior loss.
+        clip: Latents stay in [-clip, clip].
+        identity: The identity loss.
+    """
+
+    name: ClassVar[str] = "gmi"
+
+    prior: PriorSpec = field(default_factory=WGANGP)
+    steps: int = 1500
+    lr: float = 0.02
+    momentum: float = 0.9
+    lambda_id: float = 100.0
+    clip: float = 1.0
+    identity: IdentityLoss = field(default_factory=CrossEntropy)
+
+    def __post_init__(self) -> None:
+        require(
+            self, steps=(1, INF), lr=(1e-12, INF), momentum=(1e-12, 1), lambda_id=(0, INF),
+            clip=(1e-12, INF),
+        )  # fmt: skip
+
+    def invert(
+        self,
+        target: Classifier,
+        prior: Prior,
+        blocks: Sequence[Labels],
+        samples: int,
+        rngs: Sequence[torch.Generator],
+        work: Work,
+    ) -> Reconstructions:
+        """Descends from ``samples`` independent starts of every class, all at once."""
+        labels = torch.cat(list(blocks)).to(work.device)
+        starts = [prior.sample(samples * len(b), r) for b, r in zip(blocks, rngs, strict=True)]
+        z = torch.cat([s.view(samples, len(b), -1) for s, b in zip(starts, blocks, strict=True)], 1)
+        z = z.to(work.device).requires_grad_()
+        optimizer = torch.optim.SGD([z], self.lr, self.momentum, nesterov=True)
+        first = 0
+        if (saved := work.load()) is not None:
+            z.data.copy_(saved["z"])
+            optimizer.load_state_dict(saved["optimizer"])
+            first = saved["step"]
+        # A loss is a mean over a block, and the blocks' and restarts' losses are summed.
+        weight = torch.cat([torch.full((len(b),), 1 / len(b)) for b in blocks]).to(work.device)
+        for step in range(first, self.steps):
+            x = prior.generate(z.flatten(0, 1))
+            logits = target(x)
+            identity = self.identity(logits, labels.repeat(samples)).view(samples, -1)
+            loss = prior_loss(prior.realism(x).view(samples, -1)) + self.lambda_id * identity
+            (z.grad,) = torch.autograd.grad((loss * weight).sum(), z)
+            optimizer.step()
+            with torch.no_grad():
+                z.clamp_(-self.clip, self.clip)
+            done = step + 1
+            work.save(
+                lambda done=done: {  # type: ignore[misc]
+                    "z": z, "optimizer": optimizer.state_dict(), "step": done
+                }
+            )  # fmt: skip
+            if done % 50 == 0 or done == self.steps:
+                check_finite(z, f"a latent after step {done}")
+                work.progress(done, self.steps)
+        with torch.no_grad():
+            images = prior.generate(z.flatten(0, 1)).view(samples, len(labels), *x.shape[1:])
+        return Reconstructions(images.clamp(0, 1), z.detach())
+
+
+def prior_loss(realism: Float[Tensor, "s n"]) -> Float[Tensor, "s n"]:
+    """L_prior = −D(G(z)): the reconstruction should look real to the critic."""
+    return -realism

@@ -1,0 +1,90 @@
+"""One measurement: who defends what, against whom, judged how."""
+
+from dataclasses import dataclass, field, replace
+
+from mibench.data import Task
+from mibench.defenses import Recipe
+from mibench.evaluation import Protocol
+from mibench.spec import require
+from mibench.types import Attack, Defense, NetworkSpec
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """An evaluation classifier: an architecture and how it is trained."""
+
+    network: NetworkSpec
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Section 5.1: a task, the network its owner trains, the networks that evaluate.
+
+    Attributes:
+        task: The data.
+        network: Target architecture.
+        evaluators: Evaluation classifiers, trained on the task's evaluation corpus; the
+            first one gives the table's numbers.
+        evaluator_seed: Their seed, the same for all cells.
+    """
+
+    task: Task
+    network: NetworkSpec
+    evaluators: tuple[Evaluator, ...]
+    evaluator_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Whom to attack and how often.
+
+    Attributes:
+        classes: Number of classes attacked, from class 0 on.
+        samples: Reconstructions per class; pass i is the i-th sample of every class.
+        block: Classes whose losses are averaged together.
+        repeats: How often the whole attack is repeated.
+    """
+
+    classes: int
+    samples: int
+    block: int = 60
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, classes=(1, INF), samples=(1, INF), block=(1, INF), repeats=(1, INF))
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Three seeds, so that their effects can be told apart."""
+
+    target: int = 0
+    prior: int = 0
+    attack: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that decides one number of a table, and nothing that does not."""
+
+    setting: Setting
+    recipe: Recipe
+    defense: Defense
+    attack: Attack
+    trials: Trials
+    protocol: Protocol = field(default_factory=Protocol)
+    seeds: Seeds = field(default_factory=Seeds)
+
+    def __post_init__(self) -> None:
+        if self.trials.classes > self.setting.task.num_classes:
+            raise ValueError(
+                f"{self.trials.classes} classes are attacked but {self.setting.task.name} has "
+                f"{self.setting.task.num_classes} private ones"
+            )
+
+    def at(self, seed: int) -> "Cell":
+        """Returns the same cell with all three seeds set to ``seed``."""
+        return replace(self, seeds=Seeds(seed, seed, seed))

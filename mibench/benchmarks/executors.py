@@ -1,0 +1,234 @@
+"""Run a graph of stages: in this process, or several side by side on this machine.
+
+Executors differ in nothing but where a stage runs; keys, store and bits are the same.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mibench.benchmarks.userfile import load_user_file
+from mibench.store import Report, Stage, Store
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are and how they run. None of it decides a result or enters a key.
+
+    Attributes:
+        store: Folder of finished stages.
+        data: Folder of raw data sets.
+        device: "cpu", "cuda" or "cuda:N".
+        threads: CPU threads of each stage; another number may change the last bits.
+        jobs: Stages that run side by side.
+        user_file: The user's Python file, whose classes other processes must know too.
+    """
+
+    store: Path
+    data: Path
+    device: str = "cpu"
+    threads: int = 1
+    jobs: int = 1
+    user_file: Path | None = None
+
+
+class Watcher(Protocol):
+    """What is told of progress."""
+
+    def start(self, stage: Stage) -> None:
+        """A stage begins."""
+
+    def update(self, stage: Stage, done: int, total: int, note: str) -> None:
+        """A stage has come so far."""
+
+    def finish(self, stage: Stage, error: str | None) -> None:
+        """A stage ended."""
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        computed: Stages computed.
+        cached: Stages that were in the store.
+        failures: Stage key → what went wrong, one sentence.
+        skipped: Stages that needed a failed one.
+    """
+
+    computed: int = 0
+    cached: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    skipped: list[Stage] = field(default_factory=list)
+
+
+def prepare(bench: Bench) -> None:
+    """Makes this process compute the same bits as every other: threads and algorithms."""
+    torch.set_num_threads(bench.threads)
+    if bench.device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def execute(stages: Sequence[Stage], bench: Bench, watcher: Watcher) -> Outcome:
+    """Completes all stages (in an order where needs come first), as far as they succeed.
+
+    A stage that fails takes with it only what depends on it.
+    """
+    store = Store(bench.store)
+    outcome = Outcome()
+    pending: dict[str, Stage] = {}
+    for stage in stages:
+        if store.state(stage) == "done":
+            outcome.cached += 1
+        else:
+            pending[stage.key] = stage
+    if not pending:
+        return outcome
+    jobs = min(bench.jobs, len(pending))
+    (_run_here if jobs == 1 else _run_side_by_side)(pending, bench, jobs, watcher, outcome)
+    return outcome
+
+
+def _complete(stage: Stage, bench: Bench, report: Report) -> bool | str:
+    """Returns whether anything was computed, or what went wrong."""
+    try:
+        return Store(bench.store).complete(stage, bench.device, bench.data, report)
+    except Exception as error:  # noqa: BLE001 - recorded; the rest of the grid goes on
+        return explain(error)
+
+
+def explain(error: BaseException) -> str:
+    """Returns one sentence for people."""
+    text = str(error).strip().split("\n")[0]
+    if isinstance(error, ValueError | FileNotFoundError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _ready(pending: dict[str, Stage], busy: set[str]) -> list[Stage]:
+    return [
+        s
+        for k, s in pending.items()
+        if k not in busy and not any(n.key in pending for n in s.needs)
+    ]
+
+
+def _settle(
+    stage: Stage, result: bool | str, pending: dict[str, Stage], outcome: Outcome
+) -> str | None:
+    """Books a stage's end; returns what went wrong."""
+    del pending[stage.key]
+    if not isinstance(result, str):
+        outcome.computed += result
+        outcome.cached += not result
+        return None
+    outcome.failures[stage.key] = result
+    lost = {stage.key}
+    for key, other in list(pending.items()):  # in an order where needs come first
+        if any(n.key in lost for n in other.needs):
+            lost.add(key)
+            outcome.skipped.append(pending.pop(key))
+    return result
+
+
+def _run_here(
+    pending: dict[str, Stage], bench: Bench, jobs: int, watcher: Watcher, outcome: Outcome
+) -> None:
+    prepare(bench)
+    while pending:
+        stage = _ready(pending, set())[0]
+        watcher.start(stage)
+
+        def report(done: int, total: int, note: str, stage: Stage = stage) -> None:
+            watcher.update(stage, done, total, note)
+
+        result = _complete(stage, bench, report)
+        watcher.finish(stage, _settle(stage, result, pending, outcome))
+
+
+# Side by side -----------------------------------------------------------------------------
+
+_reports: Any = None  # the queue of a worker process, set once when it starts
+
+
+def _start_worker(bench: Bench, reports: Any, parent: int) -> None:  # noqa: ANN401
+    global _reports  # noqa: PLW0603 - an initialiser has no other way to hand it on
+    _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if bench.user_file is not None:
+        load_user_file(bench.user_file)
+    prepare(bench)
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _work(stage: Stage, bench: Bench) -> bool | str:
+    last = 0.0
+
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.2 or done == total:
+            last = time.monotonic()
+            _reports.put((stage.key, done, total, note))
+
+    _reports.put((stage.key, 0, 0, ""))
+    return _complete(stage, bench, report)
+
+
+def _run_side_by_side(
+    pending: dict[str, Stage], bench: Bench, jobs: int, watcher: Watcher, outcome: Outcome
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    known = dict(pending)
+    pool = ProcessPoolExecutor(
+        jobs, context, initializer=_start_worker, initargs=(bench, reports, os.getpid())
+    )
+    running: dict[Future[bool | str], Stage] = {}
+    try:
+        while pending:
+            busy = {s.key for s in running.values()}
+            for stage in _ready(pending, busy)[: jobs - len(running)]:
+                running[pool.submit(_work, stage, bench)] = stage
+            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            _relay(reports, known, watcher)
+            for future in finished:
+                stage = running.pop(future)
+                dead = isinstance(future.exception(), BrokenProcessPool)
+                result = "its process was killed (out of memory?)" if dead else future.result()
+                watcher.finish(stage, _settle(stage, result, pending, outcome))
+                if dead and running == {}:  # every stage that was running has been settled
+                    _run_side_by_side(pending, bench, jobs, watcher, outcome)
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _relay(reports: Any, known: dict[str, Stage], watcher: Watcher) -> None:  # noqa: ANN401
+    while not reports.empty():
+        key, done, total, note = reports.get()
+        if total:
+            watcher.update(known[key], done, total, note)
+        else:
+            watcher.start(known[key])

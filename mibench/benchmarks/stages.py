@@ -1,0 +1,361 @@
+"""A cell's stages, from data to record.
+
+    images ──┬─ classifier (evaluator) ───────────────────────┐
+             ├─ classifier (target) ──┬───────────┐           │
+             │                        └ if seen ┐ │           │
+             └─ prior ──────────────────────────┴─┴ inversion ┴ evidence ── record
+
+A stage is a pure function of its fields: specs, seeds and the stages it needs. None runs
+inside another, so none inherits another's ``no_grad``, seed or timer.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mibench.benchmarks.cell import Cell
+from mibench.data import Corpus, Splits, Task
+from mibench.defenses import NoDefense, Recipe
+from mibench.defenses.train import train_classifier
+from mibench.evaluation import METRICS, Evidence, summarise
+from mibench.evaluation.metrics import stretch
+from mibench.seeding import generator, seeded
+from mibench.spec import canonical
+from mibench.store import Payload, Stage, Work
+from mibench.types import (
+    Attack,
+    Classifier,
+    Defense,
+    ImageSet,
+    NetworkSpec,
+    Prior,
+    PriorSpec,
+    Query,
+    predict,
+)
+
+Load = Callable[[Stage], Payload]
+Part = Literal["private", "evaluation"]
+
+
+@dataclass(frozen=True)
+class ImagesStage(Stage):
+    """A task's images, decoded and resized once into bytes."""
+
+    kind: ClassVar[str] = "images"
+
+    task: Task
+    digest: str
+
+    def describe(self) -> str:
+        """Returns the task's name."""
+        return f"images {self.task.name}"
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns the splits, tensor by tensor."""
+        splits = self.task.load(work.data)
+        return {
+            **{part: _unbuild(getattr(splits, part)) for part in ("private", "evaluation")},
+            "public": {"pixels": splits.public.pixels, "labels": splits.public.labels},
+        }
+
+    def splits(self, load: Load) -> Splits:
+        """Returns the splits from the store."""
+        payload = load(self)
+        private, evaluation = (_rebuild(payload[p]) for p in ("private", "evaluation"))
+        return Splits(private, evaluation, ImageSet(**payload["public"]))
+
+
+def _unbuild(corpus: Corpus) -> Payload:
+    return {
+        "train": {"pixels": corpus.train.pixels, "labels": corpus.train.labels},
+        "validation": corpus.validation,
+        "test": {"pixels": corpus.test.pixels, "labels": corpus.test.labels},
+        "num_classes": corpus.num_classes,
+    }
+
+
+def _rebuild(payload: Payload) -> Corpus:
+    return Corpus(
+        ImageSet(**payload["train"]),
+        payload["validation"],
+        ImageSet(**payload["test"]),
+        payload["num_classes"],
+    )
+
+
+@dataclass(frozen=True)
+class ClassifierStage(Stage):
+    """A trained classifier: a target (private part) or an evaluator (evaluation part)."""
+
+    kind: ClassVar[str] = "classifier"
+
+    images: ImagesStage
+    part: Part
+    network: NetworkSpec
+    defense: Defense
+    recipe: Recipe
+    seed: int
+
+    def describe(self) -> str:
+        """Returns what is trained."""
+        who = "evaluator" if self.part == "evaluation" else f"target {self.defense.name}"
+        return f"{who} {self.network.name}"
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns the weights, the history and the accuracy on the part's test images."""
+        splits = self.images.splits(load)
+        corpus: Corpus = getattr(splits, self.part)
+        with seeded(self.seed, "init", self.part):
+            network = self._build(corpus.num_classes)
+        rng = generator(self.seed, "batches", self.part)
+        with seeded(self.seed, "noise", self.part):  # for layers that draw on their own
+            trained = train_classifier(network, self.defense, self.recipe, corpus, rng, work)
+        network.load_state_dict(trained["state"])
+        logits, _ = predict(network, corpus.test.images, generator(self.seed, "test"))
+        hits = logits.argmax(1) == corpus.test.labels
+        return trained | {
+            "num_classes": corpus.num_classes,
+            "accuracy": 100 * hits.double().mean().item(),
+        }
+
+    def classifier(self, load: Load, device: torch.device) -> Classifier:
+        """Returns the trained network, frozen and in eval mode."""
+        payload = load(self)
+        with seeded("shapes only"):
+            network = self._build(payload["num_classes"])
+        network.load_state_dict(payload["state"])
+        return network.to(device).eval().requires_grad_(requires_grad=False)
+
+    def _build(self, num_classes: int) -> Classifier:
+        return self.defense.harden(self.network.build(self.images.task.shape, num_classes))
+
+
+@dataclass(frozen=True)
+class PriorStage(Stage):
+    """A trained generative prior; ``target`` is None unless the prior sees it."""
+
+    kind: ClassVar[str] = "prior"
+
+    images: ImagesStage
+    target: ClassifierStage | None
+    spec: PriorSpec
+    seed: int
+
+    def describe(self) -> str:
+        """Returns the prior's name, and of its target's defense."""
+        return f"prior {self.spec.name}" + (f" {self.target.defense.name}" if self.target else "")
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns the weights."""
+        public = self.images.splits(load).public.to(work.device)
+        target = self.target.classifier(load, work.device) if self.target else None
+        with seeded(self.seed, "init", self.spec.name):
+            prior = self._build().to(work.device)
+        with seeded(self.seed, "noise", self.spec.name):  # for targets that draw on their own
+            self.spec.train(prior, public, target, generator(self.seed, self.spec.name), work)
+        return {"state": prior.state_dict()}
+
+    def prior(self, load: Load, device: torch.device) -> Prior:
+        """Returns the trained prior, frozen and in eval mode."""
+        with seeded("shapes only"):
+            prior = self._build()
+        prior.load_state_dict(load(self)["state"])
+        return prior.to(device).eval().requires_grad_(requires_grad=False)
+
+    def _build(self) -> Prior:
+        return self.spec.build(self.images.task.shape, self.images.task.num_classes)
+
+
+@dataclass(frozen=True)
+class InversionStage(Stage):
+    """One run of an attack on a target.
+
+    The random stream is named by the seed, the attack, the repeat and the block, not by the
+    defense: every defense meets the same initial latents.
+    """
+
+    kind: ClassVar[str] = "inversion"
+
+    target: ClassifierStage
+    prior: PriorStage
+    attack: Attack
+    classes: int
+    samples: int
+    block: int
+    seed: int
+    repeat: int
+
+    def describe(self) -> str:
+        """Returns the attack and the defense it meets."""
+        return f"{self.attack.name} {self.target.defense.name}"
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """The classes of each block."""
+        return list(torch.arange(self.classes).split(self.block))  # type: ignore[no-untyped-call]
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns images (samples, classes, c, h, w) as float16, and their latents."""
+        target = self.target.classifier(load, work.device)
+        prior = self.prior.prior(load, work.device)
+        name = (self.seed, self.attack.name, self.repeat)
+        rngs = [generator(*name, i) for i in range(len(self.blocks))]
+        seen = target if self.attack.access == "white" else Query(target, self.attack.access, work)
+        with seeded(*name, "noise"):  # for targets that draw on their own
+            found = self.attack.invert(seen, prior, self.blocks, self.samples, rngs, work)
+        return {
+            "images": found.images.half(),
+            "latents": found.latents,
+            "queries": work.queries,
+        }
+
+
+@dataclass(frozen=True)
+class EvidenceStage(Stage):
+    """What the evaluator says of the reconstructions, and the target of its test images."""
+
+    kind: ClassVar[str] = "evidence"
+
+    images: ImagesStage
+    inversion: InversionStage
+    evaluator: ClassifierStage
+    real: int
+    stretch: bool
+
+    def describe(self) -> str:
+        """Returns whose evidence it is."""
+        return f"evidence {self.inversion.describe()}"
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns the fields of :class:`Evidence`."""
+        run = self.inversion
+        private = self.images.splits(load).private
+        evaluator = self.evaluator.classifier(load, work.device)
+        target = run.target.classifier(load, work.device)
+        x = load(run)["images"].float().flatten(0, 1)
+        logits, features = predict(evaluator, x, generator("evaluation"))
+        real = private.train.take(_first(private.train.labels, run.classes, self.real)).images
+        if self.stretch:
+            _, features = predict(evaluator, stretch(x), generator("evaluation"))
+            real = stretch(real)
+        _, real_features = predict(evaluator, real, generator("real"))
+        test_logits, _ = predict(target, private.test.images, generator(run.target.seed, "test"))
+        block = torch.cat([torch.full((len(b),), i) for i, b in enumerate(run.blocks)])
+        evidence = Evidence(
+            labels=torch.arange(run.classes).repeat(run.samples),
+            block=block.repeat(run.samples),
+            passes=torch.arange(run.samples).repeat_interleave(run.classes),
+            logits=logits,
+            features=features,
+            real=real_features,
+            test_logits=test_logits,
+            test_labels=private.test.labels,
+        )
+        return vars(evidence).copy()
+
+    def evidence(self, load: Load) -> Evidence:
+        """Returns the evidence from the store."""
+        return Evidence(**load(self))
+
+
+def _first(labels: Tensor, classes: int, count: int) -> Tensor:
+    """Returns the positions of the first ``count`` images of each class."""
+    return torch.cat([(labels == c).nonzero()[:count, 0] for c in range(classes)])
+
+
+@dataclass(frozen=True)
+class RecordStage(Stage):
+    """A cell's scores, with what they were computed from.
+
+    Attributes:
+        cell: The cell.
+        evidence: One per repeat of the attack.
+        metrics: Names and versions.
+    """
+
+    kind: ClassVar[str] = "record"
+
+    cell: Cell
+    evidence: tuple[EvidenceStage, ...]
+    metrics: tuple[tuple[str, int], ...]
+
+    def describe(self) -> str:
+        """Returns whose record it is."""
+        return f"record {self.evidence[0].inversion.describe()}"
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns {"scores", "values", "evaluator", "cell", "stages", "queries"}.
+
+        "values" has, per repeat, each metric that gives a value per image, image by image.
+        """
+        trials = [e.evidence(load) for e in self.evidence]
+        scores, values = {}, {}
+        for name, _ in self.metrics:
+            metric = METRICS[name]
+            scores[name] = asdict(summarise(metric, trials, self.cell.protocol.spread))
+            each = [metric.compute(e) for e in trials]
+            values[name] = [v.tolist() if isinstance(v, Tensor) else v for v in each]
+        return {
+            "scores": scores,
+            "values": values,
+            "evaluator": {"accuracy": load(self.evidence[0].evaluator)["accuracy"]},
+            "cell": canonical(self.cell),
+            "stages": [f"{s.kind}/{s.key}" for s in graph([self]) if s is not self],
+            "queries": sum(load(e.inversion)["queries"] for e in self.evidence),
+        }
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        """The evidence, and the classifier and inversions quoted in the record."""
+        quoted = [self.evidence[0].evaluator, *(e.inversion for e in self.evidence)]
+        return (*self.evidence, *quoted)
+
+
+def record_stage(cell: Cell, columns: Iterable[str], digest: str) -> RecordStage:
+    """Returns the last stage of a cell; the others hang on it.
+
+    Args:
+        cell: The cell.
+        columns: Names of metrics.
+        digest: Of the task's raw data.
+    """
+    s, trials, seeds = cell.setting, cell.trials, cell.seeds
+    images = ImagesStage(s.task, digest)
+    target = ClassifierStage(images, "private", s.network, cell.defense, cell.recipe, seeds.target)
+    evaluator = ClassifierStage(
+        images, "evaluation", s.evaluators[0].network, NoDefense(), s.evaluators[0].recipe,
+        s.evaluator_seed,
+    )  # fmt: skip
+    spec = cell.attack.prior
+    prior = PriorStage(images, target if spec.sees_target else None, spec, seeds.prior)
+    inversions = [
+        InversionStage(
+            target, prior, cell.attack, trials.classes, trials.samples, trials.block,
+            seeds.attack, repeat,
+        )
+        for repeat in range(trials.repeats)
+    ]  # fmt: skip
+    evidence = tuple(
+        EvidenceStage(images, i, evaluator, cell.protocol.real, cell.protocol.stretch)
+        for i in inversions
+    )
+    return RecordStage(cell, evidence, tuple((c, METRICS[c].version) for c in columns))
+
+
+def graph(last: Iterable[Stage]) -> list[Stage]:
+    """Returns every stage that the given ones rest on, once each, needs before needers."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for need in stage.needs:
+                visit(need)
+            found[stage.key] = stage
+
+    for stage in last:
+        visit(stage)
+    return list(found.values())

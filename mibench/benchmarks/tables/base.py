@@ -1,0 +1,102 @@
+"""What a table is."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from mibench.benchmarks.cell import Cell, Setting, Trials
+from mibench.defenses import Recipe
+from mibench.evaluation import METRICS, Protocol
+from mibench.spec import override
+from mibench.types import Attack, Defense
+
+Reported = Mapping[str, tuple[float, float | None]]
+"""Metric → (mean, standard deviation or None), as a paper prints them."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A privacy-utility table: a mapping from labels to cells.
+
+    Attributes:
+        name: What the command line calls it.
+        caption: One sentence.
+        rows: Label → cell. A label is "attack / defense".
+        columns: Names of metrics.
+        source: Where its numbers were first published, if they were.
+        reported: Label → what that source reports.
+        notes: Footnotes.
+    """
+
+    name: str
+    caption: str
+    rows: Mapping[str, Cell]
+    columns: tuple[str, ...] = ("accuracy", "attack_acc", "attack_acc5", "fid")
+    source: str = ""
+    reported: Mapping[str, Reported] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := [c for c in self.columns if c not in METRICS]:
+            raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+
+    def modified(self, settings: Iterable[str]) -> "Table":
+        """Returns the table with fields of its cells replaced, each "path=value".
+
+        A setting applies to the rows that have the field.
+
+        Raises:
+            KeyError: If no row has it; the message lists those of the first row.
+            ValueError: If a value is not one the field takes.
+        """
+        table = self
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            if not equals:
+                raise ValueError(f"--set takes path=value, got {setting!r}")
+            rows: dict[str, Cell] = {}
+            missing: KeyError | None = None
+            for label, cell in table.rows.items():
+                try:
+                    rows[label] = override(cell, path.strip(), text.strip())
+                except KeyError as error:
+                    missing = missing or error
+            if not rows:
+                raise missing or KeyError(path)
+            table = replace(table, rows=dict(table.rows) | rows)
+        if table is self:
+            return self
+        return replace(table, caption=f"{self.caption} (modified: {', '.join(settings)})")
+
+    def only(self, patterns: Iterable[str]) -> "Table":
+        """Returns the rows whose label, or a part of it around " / ", matches a pattern.
+
+        Raises:
+            KeyError: If a pattern matches no row.
+        """
+        keep: set[str] = set()
+        for pattern in patterns:
+            found = {
+                label
+                for label in self.rows
+                if any(fnmatch.fnmatch(t, pattern) for t in (label, *label.split(" / ")))
+            }
+            if not found:
+                raise KeyError(f"no row matches {pattern!r}; rows: {', '.join(self.rows)}")
+            keep |= found
+        return replace(self, rows={k: v for k, v in self.rows.items() if k in keep})
+
+
+def versus(
+    setting: Setting,
+    attack: Attack,
+    trials: Trials,
+    protocol: Protocol,
+    defenses: Mapping[str, tuple[Recipe, Defense]],
+    title: str,
+) -> dict[str, Cell]:
+    """Returns one cell per defense, all else equal, labelled "title / defense"."""
+    return {
+        f"{title} / {label}": Cell(setting, recipe, defense, attack, trials, protocol)
+        for label, (recipe, defense) in defenses.items()
+    }

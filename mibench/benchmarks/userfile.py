@@ -1,0 +1,46 @@
+"""Tables, attacks and defenses from a user's own Python file."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def load_user_file(path: Path) -> ModuleType:
+    """Runs the file as a module, once per process; files beside it can be imported.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it does not run; the message says where.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    path = path.resolve()
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    if known is not None or importlib.util.find_spec(name) is not None:
+        raise ValueError(f"{path.name} has the name of a Python module; rename it")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        trace = error.__traceback__
+        line = 0
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == str(path):
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        where = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else line
+        raise ValueError(f"{path}, line {where}: {type(error).__name__}: {error}") from error
+    return module

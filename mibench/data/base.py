@@ -1,0 +1,137 @@
+"""What every task provides."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mibench.types import ImageSet, Shape
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What one classifier is trained and tested on.
+
+    Attributes:
+        train: Training images, in the order of the files.
+        validation: Mask over ``train``, True for images that "validation" selection holds
+            out; other selections train on them too.
+        test: Test images.
+        num_classes: Labels are 0..num_classes-1.
+    """
+
+    train: ImageSet
+    validation: Tensor
+    test: ImageSet
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Images of one task.
+
+    Attributes:
+        private: The target classifier's data, classes to be attacked.
+        evaluation: The evaluation classifiers' data. Its first classes are the private ones,
+            under the same labels; it holds no test image of ``private`` in its train part.
+        public: What the adversary may train a prior on. Its labels serve only to prove that
+            it shares no class with ``private``.
+
+    Raises:
+        ValueError: If a public image belongs to a private class.
+    """
+
+    private: Corpus
+    evaluation: Corpus
+    public: ImageSet
+
+    def __post_init__(self) -> None:
+        shared = set(self.public.labels.tolist()) & set(range(self.private.num_classes))
+        if shared:
+            raise ValueError(f"classes {sorted(shared)} are both private and public")
+
+
+class Task(ABC):
+    """A classification task with private classes. Subclasses are frozen dataclasses."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    faces: ClassVar[bool] = False
+    """Whether the images show people; reports then leave private images out."""
+    num_classes: int
+    """How many classes are private."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """(channels, height, width) of the images."""
+
+    @abstractmethod
+    def digest(self, root: Path) -> str:
+        """Returns the sha256 of the raw data, which enters every key.
+
+        Raises:
+            FileNotFoundError: If the raw files are absent; the message says how to get them.
+            ValueError: If a raw file is damaged.
+        """
+
+    @abstractmethod
+    def load(self, root: Path) -> Splits:
+        """Reads and decodes the splits from ``root``; raises like ``digest``."""
+
+    def download(self, root: Path) -> None:
+        """Fetches the raw files into ``root``.
+
+        Raises:
+            ValueError: If the task cannot be downloaded.
+        """
+        raise ValueError(f"{self.name} cannot be downloaded")
+
+
+def hold_out(labels: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Returns a mask that is True for ``share`` of each class's images, drawn by ``rng``."""
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        drawn = members[torch.randperm(len(members), generator=rng)]
+        mask[drawn[: round(share * len(members))]] = True
+    return mask
+
+
+def split_by_class(
+    train: ImageSet, test: ImageSet, private: int, validation: float, rng: torch.Generator
+) -> Splits:
+    """Makes the splits of a ten-class task: low classes private, the others public.
+
+    The public set takes the train and the test images of its classes, as in the paper
+    (Section 5.1); evaluation classifiers see the train images of all classes.
+
+    Args:
+        train: Official training part.
+        test: Official test part.
+        private: Classes 0..private-1 are private.
+        validation: Share of each class held out for selection.
+        rng: Draws what is held out.
+    """
+    mask = hold_out(train.labels, validation, rng)
+    mine = train.labels < private
+    everything = int(train.labels.max()) + 1
+    others = [s.take(s.labels >= private) for s in (train, test)]
+    return Splits(
+        private=Corpus(train.take(mine), mask[mine], test.take(test.labels < private), private),
+        evaluation=Corpus(train, mask, test, everything),
+        public=ImageSet(
+            torch.cat([s.pixels for s in others]), torch.cat([s.labels for s in others])
+        ),
+    )
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """Returns uint8 images of ``size`` x ``size``, by bilinear interpolation."""
+    x = torch.nn.functional.interpolate(
+        pixels.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
+    )
+    return x.round().clamp(0, 255).to(torch.uint8)

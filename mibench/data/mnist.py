@@ -1,0 +1,113 @@
+"""MNIST, LeCun, Cortes & Burges 1998, in torchvision's layout."""
+
+import gzip
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mibench.data.base import Splits, Task, resize, split_by_class
+from mibench.seeding import generator
+from mibench.spec import require
+from mibench.types import ImageSet, Shape
+
+PARTS = {"train": 60_000, "t10k": 10_000}
+"""Official part → number of images."""
+
+
+@dataclass(frozen=True)
+class MNIST(Task):
+    """Handwritten digits of MNIST, 0-4 private and 5-9 public (Section 5.1).
+
+    Attributes:
+        num_classes: Digits 0..num_classes-1 are private, the others public.
+        size: Height and width in pixels, resized from 28.
+        validation: Share of each class's official train part held out for selection.
+    """
+
+    name: ClassVar[str] = "mnist"
+
+    num_classes: int = 5
+    size: int = 32
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self, num_classes=(2, 8), size=(8, 256), validation=(0, 0.5))
+
+    @property
+    def shape(self) -> Shape:
+        """(1, size, size)."""
+        return (1, self.size, self.size)
+
+    def digest(self, root: Path) -> str:
+        """Returns the sha256 of the four files' contents, gzipped or not."""
+        digest = hashlib.sha256()
+        for part in PARTS:
+            images, labels = read(root, part)
+            digest.update(images.numpy().tobytes())
+            digest.update(labels.to(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def load(self, root: Path) -> Splits:
+        """Reads ``root``/MNIST/raw."""
+        train, test = (
+            ImageSet(resize(images[:, None], self.size), labels.long())
+            for images, labels in (read(root, part) for part in PARTS)
+        )
+        rng = generator("mnist", "validation")
+        return split_by_class(train, test, self.num_classes, self.validation, rng)
+
+    def download(self, root: Path) -> None:
+        """Fetches the four files with torchvision."""
+        from torchvision.datasets import MNIST as Official
+
+        try:
+            Official(str(root), download=True)
+        except RuntimeError as error:
+            raise ValueError(f"MNIST could not be downloaded: {error}") from error
+
+
+def read(root: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Returns the images (n, 28, 28) and labels (n,) of an official part, as bytes.
+
+    Raises:
+        FileNotFoundError: If a file is absent.
+        ValueError: If a file is cut short, or is not what its name says.
+    """
+    images = _idx(root, f"{part}-images-idx3-ubyte")
+    labels = _idx(root, f"{part}-labels-idx1-ubyte")
+    if len(images) != len(labels) or images.shape[1:] != (28, 28):
+        raise ValueError(
+            f"MNIST under {root}: {len(images)} {part} images of {tuple(images.shape[1:])} pixels "
+            f"for {len(labels)} labels; fetch it again with --download"
+        )
+    return images, labels
+
+
+def _idx(root: Path, name: str) -> Tensor:
+    """Returns the array in an IDX file, gzipped or not (yann.lecun.com's format)."""
+    folder = root / "MNIST" / "raw"
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            break
+    else:
+        raise FileNotFoundError(
+            f"no MNIST file {name} in {folder}; add --download to fetch it, or name the folder "
+            "that holds MNIST/raw with --data"
+        )
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        zeros, kind, ndim = struct.unpack(">HBB", data[:4])
+        shape = struct.unpack(f">{ndim}I", data[4 : 4 + 4 * ndim])
+    except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again with --download") from error
+    body = data[4 + 4 * ndim :]
+    if (zeros, kind) != (0, 8) or len(body) != torch.Size(shape).numel():
+        raise ValueError(f"{path} is not a whole IDX file; fetch it again with --download")
+    return torch.frombuffer(bytearray(body), dtype=torch.uint8).view(shape)

@@ -1,0 +1,54 @@
+"""A task small enough for a test, with a known answer: each class is one pattern."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from mibench.data.base import Splits, Task, split_by_class
+from mibench.seeding import generator
+from mibench.spec import require
+from mibench.types import ImageSet, Shape
+
+
+@dataclass(frozen=True)
+class Blobs(Task):
+    """Class patterns plus noise; inversion should return the pattern.
+
+    Attributes:
+        num_classes: Private classes; as many again are public.
+        per_class: Images per class and part.
+        noise: Standard deviation of the pixel noise, in units of the [0, 1] range.
+    """
+
+    name: ClassVar[str] = "blobs"
+
+    num_classes: int = 5
+    per_class: int = 40
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self, num_classes=(2, 100), per_class=(4, 10_000), noise=(0, 10))
+
+    @property
+    def shape(self) -> Shape:
+        """(1, 8, 8)."""
+        return (1, 8, 8)
+
+    def digest(self, root: Path) -> str:
+        """Returns a constant: the images follow from the fields."""
+        return "drawn"
+
+    def load(self, root: Path) -> Splits:
+        """Draws the splits; ``root`` is not read."""
+        rng = generator("blobs")
+        patterns = torch.rand(2 * self.num_classes, *self.shape, generator=rng)
+
+        def draw() -> ImageSet:
+            labels = torch.arange(len(patterns)).repeat(self.per_class)
+            noise = torch.randn(len(labels), *self.shape, generator=rng)
+            x = patterns[labels] + self.noise * noise
+            return ImageSet((x.clamp(0, 1) * 255).round().to(torch.uint8), labels)
+
+        return split_by_class(draw(), draw(), self.num_classes, 0.1, rng)

@@ -1,0 +1,11 @@
+"""Defenses, one file each. To add one: write the file, name it here."""
+
+from mibench.defenses.bido import BiDO
+from mibench.defenses.mid import MID
+from mibench.defenses.none import NoDefense
+from mibench.defenses.train import Recipe
+from mibench.types import Defense
+
+DEFENSES: dict[str, type[Defense]] = {d.name: d for d in (NoDefense, MID, BiDO)}
+
+__all__ = ["DEFENSES", "MID", "BiDO", "NoDefense", "Recipe"]

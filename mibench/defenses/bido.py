@@ -1,0 +1,49 @@
+"""Bilateral dependency optimization, Peng et al., KDD 2022, https://arxiv.org/abs/2206.05483."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from mibench.defenses.dependence import MEASURES, gaussian_kernel, linear_kernel
+from mibench.spec import choose, require
+from mibench.types import Classifier, Defense, Images, Labels, Scalar
+
+
+@dataclass(frozen=True)
+class BiDO(Defense):
+    """Forget the input, keep the label: Eq. (7).
+
+    .. math:: L(f(X), Y) + \\lambda_x \\sum_j d(X, Z_j) - \\lambda_y \\sum_j d(Z_j, Y)
+
+    Attributes:
+        measure: The dependence d, a name in MEASURES. "coco" gives Eq. (8), "hsic" Eq. (10);
+            the paper's weights belong to "coco_frobenius" and "nhsic", which its code uses.
+        lambda_x: Weight of Σ_j d(X, Z_j), at least 0. X is the augmented input.
+        lambda_y: Weight of Σ_j d(Z_j, Y), at least 0.
+    """
+
+    name: ClassVar[str] = "bido"
+
+    measure: str
+    lambda_x: float
+    lambda_y: float
+
+    def __post_init__(self) -> None:
+        choose(self, measure=MEASURES)
+        require(self, lambda_x=(0, float("inf")), lambda_y=(0, float("inf")))
+
+    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+        """Returns the task loss and the two dependence terms of Eq. (7)."""
+        d = MEASURES[self.measure]
+        zs = network.latents(x)
+        logits = network.head(zs[-1])
+        K_x = gaussian_kernel(x.flatten(1))
+        K_y = linear_kernel(F.one_hot(y, logits.shape[1]).to(x.dtype))
+        K_zs = torch.stack([gaussian_kernel(z.flatten(1)) for z in zs])
+        return {
+            "task": F.cross_entropy(logits, y),
+            "d(X,Z)": self.lambda_x * d(K_x, K_zs).sum().to(x.dtype),
+            "d(Z,Y)": -self.lambda_y * d(K_zs, K_y).sum().to(x.dtype),
+        }

@@ -1,0 +1,160 @@
+"""Algorithm 1: train a classifier under a defense."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mibench.data import Corpus
+from mibench.data.augment import AUGMENTATIONS
+from mibench.seeding import generator
+from mibench.spec import choose, require
+from mibench.store import Payload, Work, check_finite
+from mibench.types import Classifier, Defense, ImageSet, predict
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training set (T_max).
+        batch_size: Images per step (m); an epoch's last, smaller batch is dropped.
+        optimizer: "adam" or "sgd".
+        lr: Learning rate (α).
+        momentum: Of SGD.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        weight_decay: Added to the gradient, times the weight.
+        milestones: Epochs after which the learning rate is multiplied by ``gamma``.
+        gamma: That factor.
+        augment: Random changes to each training batch, names in AUGMENTATIONS.
+        select: Which epoch's weights are kept: the "last"; the best on a part of the train
+            images held out for "validation" (the latest of equals); or the best on the
+            "test" images, as released, which is optimistic. Only "validation" holds out.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    augment: tuple[str, ...] = ()
+    select: Literal["last", "validation", "test"] = "validation"
+
+    def __post_init__(self) -> None:
+        require(
+            self, epochs=(1, INF), batch_size=(2, INF), lr=(1e-12, INF), momentum=(0, 1),
+            weight_decay=(0, INF), milestones=(1, INF), gamma=(0, INF),
+        )  # fmt: skip
+        choose(self, augment=AUGMENTATIONS, select=("last", "validation", "test"))
+        choose(self, optimizer=("adam", "sgd"))
+        if self.nesterov and not self.momentum:
+            raise ValueError("Recipe.nesterov needs a momentum above 0")
+
+    def optimize(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+        """Returns the optimiser of the network's trainable weights."""
+        weights = [p for p in network.parameters() if p.requires_grad]
+        if self.optimizer == "adam":
+            return torch.optim.Adam(weights, self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            weights,
+            self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+        )
+
+
+def train_classifier(
+    network: Classifier,
+    defense: Defense,
+    recipe: Recipe,
+    corpus: Corpus,
+    rng: torch.Generator,
+    work: Work,
+) -> Payload:
+    """Runs Algorithm 1 and returns the weights it keeps.
+
+    Returns:
+        "state": the state dict of the selected epoch. "epoch": which it was, from 1.
+        "history": per epoch the mean of each loss term and, where epochs are selected, the
+        accuracy they are selected by, in percent. A run that was interrupted and started
+        again returns the same bits as one that was not.
+
+    Raises:
+        FloatingPointError: If the loss stops being finite.
+    """
+    network.to(work.device)
+    train, judge = _select_data(recipe, corpus)
+    train = train.to(work.device)
+    optimizer = recipe.optimize(network)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(
+        optimizer, list(recipe.milestones), recipe.gamma
+    )
+    history: list[dict[str, float]] = []
+    best: Payload = {"accuracy": -1.0, "epoch": 0, "state": {}}
+    if (saved := work.load()) is not None:
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        scheduler.load_state_dict(saved["scheduler"])
+        rng.set_state(saved["rng"])
+        history, best = saved["history"], saved["best"]
+    network.train()
+    for epoch in range(len(history), recipe.epochs):
+        sums: dict[str, Tensor] = {}
+        steps = 0
+        for x, y in train.batches(recipe.batch_size, rng):
+            for name in recipe.augment:
+                x = AUGMENTATIONS[name](x, rng)
+            terms = defense.loss_terms(network, x, y)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            steps += 1
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+        scheduler.step()
+        check_finite(torch.stack(list(sums.values())), f"the loss in epoch {epoch + 1}")
+        history.append({name: float(total) / steps for name, total in sums.items()})
+        accuracy = _accuracy(network, judge, epoch) if judge is not None else 0.0
+        if judge is not None:
+            history[-1]["accuracy"] = accuracy
+        if judge is None or accuracy >= best["accuracy"]:
+            state = {k: v.clone() for k, v in network.state_dict().items()}
+            best = {"accuracy": accuracy, "epoch": epoch + 1, "state": state}
+        work.save(
+            lambda: {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "rng": rng,
+                "history": history,
+                "best": best,
+            }
+        )
+        work.progress(epoch + 1, recipe.epochs)
+    return {"state": best["state"], "epoch": best["epoch"], "history": history}
+
+
+def _select_data(recipe: Recipe, corpus: Corpus) -> tuple[ImageSet, ImageSet | None]:
+    """Returns what to train on and what to select by."""
+    if recipe.select != "validation":
+        return corpus.train, corpus.test if recipe.select == "test" else None
+    if not corpus.validation.any():
+        raise ValueError(
+            "the task holds out no validation images to select by: raise its validation share "
+            "or set recipe.select=last"
+        )
+    return corpus.train.take(~corpus.validation), corpus.train.take(corpus.validation)
+
+
+def _accuracy(network: Classifier, data: ImageSet, epoch: int) -> float:
+    logits, _ = predict(network, data.images, generator("selection", epoch))
+    return 100 * (logits.argmax(1) == data.labels).double().mean().item()

@@ -1,0 +1,7 @@
+"""Metrics: how well an attack did, and how useful the target stayed. To add one: line."""
+
+from mibench.evaluation.evidence import Evidence
+from mibench.evaluation.metrics import METRICS, Metric
+from mibench.evaluation.statistics import Protocol, Score, summarise, t_interval
+
+__all__ = ["METRICS", "Evidence", "Metric", "Protocol", "Score", "summarise", "t_interval"]

@@ -1,0 +1,143 @@
+"""Generators and discriminators of GMI and KED-MI, for 4 * 2^k pixels square.
+
+Zhang et al., CVPR 2020, https://arxiv.org/abs/1911.07135; Chen et al., ICCV 2021,
+https://arxiv.org/abs/2010.04092. The layer sizes are those of their released code.
+"""
+
+from math import log2
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mibench.types import Images, Logits, Shape
+
+
+def doublings(shape: Shape) -> int:
+    """Returns how often 4 must be doubled to give the image size.
+
+    Raises:
+        ValueError: If the images are not square with 8, 16, 32, … pixels a side.
+    """
+    _, height, width = shape
+    if height != width or height < 8 or not log2(height).is_integer():
+        raise ValueError(
+            f"this GAN draws square images of 8, 16, 32, … pixels a side, not {height}x{width}"
+        )
+    return int(log2(height)) - 2
+
+
+class Generator(nn.Module):
+    """Latents to images: a linear layer to 4x4, then transposed 5x5 convolutions.
+
+    Args:
+        z_dim: Size of the latent space.
+        width: Channels of the largest hidden map; each smaller map has twice as many.
+        shape: (c, h, w) of the images.
+    """
+
+    def __init__(self, z_dim: int, width: int, shape: Shape) -> None:
+        super().__init__()
+        steps = doublings(shape)
+        self.top = width * 2 ** (steps - 1)
+        self.project = nn.Sequential(
+            nn.Linear(z_dim, self.top * 16, bias=False),
+            nn.BatchNorm1d(self.top * 16),
+            nn.ReLU(),
+        )
+        layers: list[nn.Module] = []
+        channels = self.top
+        for _ in range(steps - 1):
+            layers += [
+                nn.ConvTranspose2d(channels, channels // 2, 5, 2, 2, 1, bias=False),
+                nn.BatchNorm2d(channels // 2),
+                nn.ReLU(),
+            ]
+            channels //= 2
+        layers += [nn.ConvTranspose2d(channels, shape[0], 5, 2, 2, 1), nn.Sigmoid()]
+        self.draw = nn.Sequential(*layers)
+
+    def forward(self, z: Float[Tensor, "n z"]) -> Images:
+        """Returns images in [0, 1]."""
+        x: Images = self.draw(self.project(z).view(len(z), self.top, 4, 4))
+        return x
+
+
+def _encoder(widths: list[int], kernels: list[int], channels: int, *, norm_first: bool) -> nn.Module:
+    layers: list[nn.Module] = []
+    for i, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
+        layers.append(nn.Conv2d(channels, width, kernel, 2, kernel // 2))
+        if i > 0 or norm_first:
+            layers.append(nn.InstanceNorm2d(width, affine=True))
+        layers.append(nn.LeakyReLU(0.2))
+        channels = width
+    return nn.Sequential(*layers)
+
+
+class Critic(nn.Module):
+    """GMI's Wasserstein critic: one real number per image.
+
+    Args:
+        width: Channels of the first map; each later map has twice as many.
+        shape: (c, h, w) of the images.
+    """
+
+    def __init__(self, width: int, shape: Shape) -> None:
+        super().__init__()
+        steps = doublings(shape)
+        widths = [width * 2**i for i in range(steps)]
+        self.encode = _encoder(widths, [5] * steps, shape[0], norm_first=False)
+        self.judge = nn.Conv2d(widths[-1], 1, 4)
+
+    def forward(self, x: Images) -> Float[Tensor, " n"]:
+        """Returns the critic's score."""
+        score: Tensor = self.judge(self.encode(x)).flatten()
+        return score
+
+
+class MinibatchDiscrimination(nn.Module):
+    r"""How close each sample is to the others of its batch, Salimans et al., NeurIPS 2016.
+
+    .. math:: o(x_i)_b = \sum_{j \ne i} \exp(-\|M_{i,b} - M_{j,b}\|_1), \quad M_i = f(x_i) T
+    """
+
+    def __init__(self, features: int, out: int, kernels: int) -> None:
+        super().__init__()
+        self.T = nn.Parameter(torch.randn(features, out * kernels))
+        self.out = out
+
+    def forward(self, f: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
+        """Returns the closeness in each of the ``out`` projections."""
+        M = (f @ self.T).view(len(f), self.out, -1)
+        distance = (M[:, None] - M[None]).abs().sum(3)
+        return (-distance).exp().sum(1) - 1
+
+
+class InversionDiscriminator(nn.Module):
+    """KED-MI's discriminator: K class logits whose log-sum-exp says how real an image is.
+
+    Args:
+        width: Channels of the first map; they double up to four times as many.
+        shape: (c, h, w) of the images.
+        num_classes: K, the target's classes.
+        mbd: Projections of the minibatch discrimination.
+        mbd_kernels: Their dimension.
+    """
+
+    def __init__(
+        self, width: int, shape: Shape, num_classes: int, mbd: int, mbd_kernels: int
+    ) -> None:
+        super().__init__()
+        steps = doublings(shape)
+        widths = [width * min(2**i, 4) for i in range(steps)]
+        kernels = [5 if i < 3 else 3 for i in range(steps)]
+        self.encode = _encoder(widths, kernels, shape[0], norm_first=True)
+        features = widths[-1] * 16
+        self.closeness = MinibatchDiscrimination(features, mbd, mbd_kernels)
+        self.last = nn.Linear(features + mbd, num_classes)
+
+    def forward(self, x: Images) -> tuple[Float[Tensor, "n d"], Logits]:
+        """Returns the features before minibatch discrimination, and the logits."""
+        f: Tensor = self.encode(x).flatten(1)
+        logits: Logits = self.last(torch.cat([f, self.closeness(f)], dim=1))
+        return f, logits

@@ -1,0 +1,224 @@
+"""Specs are frozen dataclasses; their identity is the hash of their canonical JSON."""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, Union
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+def canonical(value: object) -> Json:
+    """Returns ``value`` as plain JSON, the same for equal specs on every machine.
+
+    A spec appears as its name, its ``version`` where it has one, and all its fields,
+    defaults included; one that defines ``__canonical__`` (a stage) as what that returns. A
+    class that mibench does not ship also carries its source: see :func:`source_digest`.
+
+    Raises:
+        TypeError: If ``value`` holds anything but specs, sequences, mappings and scalars.
+            Paths, devices and modules are refused: they must not decide a result.
+        ValueError: If a number is not finite.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError(f"{value} cannot be part of a spec: numbers must be finite")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, tuple | list):
+        return [canonical(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        cls = type(value)
+        if own := getattr(value, "__canonical__", None):
+            return canonical(own())
+        head: dict[str, Json] = {"is": getattr(value, "name", cls.__qualname__)}
+        if isinstance(version := getattr(cls, "version", None), int):
+            head["version"] = version
+        if digest := source_digest(cls):
+            head["source"] = digest
+        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return head | fields
+    raise TypeError(f"{type(value).__qualname__} cannot be part of a spec")
+
+
+def fingerprint(value: object) -> str:
+    """Returns the 16-digit hexadecimal name of a spec."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def source_digest(cls: type) -> str | None:
+    """Returns the digest of the user's source behind ``cls``; None if mibench ships it all.
+
+    The whole file is hashed, and every file of the same folder that it imports from, because
+    a class may call functions beside it. Two classes of one name never share a result.
+    """
+    own = {m for c in cls.__mro__ if (m := sys.modules.get(c.__module__)) and _foreign(m)}
+    files = sorted({path for module in own for path in _files(module)})
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _foreign(module: types.ModuleType) -> bool:
+    """Whether the module is neither mibench's, nor built in, nor installed beside it."""
+    path = getattr(module, "__file__", None)
+    if path is None or module.__name__.partition(".")[0] == "mibench":
+        return False
+    parts = Path(path).parts
+    return "site-packages" not in parts and Path(inspect.__file__).parent not in Path(path).parents
+
+
+def _files(module: types.ModuleType) -> set[Path]:
+    found: dict[str, Path] = {}
+    todo = [module]
+    while todo:
+        current = todo.pop()
+        path = Path(str(current.__file__)).resolve()
+        if current.__name__ in found:
+            continue
+        found[current.__name__] = path
+        for value in list(vars(current).values()):
+            name = getattr(value, "__module__", None)
+            other = value if isinstance(value, types.ModuleType) else sys.modules.get(str(name))
+            if other is None or not _foreign(other):
+                continue
+            if path.parent in Path(str(other.__file__)).resolve().parents:
+                todo.append(other)
+    return set(found.values())
+
+
+def require(spec: object, **bounds: tuple[float, float]) -> None:
+    """Checks numeric fields against closed ranges; ``(1, inf)`` means at least one.
+
+    Raises:
+        ValueError: If a field is outside its range; the message says the field, the range
+            and the value.
+    """
+    who = type(spec).__name__
+    for name, (low, high) in bounds.items():
+        value = getattr(spec, name)
+        for v in value if isinstance(value, tuple) else (value,):
+            if not low <= v <= high:
+                limit = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
+                raise ValueError(f"{who}.{name} must be {limit}, got {v}")
+
+
+def choose(spec: object, **allowed: typing.Iterable[str]) -> None:
+    """Checks text fields against the names allowed for them.
+
+    Raises:
+        ValueError: If a field (or an entry of a tuple field) is not among them.
+    """
+    for name, names in allowed.items():
+        value = getattr(spec, name)
+        for v in value if isinstance(value, tuple) else (value,):
+            if v not in set(names):
+                known = ", ".join(names)
+                raise ValueError(f"unknown {type(spec).__name__}.{name} {v!r}; known: {known}")
+
+
+def paths(spec: object, prefix: str = "") -> list[str]:
+    """Returns the dotted paths of all fields below ``spec`` that hold a value."""
+    if isinstance(spec, tuple) and any(map(dataclasses.is_dataclass, spec)):
+        named: list[tuple[str, Any]] = [(str(i), v) for i, v in enumerate(spec)]
+    elif dataclasses.is_dataclass(spec):
+        named = [(f.name, getattr(spec, f.name)) for f in dataclasses.fields(spec)]
+    else:
+        return [prefix]
+    return [p for n, v in named for p in paths(v, f"{prefix}.{n}" if prefix else n)]
+
+
+def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns what it is given
+    """Returns ``spec`` with the field at ``path`` replaced by the value that ``text`` spells.
+
+    Raises:
+        KeyError: If ``path`` names no field; the message lists those that exist.
+        ValueError: If ``text`` does not spell a value of the field's type, or the spec
+            refuses it.
+    """
+    if path not in (known := paths(spec)):
+        below = [p for p in known if p.startswith(path + ".")]
+        raise KeyError(
+            f"{path} holds several fields; set one of: {', '.join(below)}"
+            if below
+            else f"no field {path!r}; known: {', '.join(known)}"
+        )
+    return _replace(spec, path.split("."), text, path)
+
+
+def _replace(spec: Any, steps: list[str], text: str, path: str) -> Any:  # noqa: ANN401
+    head, *rest = steps
+    if isinstance(spec, tuple):
+        i = int(head)
+        return (*spec[:i], _replace(spec[i], rest, text, path), *spec[i + 1 :])
+    if rest:
+        new = _replace(getattr(spec, head), rest, text, path)
+    else:
+        new = _read(text, typing.get_type_hints(type(spec))[head], path)
+    return dataclasses.replace(spec, **{head: new})
+
+
+def _read(text: str, hint: Any, path: str) -> Any:  # noqa: ANN401
+    """Returns the value of type ``hint`` that ``text`` spells."""
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        value = text
+    try:
+        return _fit(value, hint)
+    except TypeError:
+        raise ValueError(f"{path} takes {_describe(hint)}, got {text!r}") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        for arg in args:
+            try:
+                return _fit(value, arg)
+            except TypeError:
+                continue
+    elif origin is Literal:
+        if value in args:
+            return value
+    elif origin is tuple and isinstance(value, list):
+        hints = [args[0]] * len(value) if len(args) == 2 and args[1] is ... else list(args)
+        if len(hints) == len(value):
+            return tuple(_fit(v, h) for v, h in zip(value, hints, strict=True))
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif (hint is type(None) and value is None) or (
+        hint in (str, bool) and isinstance(value, hint)
+    ):
+        return value
+    raise TypeError
+
+
+def _describe(hint: Any) -> str:  # noqa: ANN401
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in args)
+    if origin is tuple:
+        return "a list such as [" + ", ".join("…" if a is ... else _describe(a) for a in args) + "]"
+    names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
+    return "null" if hint is type(None) else names.get(hint, str(hint))

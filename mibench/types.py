@@ -1,0 +1,257 @@
+"""The nouns every floor speaks: shapes, batches and the roles.
+
+Pixels are float32 in [0, 1] everywhere above a network's first layer. A network
+that was trained on another range converts inside its own ``latents``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from mibench.store import Work
+
+Images: TypeAlias = Float[Tensor, "n c h w"]
+Labels: TypeAlias = Int[Tensor, " n"]
+Logits: TypeAlias = Float[Tensor, "n k"]
+Scalar: TypeAlias = Float[Tensor, ""]
+Shape: TypeAlias = tuple[int, int, int]
+Access: TypeAlias = Literal["white", "scores", "labels"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images held in memory, as bytes, with their class labels.
+
+    Attributes:
+        pixels: Bytes 0..255, shape (n, c, h, w).
+        labels: Class indices, shape (n,).
+    """
+
+    pixels: UInt8[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def images(self) -> Images:
+        """All images as floats in [0, 1]."""
+        return self.pixels.float() / 255
+
+    def take(self, index: Tensor) -> "ImageSet":
+        """Returns the images that ``index`` (positions or a mask) picks, in its order."""
+        return ImageSet(self.pixels[index], self.labels[index])
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """Returns the same images on ``device``."""
+        return ImageSet(self.pixels.to(device), self.labels.to(device))
+
+    def batches(
+        self, size: int, rng: torch.Generator, *, drop_last: bool = True
+    ) -> Iterator[tuple[Images, Labels]]:
+        """Yields one shuffled pass in batches of ``size``; fewer images make one batch."""
+        size = min(size, len(self))
+        order = torch.randperm(len(self), generator=rng).to(self.labels.device)
+        for pick in order.split(size):  # type: ignore[no-untyped-call]
+            if len(pick) == size or not drop_last:
+                yield self.pixels[pick].float() / 255, self.labels[pick]
+
+
+class Classifier(nn.Module, ABC):
+    """A k-way classifier f = last ∘ neck ∘ …, with its latents Z_1..Z_M in the open.
+
+    One pass gives both: ``zs = f.latents(x); logits = f.head(zs[-1])``.
+    """
+
+    num_classes: int
+    noise_dim: int = 0
+    """Width of the noise that ``last`` draws for each image; 0 if it draws none."""
+    neck: nn.Module
+    """What makes Z_M of the flattened last block; often the identity."""
+    last: nn.Module
+    """The layer from Z_M to the logits; takes noise as a second argument if noise_dim > 0."""
+
+    @abstractmethod
+    def latents(self, x: Images) -> tuple[Tensor, ...]:
+        """Returns Z_1, ..., Z_M, each of shape (n, ...), Z_M after the neck and flat."""
+
+    def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
+        """Maps Z_M to logits, shape (n, k).
+
+        Args:
+            z: The last latent.
+            noise: Standard normal draws, shape (n, noise_dim), for a stochastic last layer;
+                without them it draws its own from the global generator.
+        """
+        logits: Tensor = self.last(z) if noise is None else self.last(z, noise)
+        return logits
+
+    def forward(self, x: Images) -> Logits:
+        """Returns logits, shape (n, k)."""
+        return self.head(self.latents(x)[-1])
+
+
+@torch.no_grad()
+def predict(
+    network: Classifier, x: Images, rng: torch.Generator, batch: int = 512
+) -> tuple[Logits, Float[Tensor, "n d"]]:
+    """Returns the logits and last latents of all images, on the CPU, in eval mode.
+
+    A stochastic head gets its noise per image from ``rng``, so the result does not depend on
+    ``batch``.
+    """
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    noise = torch.randn(len(x), network.noise_dim, generator=rng) if network.noise_dim else None
+    logits, features = [], []
+    for start in range(0, len(x), batch):
+        z = network.latents(x[start : start + batch].to(device))[-1]
+        draw = None if noise is None else noise[start : start + batch].to(device)
+        logits.append(network.head(z, draw).cpu())
+        features.append(z.cpu())
+    network.train(training)
+    return torch.cat(logits), torch.cat(features)
+
+
+class NetworkSpec(ABC):
+    """An architecture and its sizes. Subclasses are frozen dataclasses."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def build(self, shape: Shape, num_classes: int) -> Classifier:
+        """Returns a freshly initialised network for images of ``shape`` (c, h, w).
+
+        Raises:
+            ValueError: If the architecture does not fit the image size.
+        """
+
+
+class Defense(ABC):
+    """How a model owner trains. Subclasses are frozen dataclasses of hyper-parameters."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def harden(self, network: Classifier) -> Classifier:
+        """Returns the network to train; most defenses leave it as it is."""
+        return network
+
+    @abstractmethod
+    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+        """Returns the named terms whose sum is minimised on one batch."""
+
+
+class Prior(nn.Module, ABC):
+    """A trained generative prior over images."""
+
+    z_dim: int
+
+    def sample(self, n: int, rng: torch.Generator) -> Float[Tensor, "n z"]:
+        """Draws latents from N(0, I), on the CPU."""
+        return torch.randn(n, self.z_dim, generator=rng)
+
+    @abstractmethod
+    def generate(self, z: Float[Tensor, "n z"]) -> Images:
+        """Returns images in [0, 1]."""
+
+    @abstractmethod
+    def realism(self, x: Images) -> Float[Tensor, " n"]:
+        """Returns the discriminator's score of each image; higher is more real."""
+
+
+class PriorSpec(ABC):
+    """How an adversary learns its prior from public images. A frozen dataclass."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    sees_target: ClassVar[bool]
+    """Whether ``train`` is handed the target; if not, one prior serves every target."""
+
+    @abstractmethod
+    def build(self, shape: Shape, num_classes: int) -> Prior:
+        """Returns fresh modules; ``num_classes`` is the target's."""
+
+    @abstractmethod
+    def train(
+        self,
+        prior: Prior,
+        public: ImageSet,
+        target: Classifier | None,
+        rng: torch.Generator,
+        work: Work,
+    ) -> None:
+        """Trains ``prior`` in place; ``target`` is None unless ``sees_target``."""
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """What an attack returns.
+
+    Attributes:
+        images: Pixels in [0, 1], shape (samples, classes, c, h, w), classes in block order.
+        latents: What made them, shape (samples, classes, ...).
+    """
+
+    images: Float[Tensor, "s n c h w"]
+    latents: Float[Tensor, "s n *z"]
+
+
+class Query(nn.Module):
+    """Counted access to a target that hides its inside, for black-box attacks.
+
+    ``work.queries`` counts the images asked for.
+    """
+
+    def __init__(self, target: Classifier, access: Access, work: Work) -> None:
+        super().__init__()
+        self._ask: Callable[[Images], Logits] = target.forward
+        self._access = access
+        self._work = work
+        self.num_classes = target.num_classes
+
+    @torch.no_grad()
+    def forward(self, x: Images) -> Tensor:
+        """Returns probabilities (n, k) with "scores", class indices (n,) with "labels"."""
+        self._work.queries += len(x)
+        logits = self._ask(x)
+        return logits.softmax(1) if self._access == "scores" else logits.argmax(1)
+
+
+class Attack(ABC):
+    """A model-inversion attack. Subclasses are frozen dataclasses."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    access: ClassVar[Access] = "white"
+    prior: PriorSpec
+
+    @abstractmethod
+    def invert(
+        self,
+        target: Any,
+        prior: Prior,
+        blocks: Sequence[Labels],
+        samples: int,
+        rngs: Sequence[torch.Generator],
+        work: Work,
+    ) -> Reconstructions:
+        """Reconstructs ``samples`` images of every label.
+
+        Args:
+            target: The attacked :class:`Classifier`, frozen and in eval mode; a
+                :class:`Query` unless ``access`` is "white".
+            prior: The trained prior, frozen and in eval mode.
+            blocks: Classes to invert. Losses are means over a block, so the step size is
+                coupled to its length; blocks do not influence each other.
+            samples: Reconstructions per class.
+            rngs: One source of randomness per block, on the CPU.
+            work: Where to save state, report progress and find the device.
+        """
