@@ -129,6 +129,13 @@ def choose(spec: object, **allowed: typing.Iterable[str]) -> None:
                 raise ValueError(f"unknown {type(spec).__name__}.{name} {v!r}; known: {known}")
 
 
+def brief(spec: object) -> str:
+    """Returns a spec's name with its text fields: what tells two of one class apart."""
+    fields = dataclasses.fields(spec) if dataclasses.is_dataclass(spec) else ()
+    words = [v for f in fields if isinstance(v := getattr(spec, f.name), str)]
+    return " ".join([getattr(spec, "name", type(spec).__name__), *words])
+
+
 def paths(spec: object, prefix: str = "") -> list[str]:
     """Returns the dotted paths of all fields below ``spec`` that hold a value."""
     if isinstance(spec, tuple) and any(map(dataclasses.is_dataclass, spec)):
@@ -148,13 +155,20 @@ def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns 
         ValueError: If ``text`` does not spell a value of the field's type, or the spec
             refuses it.
     """
-    if path not in (known := paths(spec)):
-        below = [p for p in known if p.startswith(path + ".")]
-        raise KeyError(
-            f"{path} holds several fields; set one of: {', '.join(below)}"
-            if below
-            else f"no field {path!r}; known: {', '.join(known)}"
+    known = paths(spec)
+    if path not in known:
+        steps = path.split(".")
+        while steps and not any(p.startswith(".".join(steps) + ".") for p in known):
+            steps.pop()
+        level = len(steps)
+        prefix = "".join(f"{step}." for step in steps)
+        near = {p.split(".")[level] for p in known if p.startswith(prefix)}
+        names = ", ".join(
+            prefix + n + (".…" if prefix + n not in known else "") for n in sorted(near)
         )
+        if level == len(path.split(".")):
+            raise KeyError(f"{path} holds several fields; set one of: {names}")
+        raise KeyError(f"no field {path!r}; known: {names}")
     return _replace(spec, path.split("."), text, path)
 
 

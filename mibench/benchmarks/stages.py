@@ -23,7 +23,7 @@ from mibench.defenses.train import train_classifier
 from mibench.evaluation import METRICS, Evidence, summarise
 from mibench.evaluation.metrics import stretch
 from mibench.seeding import generator, seeded
-from mibench.spec import canonical
+from mibench.spec import brief, canonical
 from mibench.store import Payload, Stage, Work
 from mibench.types import (
     Attack,
@@ -102,7 +102,7 @@ class ClassifierStage(Stage):
 
     def describe(self) -> str:
         """Returns what is trained."""
-        who = "evaluator" if self.part == "evaluation" else f"target {self.defense.name}"
+        who = "evaluator" if self.part == "evaluation" else f"target {brief(self.defense)}"
         return f"{who} {self.network.name}"
 
     def compute(self, load: Load, work: Work) -> Payload:
@@ -147,7 +147,8 @@ class PriorStage(Stage):
 
     def describe(self) -> str:
         """Returns the prior's name, and of its target's defense."""
-        return f"prior {self.spec.name}" + (f" {self.target.defense.name}" if self.target else "")
+        seen = f" of {brief(self.target.defense)}" if self.target else ""
+        return f"prior {self.spec.name}{seen}"
 
     def compute(self, load: Load, work: Work) -> Payload:
         """Returns the weights."""
@@ -191,7 +192,7 @@ class InversionStage(Stage):
 
     def describe(self) -> str:
         """Returns the attack and the defense it meets."""
-        return f"{self.attack.name} {self.target.defense.name}"
+        return f"{self.attack.name} on {brief(self.target.defense)}"
 
     @property
     def blocks(self) -> list[Tensor]:

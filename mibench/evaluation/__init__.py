@@ -2,6 +2,15 @@
 
 from mibench.evaluation.evidence import Evidence
 from mibench.evaluation.metrics import METRICS, Metric
-from mibench.evaluation.statistics import Protocol, Score, summarise, t_interval
+from mibench.evaluation.statistics import PROTOCOLS, Protocol, Score, summarise, t_interval
 
-__all__ = ["METRICS", "Evidence", "Metric", "Protocol", "Score", "summarise", "t_interval"]
+__all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "Evidence",
+    "Metric",
+    "Protocol",
+    "Score",
+    "summarise",
+    "t_interval",
+]

@@ -35,6 +35,13 @@ class Protocol:
         require(self, real=(1, float("inf")))
 
 
+PROTOCOLS: dict[str, dict[str, str | bool]] = {
+    "kdd22": {"spread": "block", "stretch": True},
+    "per-pass": {"spread": "pass", "stretch": False},
+}
+"""Name → fields: the paper's released evaluation, and ours."""
+
+
 @dataclass(frozen=True)
 class Score:
     """A metric of one cell.

@@ -3,7 +3,8 @@
 from mibench.benchmarks.tables.base import Reported, Table, versus
 from mibench.benchmarks.tables.digits import DIGITS
 from mibench.benchmarks.tables.smoke import SMOKE
+from mibench.benchmarks.tables.table3 import TABLE3_MNIST
 
-TABLES: dict[str, Table] = {t.name: t for t in (SMOKE, DIGITS)}
+TABLES: dict[str, Table] = {t.name: t for t in (SMOKE, DIGITS, TABLE3_MNIST)}
 
 __all__ = ["TABLES", "Reported", "Table", "versus"]

@@ -1,0 +1,248 @@
+"""Tables as numbers, and numbers as text for people and for papers."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mibench.benchmarks.stages import RecordStage, record_stage
+from mibench.benchmarks.tables.base import Table
+from mibench.evaluation import METRICS, t_interval
+from mibench.store import Payload, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Number = float | None
+
+FORMATS = ("text", "csv", "latex", "markdown")
+ARROWS = {"lower": "↓", "higher": "↑"}
+ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
+        "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "λ": r"$\lambda$", "×": r"$\times$",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A metric of a row.
+
+    Attributes:
+        mean: Over seeds; None if nothing is in the store.
+        std: Over passes or repeats, averaged over seeds; None where there is only one.
+        interval: Half of Student's 95 % interval over seeds; None with one seed.
+    """
+
+    mean: Number = None
+    std: Number = None
+    interval: Number = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the store knows of a table.
+
+    Attributes:
+        table: The table.
+        seeds: How many seeds were asked for.
+        entries: Label → metric → entry.
+        found: Label → how many seeds are in the store.
+        evaluator: The evaluation classifier's test accuracy in percent.
+    """
+
+    table: Table
+    seeds: int
+    entries: Mapping[str, Mapping[str, Entry]]
+    found: Mapping[str, int]
+    evaluator: Number
+
+    def frame(self, *, reported: bool = False) -> "pd.DataFrame":
+        """Returns one row per label: per metric mean, ``_std``, ``_t95``, and the reported."""
+        import pandas as pd
+
+        rows = []
+        for label, entries in self.entries.items():
+            row: dict[str, object] = {"row": label, "seeds": self.found[label]}
+            for name in self.table.columns:
+                entry = entries[name]
+                row |= {name: entry.mean, f"{name}_std": entry.std, f"{name}_t95": entry.interval}
+                if reported:
+                    mean, std = self.table.reported.get(label, {}).get(name, (None, None))
+                    row |= {f"{name}_reported": mean, f"{name}_reported_std": std}
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("row")
+
+
+def record_stages(table: Table, seeds: int, data: Path) -> dict[str, list[RecordStage]]:
+    """Returns the last stages of every row, one per seed from 0 on.
+
+    Reads the raw data in ``data`` for its digest; raises as :meth:`Task.digest` does.
+    """
+    digests = {task: task.digest(data) for task in {c.setting.task for c in table.rows.values()}}
+    return {
+        label: [
+            record_stage(cell.at(seed), table.columns, digests[cell.setting.task])
+            for seed in range(seeds)
+        ]
+        for label, cell in table.rows.items()
+    }
+
+
+def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: Store) -> Results:
+    """Returns what is in the store; computes nothing."""
+    entries: dict[str, dict[str, Entry]] = {}
+    found: dict[str, int] = {}
+    evaluator = None
+    for label, stages in records.items():
+        payloads = [store.load(s) for s in stages if store.state(s) == "done"]
+        found[label] = len(payloads)
+        entries[label] = {name: _entry(name, payloads) for name in table.columns}
+        if payloads:
+            evaluator = payloads[0]["evaluator"]["accuracy"]
+    seeds = max(len(stages) for stages in records.values())
+    return Results(table, seeds, entries, found, evaluator)
+
+
+def _entry(name: str, payloads: Sequence[Payload]) -> Entry:
+    scores = [p["scores"][name] for p in payloads]
+    if not scores:
+        return Entry()
+    means = [s["mean"] for s in scores]
+    stds = [s["std"] for s in scores if s["std"] is not None]
+    return Entry(
+        statistics.mean(means),
+        statistics.mean(stds) if stds else None,
+        t_interval(means) if len(means) > 1 else None,
+    )
+
+
+# Text -------------------------------------------------------------------------------------
+
+
+def heading(name: str) -> str:
+    """Returns a column's heading, with the way that is better for the defender."""
+    metric = METRICS[name]
+    return f"{metric.title} {ARROWS[metric.better]}"
+
+
+def footnotes(results: Results) -> list[str]:
+    """Returns what a reader must know beside the numbers."""
+    seeds = results.seeds
+    spread = (
+        "± is the standard deviation over passes of one run (one seed: it says nothing of how "
+        "another training would come out)"
+        if seeds == 1
+        else f"mean over {seeds} seeds ± half of Student's 95 % interval"
+    )
+    notes = [f"{spread[0].upper()}{spread[1:]}."]
+    if results.evaluator is not None:
+        notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
+    short = [label for label, n in results.found.items() if 0 < n < seeds]
+    if short:
+        notes.append(f"Fewer seeds so far: {', '.join(short)}.")
+    return [*notes, *results.table.notes]
+
+
+def show(entry: Entry) -> str:
+    """Returns "mean ± spread" with two decimals; a gap is "--"."""
+    if entry.mean is None:
+        return "--"
+    spread = entry.interval if entry.interval is not None else entry.std
+    return f"{entry.mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
+def show_reported(value: tuple[float, Number] | None) -> str:
+    """Returns a paper's number in the same form."""
+    if value is None:
+        return "--"
+    mean, std = value
+    return f"{mean:g}" + (f" ± {std:g}" if std else "")
+
+
+def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and rows of text; a paper's numbers follow the measured ones."""
+    columns = results.table.columns
+    claimed = results.table.reported
+    papers = [c for c in columns if any(c in r for r in claimed.values())] if reported else []
+    head = ["", *map(heading, columns), *(f"{METRICS[c].title} (reported)" for c in papers)]
+    body = [
+        [
+            label,
+            *(show(entries[c]) for c in columns),
+            *(show_reported(claimed.get(label, {}).get(c)) for c in papers),
+        ]
+        for label, entries in results.entries.items()
+    ]
+    return head, body
+
+
+def render(results: Results, form: str, *, reported: bool = True) -> str:
+    """Returns the table as "text", "csv", "latex" or "markdown"."""
+    if form == "csv":
+        return csv(results)
+    makers = {"text": text, "latex": latex, "markdown": markdown}
+    return makers[form](results, *cells(results, reported=reported))
+
+
+def csv(results: Results) -> str:
+    """Returns full precision, one line per row; the same bytes for the same store."""
+    frame = results.frame(reported=bool(results.table.reported))
+    return frame.to_csv(float_format="%.10g", lineterminator="\n")
+
+
+def text(results: Results, head: list[str], body: list[list[str]]) -> str:
+    """Returns a table for a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    grid = Grid(title=results.table.caption, box=SIMPLE_HEAD, title_justify="left")
+    for i, name in enumerate(head):
+        grid.add_column(name, justify="right" if i else "left", no_wrap=True)
+    group = None
+    for row in body:
+        attack = row[0].rpartition(" / ")[0]
+        if group not in (None, attack):
+            grid.add_section()
+        group = attack
+        grid.add_row(*row)
+    console = Console(width=max(100, 16 * len(head) + 12), no_color=True, highlight=False)
+    with console.capture() as capture:
+        console.print(grid)
+        for note in footnotes(results):
+            console.print(note, soft_wrap=True)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
+    """Returns a booktabs table that compiles as it is."""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{results.table.caption.translate(ESCAPES)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        r"\toprule",
+        " & ".join(h.translate(ESCAPES) for h in head) + r" \\",
+    ]
+    group = None
+    for row in body:
+        attack = row[0].rpartition(" / ")[0]
+        if attack != group:
+            lines.append(r"\midrule")
+        group = attack
+        lines.append(" & ".join(c.translate(ESCAPES) for c in row) + r" \\")
+    notes = " ".join(n.translate(ESCAPES) for n in footnotes(results))
+    lines += [r"\bottomrule", r"\end{tabular}", "", rf"\smallskip{{\footnotesize {notes}}}"]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def markdown(results: Results, head: list[str], body: list[list[str]]) -> str:
+    """Returns a table for a README."""
+    lines = [f"**{results.table.caption}**", "", "| " + " | ".join(head) + " |"]
+    lines.append("|" + "|".join([":--", *["--:"] * (len(head) - 1)]) + "|")
+    lines += ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in body]
+    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(results)), ""])

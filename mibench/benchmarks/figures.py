@@ -1,0 +1,141 @@
+"""Figures: what the attacks recovered, and what privacy costs."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench.benchmarks.export import Results
+from mibench.benchmarks.stages import RecordStage
+from mibench.spec import fingerprint
+from mibench.store import Store
+
+VERSION = 1
+COLUMNS = 16
+"""Classes that a picture shows at most."""
+PASSES = 2
+"""Reconstructions of each class that a picture shows at most."""
+
+
+def draw_reconstructions(
+    records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path, *, private: bool = True
+) -> None:
+    """Writes a PNG: rows are private examples, then each row's reconstructions; columns classes.
+
+    The first passes of the first seed are shown, not the best ones. Rows that are not in the
+    store are left out.
+
+    Args:
+        records: Label → last stages, one per seed.
+        store: Where to look.
+        path: The PNG.
+        private: Whether to show private training images.
+    """
+    done = {k: r[0] for k, r in records.items() if store.state(r[0]) == "done"}
+    if not done or _current(path, stamp := _stamp("images", done.values(), private)):
+        return
+    first = next(iter(done.values())).evidence[0]
+    classes = min(COLUMNS, min(r.evidence[0].inversion.classes for r in done.values()))
+    strips: list[tuple[str, Tensor]] = []
+    if private:
+        train = first.images.splits(store.load).private.train
+        examples = [train.pixels[train.labels == c][:PASSES] for c in range(classes)]
+        strips.append(("Private", torch.cat(examples).float() / 255))
+    for label, record in done.items():
+        images = store.load(record.evidence[0].inversion)["images"][:PASSES, :classes].float()
+        strips.append((label, images.transpose(0, 1).flatten(0, 1)))
+    figure = _new_figure((1.9 + 0.42 * classes * PASSES, 0.46 * len(strips) + 0.4))
+    per_class = len(strips[-1][1]) // classes
+    for i, (label, images) in enumerate(strips):
+        axes = figure.add_subplot(len(strips), 1, i + 1)
+        strip = _strip(images, per_class)
+        grey = strip.shape[2] == 1
+        axes.imshow(
+            strip[:, :, 0] if grey else strip, cmap="gray" if grey else None, vmin=0, vmax=1,
+            interpolation="nearest", aspect="equal",
+        )  # fmt: skip
+        width = strip.shape[1] / classes
+        if i == 0:
+            axes.set_xticks([(c + 0.5) * width for c in range(classes)], map(str, range(classes)))
+            axes.xaxis.tick_top()
+        else:
+            axes.set_xticks([])
+        axes.set_yticks([])
+        axes.tick_params(length=0, labelsize=8)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        axes.spines[:].set_visible(b=False)
+    _save(figure, path, stamp)
+
+
+def _strip(images: Tensor, per_class: int) -> Any:  # noqa: ANN401 - a NumPy array (h, w, c)
+    """Returns the images side by side, a gap of a few pixels after each class."""
+    gap = max(1, images.shape[-1] // 8)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
+    groups = padded.split(per_class)  # type: ignore[no-untyped-call]
+    white = torch.ones(*padded.shape[1:3], gap)
+    pieces = [p for g in groups for p in (*g, white)]
+    return torch.cat(pieces, dim=2).permute(1, 2, 0).numpy()
+
+
+def draw_tradeoff(results: Results, path: Path, key: str) -> None:
+    """Writes a PNG: Attack Acc against Accuracy, one marker per row, one panel per attack."""
+    rows = {
+        label: (e["accuracy"], e["attack_acc"])
+        for label, e in results.entries.items()
+        if {"accuracy", "attack_acc"} <= set(e) and e["attack_acc"].mean is not None
+    }
+    if not rows or _current(path, stamp := fingerprint(["tradeoff", VERSION, key])):
+        return
+    attacks = list(dict.fromkeys(label.rpartition(" / ")[0] for label in rows))
+    defenses = list(dict.fromkeys(label.rpartition(" / ")[2] for label in rows))
+    figure = _new_figure((0.8 + 3.1 * len(attacks), 3.2))
+    for i, attack in enumerate(attacks):
+        axes = figure.add_subplot(1, len(attacks), i + 1)
+        for j, defense in enumerate(defenses):
+            label = f"{attack} / {defense}" if attack else defense
+            if label not in rows:
+                continue
+            x, y = rows[label]
+            axes.errorbar(
+                x.mean, y.mean, xerr=x.interval, yerr=y.interval or y.std, color=f"C{j % 10}",
+                marker="osD^vP*X<>"[j % 10], label=defense, capsize=3, linestyle="",
+            )  # fmt: skip
+        axes.set_title(attack, fontsize=9)
+        axes.set_xlabel("Accuracy of the target, % (more is useful)", fontsize=8)
+        if i == 0:
+            axes.set_ylabel("Attack Acc, % (less is private)", fontsize=8)
+        axes.set_ylim(-2, 102)
+        axes.tick_params(labelsize=8)
+        axes.grid(visible=True, alpha=0.3)
+        axes.margins(x=0.2)
+    axes.legend(fontsize=7)
+    _save(figure, path, stamp)
+
+
+def _new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib has no stubs
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context(["default", "tableau-colorblind10"]):
+        figure = Figure(figsize=size, dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _stamp(what: str, records: Any, private: bool) -> str:  # noqa: ANN401, FBT001
+    return fingerprint([what, VERSION, private, [r.key for r in records]])
+
+
+def _current(path: Path, stamp: str) -> bool:
+    """Whether the file was drawn from the same records: a picture of old ones is redrawn."""
+    return path.exists() and stamp.encode() in path.read_bytes()
+
+
+def _save(figure: Any, path: Path, stamp: str) -> None:  # noqa: ANN401
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": "mibench", "Comment": stamp})
+    path.write_bytes(buffer.getvalue())

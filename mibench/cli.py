@@ -1,0 +1,403 @@
+"""The command line: run, status, table, list, clean.
+
+Results go to stdout; progress, warnings and errors to stderr. Exit status 2: nothing was
+started (bad input); 1: something failed after work had begun.
+"""
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mibench.benchmarks.export import Results
+    from mibench.benchmarks.stages import RecordStage
+    from mibench.benchmarks.tables import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+Records = dict[str, list["RecordStage"]]
+
+
+class RefusedError(click.ClickException):
+    """Bad input: one sentence on stderr, exit status 2."""
+
+    exit_code = 2
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turns what our own code says of bad input into one sentence."""
+    try:
+        yield
+    except KeyError as error:
+        raise RefusedError(str(error.args[0])) from error
+    except (ValueError, TypeError) as error:
+        raise RefusedError(str(error)) from error
+    except OSError as error:
+        text = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        raise RefusedError(text) from error
+
+
+def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Returns a decorator that adds the options in the order given."""
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+folder = click.Path(path_type=Path, file_okay=False)
+what = apply(
+    click.argument("table"),
+    click.option("--rows", multiple=True, metavar="PATTERN", help="Only rows like 'BiDO-HSIC*'."),
+    click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
+                 help="Change a field of the cells, for example attack.steps=10."),
+    click.option("--protocol", metavar="NAME", help="Evaluation protocol: kdd22 or per-pass."),
+    click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
+                 help="How many seeds, from 0 on."),
+    click.option("--store", type=click.Path(path_type=Path), default=Path("mibench-store"),
+                 envvar="MIBENCH_STORE", show_default=True, help="Finished stages."),
+    click.option("--data", type=click.Path(path_type=Path), default=Path("data"),
+                 envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mibench")
+def main() -> None:
+    """Train defended classifiers, invert them, and see what the attacks recover."""
+
+
+@main.command()
+@what
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--executor", default="auto", show_default=True,
+              help="serial, or local[N]: N stages side by side. auto: one per core.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+              help="CPU threads of a stage; another number may change the last bits.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("mibench-out"),
+              envvar="MIBENCH_OUT", show_default=True, help="CSV, LaTeX, Markdown and PNG.")
+@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
+@click.option("--dry-run", is_flag=True, help="Show the stages and compute nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--verbose", is_flag=True, help="A line for every stage that starts and ends.")
+def run(
+    table: str,
+    rows: Sequence[str],
+    settings: Sequence[str],
+    protocol: str | None,
+    seeds: int,
+    store: Path,
+    data: Path,
+    device: str,
+    executor: str,
+    threads: int,
+    out: Path,
+    download: bool,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Fill TABLE (a name, or a Python FILE with one) and print it.
+
+    What is in the store is not computed again; an interrupted run goes on where it was.
+    """
+    with refusing():
+        chosen = choose_table(table, rows, settings, protocol)
+        if download:
+            fetch(chosen, data)
+        records = plan(chosen, seeds, data)
+        bench_device = pick_device(device)
+        jobs = pick_jobs(executor, bench_device)
+        if not dry_run:
+            check_writable(store, out)
+    if dry_run:
+        show_plan(records, store)
+        return
+    from mibench.benchmarks.executors import Bench, execute
+    from mibench.benchmarks.progress import display
+    from mibench.benchmarks.stages import graph
+    from mibench.store import Store
+
+    stages = graph(r for rs in records.values() for r in rs)
+    missing = [s for s in stages if Store(store).state(s) != "done"]
+    file = Path(table) if table.endswith(".py") else None
+    bench = Bench(store, data, bench_device, threads, jobs, file)
+    watcher = display(len(missing), quiet=quiet, verbose=verbose)
+    try:
+        outcome = execute(stages, bench, watcher)
+    except KeyboardInterrupt:
+        watcher.close()
+        fail("interrupted; run the same command again to go on where it was")
+    watcher.close()
+    results = write(chosen, records, Store(store), out)
+    click.echo(results)
+    done = f"{outcome.computed} stages computed, {outcome.cached} found in {store}"
+    click.echo("nothing computed: " * (not outcome.computed) + done, err=True)
+    if outcome.failures:
+        fail(f"{len(outcome.failures)} stages failed, {len(outcome.skipped)} more needed them")
+
+
+@main.command()
+@what
+def status(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path,
+) -> None:  # fmt: skip
+    """Show for every row of TABLE which stages are done; compute nothing."""
+    with refusing():
+        records = plan(choose_table(table, rows, settings, protocol), seeds, data)
+    show_plan(records, store, brief=True)
+
+
+@main.command()
+@what
+@click.option("--format", "form", type=click.Choice(["text", "csv", "latex", "markdown"]),
+              default="text", show_default=True)
+@click.option("--reported/--measured-only", default=True, show_default=True,
+              help="Whether a paper's numbers stand beside.")
+def table(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, form: str, reported: bool,
+) -> None:  # fmt: skip
+    """Print TABLE from the store alone; gaps print as --."""
+    from mibench.benchmarks.export import collect, render
+    from mibench.store import Store
+
+    with refusing():
+        chosen = choose_table(table, rows, settings, protocol)
+        results = collect(chosen, plan(chosen, seeds, data), Store(store))
+    click.echo(render(results, form, reported=reported), nl=False)
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["tables", "attacks", "defenses", "tasks", "metrics"]))
+def list_(what: str) -> None:
+    """List names, each with a line that says what it is."""
+    for name, line in registry(what):
+        click.echo(f"{name:16s} {line}")
+
+
+@main.command()
+@click.option("--partial", "which", flag_value="partial", default=True,
+              help="What interrupted stages left (default).")
+@click.option("--orphans", "which", flag_value="orphans",
+              help="Finished stages that no built-in table needs (at its defaults).")
+@click.option("--yes", is_flag=True, help="Delete; without it, only say what would be.")
+@click.option("--seeds", type=click.IntRange(1), default=10, show_default=True,
+              help="Seeds whose stages --orphans keeps.")
+@click.option("--store", type=folder, default=Path("mibench-store"), envvar="MIBENCH_STORE",
+              show_default=True)
+@click.option("--data", type=folder, default=Path("data"), envvar="MIBENCH_DATA",
+              show_default=True)
+def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
+    """Delete what is not needed from the store; says what, and deletes with --yes."""
+    import shutil
+
+    paths = sorted(store.glob("*/*.partial*") if which == "partial" else orphans(store, seeds, data))
+    for path in paths:
+        size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
+        if yes:
+            shutil.rmtree(path)
+    if not paths:
+        click.echo("nothing to delete")
+
+
+# What commands share ----------------------------------------------------------------------
+
+
+def choose_table(
+    name: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None
+) -> "Table":
+    """Returns the named table, or the one in a user's file, as the options change it."""
+    from dataclasses import replace
+
+    from mibench.benchmarks.tables import TABLES
+    from mibench.evaluation import PROTOCOLS
+
+    if name.endswith(".py"):
+        table = table_of(Path(name))
+    elif name in TABLES:
+        table = TABLES[name]
+    else:
+        raise KeyError(f"unknown table {name!r}; known: {', '.join(TABLES)}, or a file NAME.py")
+    if protocol is not None:
+        if protocol not in PROTOCOLS:
+            raise KeyError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+        fields = [f"protocol.{k}={str(v).lower()}" for k, v in PROTOCOLS[protocol].items()]
+        table = replace(table.modified(fields), caption=f"{table.caption} (protocol {protocol})")
+    if rows:
+        table = table.only(rows)
+    return table.modified(settings)
+
+
+def table_of(path: Path) -> "Table":
+    """Returns the one Table that a user's file defines."""
+    from mibench.benchmarks.tables import Table
+    from mibench.benchmarks.userfile import load_user_file
+
+    module = load_user_file(path)
+    tables = {id(v): v for v in vars(module).values() if isinstance(v, Table)}
+    own = [t for n, t in vars(module).items() if isinstance(t, Table) and n == "TABLE"]
+    if len(own or tables) != 1:
+        raise ValueError(
+            f"{path} must define one mibench Table (or name one of several TABLE), "
+            f"found {len(tables)}"
+        )
+    return own[0] if own else next(iter(tables.values()))
+
+
+def plan(table: "Table", seeds: int, data: Path) -> Records:
+    """Returns the last stages of every row; reads the raw data's digest, computes nothing."""
+    from mibench.benchmarks.export import record_stages
+
+    return record_stages(table, seeds, data)
+
+
+def fetch(table: "Table", data: Path) -> None:
+    """Downloads the raw data of the table's tasks that are not there."""
+    for task in {c.setting.task for c in table.rows.values()}:
+        try:
+            task.digest(data)
+        except (FileNotFoundError, ValueError):
+            task.download(data)
+
+
+def pick_device(name: str) -> str:
+    """Returns the device to compute on; "auto" is the GPU if there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device here; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"there is no {name}; found {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+def pick_jobs(executor: str, device: str) -> int:
+    """Returns how many stages run side by side."""
+    if executor == "auto":
+        return 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
+    if executor == "serial":
+        return 1
+    count = executor.removeprefix("local[").removesuffix("]")
+    if executor == f"local[{count}]" and count.isdigit() and int(count) > 0:
+        return int(count)
+    raise ValueError(f"unknown executor {executor!r}; use serial or local[N]")
+
+
+def check_writable(*folders: Path) -> None:
+    """Makes the folders, and proves that files can be made in them."""
+    for path in folders:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".probe-{uuid.uuid4().hex[:8]}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def show_plan(records: Records, store: Path, *, brief: bool = False) -> None:
+    """Prints every row's stages and whether they are in the store."""
+    from mibench.benchmarks.stages import graph
+    from mibench.store import Store
+
+    states: dict[str, str] = {}
+    for label, stages in records.items():
+        for seed, record in enumerate(stages):
+            own = graph([record])
+            states |= {s.key: Store(store).state(s) for s in own}
+            click.echo(f"{label}, seed {seed}")
+            for stage in own:
+                if not brief:
+                    click.echo(f"  {states[stage.key]:8s} {stage.describe():32s} {stage.key}")
+            if brief:
+                click.echo("  " + ", ".join(f"{s.kind} {states[s.key]}" for s in own))
+    counts = {s: list(states.values()).count(s) for s in ("done", "partial", "missing")}
+    click.echo(", ".join(f"{n} {s}" for s, n in counts.items()) + f" of {len(states)} stages")
+
+
+def write(table: "Table", records: Records, store: Any, out: Path) -> str:
+    """Writes the table's files and returns what to print."""
+    from mibench.benchmarks.export import collect, render
+    from mibench.benchmarks.figures import draw_reconstructions, draw_tradeoff
+    from mibench.spec import fingerprint
+
+    results: Results = collect(table, records, store)
+    files = {"csv": "csv", "tex": "latex", "md": "markdown"}
+    for suffix, form in files.items():
+        (out / f"{table.name}.{suffix}").write_text(render(results, form), encoding="utf-8")
+    faces = any(r[0].cell.setting.task.faces for r in records.values())
+    draw_reconstructions(records, store, out / f"{table.name}.png", private=not faces)
+    key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
+    draw_tradeoff(results, out / f"{table.name}-tradeoff.png", key)
+    written = sorted(out.glob(f"{table.name}.*")) + sorted(out.glob(f"{table.name}-tradeoff.png"))
+    return render(results, "text") + "\n" + "\n".join(str(p) for p in written)
+
+
+def registry(what: str) -> Iterator[tuple[str, str]]:
+    """Yields the names of a kind of component and their first docstring lines."""
+    if what == "tables":
+        from mibench.benchmarks.tables import TABLES
+
+        for name, table in TABLES.items():
+            yield name, table.caption + (f" [{table.source}]" if table.source else "")
+        return
+    if what == "metrics":
+        from mibench.evaluation import METRICS
+
+        for name, metric in METRICS.items():
+            yield name, (metric.compute.__doc__ or "").split("\n")[0]
+        return
+    from mibench.attacks import ATTACKS
+    from mibench.data import TASKS
+    from mibench.defenses import DEFENSES
+
+    components: dict[str, dict[str, type]] = {
+        "attacks": dict(ATTACKS), "defenses": dict(DEFENSES), "tasks": dict(TASKS),
+    }  # fmt: skip
+    for name, cls in components[what].items():
+        yield name, (cls.__doc__ or "").split("\n")[0]
+
+
+def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
+    """Yields finished stages that no built-in table needs."""
+    from mibench.benchmarks.stages import graph
+    from mibench.benchmarks.tables import TABLES
+
+    kept: set[str] = set()
+    for table in TABLES.values():
+        try:
+            records = plan(table, seeds, data)
+        except FileNotFoundError:
+            click.echo(f"keeping nothing for {table.name}: its data is not there", err=True)
+            continue
+        kept |= {s.key for s in graph(r for rs in records.values() for r in rs)}
+    for path in store.glob("*/*"):
+        if path.is_dir() and ".partial" not in path.name and path.name not in kept:
+            yield path
+
+
+def fail(sentence: str) -> NoReturn:
+    """Ends with exit status 1."""
+    click.echo(f"Error: {sentence}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
