@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from mibench.benchmarks.export import Results
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
+    from mibench.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 Records = dict[str, list["RecordStage"]]
@@ -79,12 +79,27 @@ def main() -> None:
 @main.command()
 @what
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--executor", default="auto", show_default=True,
-              help="serial, or local[N]: N stages side by side. auto: one per core.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
-              help="CPU threads of a stage; another number may change the last bits.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("mibench-out"),
-              envvar="MIBENCH_OUT", show_default=True, help="CSV, LaTeX, Markdown and PNG.")
+@click.option(
+    "--executor",
+    default="auto",
+    show_default=True,
+    help="serial, or local[N]: N stages side by side. auto: one per core.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="CPU threads of a stage; another number may change the last bits.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("mibench-out"),
+    envvar="MIBENCH_OUT",
+    show_default=True,
+    help="CSV, LaTeX, Markdown and PNG.",
+)
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @click.option("--dry-run", is_flag=True, help="Show the stages and compute nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -160,10 +175,19 @@ def status(
 
 @main.command()
 @what
-@click.option("--format", "form", type=click.Choice(["text", "csv", "latex", "markdown"]),
-              default="text", show_default=True)
-@click.option("--reported/--measured-only", default=True, show_default=True,
-              help="Whether a paper's numbers stand beside.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv", "latex", "markdown"]),
+    default="text",
+    show_default=True,
+)
+@click.option(
+    "--reported/--measured-only",
+    default=True,
+    show_default=True,
+    help="Whether a paper's numbers stand beside.",
+)
 def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, form: str, reported: bool,
@@ -187,22 +211,44 @@ def list_(what: str) -> None:
 
 
 @main.command()
-@click.option("--partial", "which", flag_value="partial", default=True,
-              help="What interrupted stages left (default).")
-@click.option("--orphans", "which", flag_value="orphans",
-              help="Finished stages that no built-in table needs (at its defaults).")
+@click.option(
+    "--partial",
+    "which",
+    flag_value="partial",
+    default=True,
+    help="What interrupted stages left (default).",
+)
+@click.option(
+    "--orphans",
+    "which",
+    flag_value="orphans",
+    help="Finished stages that no built-in table needs (at its defaults).",
+)
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would be.")
-@click.option("--seeds", type=click.IntRange(1), default=10, show_default=True,
-              help="Seeds whose stages --orphans keeps.")
-@click.option("--store", type=folder, default=Path("mibench-store"), envvar="MIBENCH_STORE",
-              show_default=True)
-@click.option("--data", type=folder, default=Path("data"), envvar="MIBENCH_DATA",
-              show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Seeds whose stages --orphans keeps.",
+)
+@click.option(
+    "--store",
+    type=folder,
+    default=Path("mibench-store"),
+    envvar="MIBENCH_STORE",
+    show_default=True,
+)
+@click.option(
+    "--data", type=folder, default=Path("data"), envvar="MIBENCH_DATA", show_default=True
+)
 def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
     """Delete what is not needed from the store; says what, and deletes with --yes."""
     import shutil
 
-    paths = sorted(store.glob("*/*.partial*") if which == "partial" else orphans(store, seeds, data))
+    paths = sorted(
+        store.glob("*/*.partial*") if which == "partial" else orphans(store, seeds, data)
+    )
     for path in paths:
         size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
         click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
@@ -332,13 +378,13 @@ def show_plan(records: Records, store: Path, *, brief: bool = False) -> None:
     click.echo(", ".join(f"{n} {s}" for s, n in counts.items()) + f" of {len(states)} stages")
 
 
-def write(table: "Table", records: Records, store: Any, out: Path) -> str:
+def write(table: "Table", records: Records, store: "Store", out: Path) -> str:
     """Writes the table's files and returns what to print."""
     from mibench.benchmarks.export import collect, render
     from mibench.benchmarks.figures import draw_reconstructions, draw_tradeoff
     from mibench.spec import fingerprint
 
-    results: Results = collect(table, records, store)
+    results = collect(table, records, store)
     files = {"csv": "csv", "tex": "latex", "md": "markdown"}
     for suffix, form in files.items():
         (out / f"{table.name}.{suffix}").write_text(render(results, form), encoding="utf-8")

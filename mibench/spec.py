@@ -7,10 +7,14 @@ import json
 import sys
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+if TYPE_CHECKING:
+    Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+else:
+    Json = object  # recursive types cannot be checked at run time
 
 
 def canonical(value: object) -> Json:
@@ -115,7 +119,7 @@ def require(spec: object, **bounds: tuple[float, float]) -> None:
                 raise ValueError(f"{who}.{name} must be {limit}, got {v}")
 
 
-def choose(spec: object, **allowed: typing.Iterable[str]) -> None:
+def choose(spec: object, **allowed: Iterable[str]) -> None:
     """Checks text fields against the names allowed for them.
 
     Raises:
@@ -201,6 +205,7 @@ def _refuse(constant: str) -> None:
 
 
 def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
+    """Returns ``value`` as ``hint`` wants it; raises TypeError if it cannot be."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         for arg in args:
@@ -215,13 +220,9 @@ def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
         hints = [args[0]] * len(value) if len(args) == 2 and args[1] is ... else list(args)
         if len(hints) == len(value):
             return tuple(_fit(v, h) for v, h in zip(value, hints, strict=True))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    elif hint is float and type(value) in (int, float):
         return float(value)
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif (hint is type(None) and value is None) or (
-        hint in (str, bool) and isinstance(value, hint)
-    ):
+    elif hint in (int, str, bool, type(None)) and type(value) is hint:
         return value
     raise TypeError
 
@@ -233,6 +234,7 @@ def _describe(hint: Any) -> str:  # noqa: ANN401
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(a) for a in args)
     if origin is tuple:
-        return "a list such as [" + ", ".join("…" if a is ... else _describe(a) for a in args) + "]"
+        inside = ", ".join("…" if a is ... else _describe(a) for a in args)
+        return f"a list such as [{inside}]"
     names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
     return "null" if hint is type(None) else names.get(hint, str(hint))

@@ -155,7 +155,7 @@ class Work:
         try:
             tensors = read_tensors(self._path.read_bytes())
             tree = json.loads(bytes(tensors.pop("$json").tolist()))
-        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is of no use
+        except Exception:  # whatever is wrong with it, it is of no use
             self._path.unlink()
             return None
         saved: Payload = unpack(tensors, tree)
@@ -184,7 +184,8 @@ class Work:
                 "cuda": cuda,
             }
         )
-        tensors["$json"] = torch.frombuffer(bytearray(json.dumps(tree).encode()), dtype=torch.uint8)
+        text = bytearray(json.dumps(tree).encode())
+        tensors["$json"] = torch.frombuffer(text, dtype=torch.uint8)
         fresh = self._path.with_suffix(f".{uuid.uuid4().hex[:8]}")
         _write(fresh, write_tensors(tensors))
         fresh.replace(self._path)
@@ -235,9 +236,7 @@ class Stage(ABC):
                 for x in v:
                     yield from stages(x)
 
-        found = {
-            s.key: s for f in dataclasses.fields(self) for s in stages(getattr(self, f.name))
-        }
+        found = {s.key: s for f in dataclasses.fields(self) for s in stages(getattr(self, f.name))}
         return tuple(found.values())
 
     def describe(self) -> str:

@@ -236,7 +236,7 @@ class Attack(ABC):
     @abstractmethod
     def invert(
         self,
-        target: Any,
+        target: Any,  # noqa: ANN401 - which of two, the attack's ``access`` says
         prior: Prior,
         blocks: Sequence[Labels],
         samples: int,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mibench.networks.dcgan import Critic, Generator, InversionDiscriminator
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
-from mibench.store import Work, check_finite
+from mibench.store import Payload, Work, check_finite
 from mibench.types import (
     Classifier,
     Images,
@@ -45,7 +45,10 @@ class GAN(Prior):
     def realism(self, x: Images) -> Float[Tensor, " n"]:
         """Returns the critic's score, or the log-sum-exp of the class logits."""
         score = self.discriminator(x)
-        return score if isinstance(score, Tensor) else score[1].logsumexp(1)
+        if isinstance(score, Tensor):
+            return score
+        real: Tensor = score[1].logsumexp(1)
+        return real
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,19 @@ class GANSpec(PriorSpec):
         first = 0
         if (saved := work.load()) is not None:
             prior.load_state_dict(saved["prior"])
-            for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
+            for optimizer, moments in zip(optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(moments)
             rng.set_state(saved["rng"])
             first = saved["epoch"]
         prior.train()
+
+        def state() -> Payload:
+            modules = {
+                "prior": prior.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+            }
+            return {**modules, "rng": rng, "epoch": epoch + 1}
+
         for epoch in range(first, self.epochs):
             orders = [
                 torch.randperm(len(public), generator=rng).to(work.device) for _ in range(views)
@@ -126,16 +137,8 @@ class GANSpec(PriorSpec):
                 update = (epoch * per_epoch + i + 1) % self.critic_steps == 0
                 terms |= step(picks, update)
             check_finite(torch.stack(list(terms.values())), f"a loss in epoch {epoch + 1}")
-            done = epoch + 1
-            work.save(
-                lambda done=done: {  # type: ignore[misc]
-                    "prior": prior.state_dict(),
-                    "optimizers": [o.state_dict() for o in optimizers],
-                    "rng": rng,
-                    "epoch": done,
-                }
-            )
-            work.progress(done, self.epochs)
+            work.save(state)
+            work.progress(epoch + 1, self.epochs)
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,8 @@ def gradient_penalty(D: nn.Module, x: Images) -> Scalar:
     r"""Returns the mean over the batch of (‖∇_x D(x)‖₂ − 1)²."""
     x = x.detach().requires_grad_()
     (slope,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
-    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    norm: Tensor = slope.flatten(1).norm(dim=1)
+    return (norm - 1).square().mean()
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,8 @@ class InversionGAN(GANSpec):
         def ask(index: Tensor) -> Tensor:
             target.train(self.labelling == "train")
             with torch.no_grad():
-                return target(public.take(index).images).softmax(1)
+                logits: Logits = target(public.take(index).images)
+            return logits.softmax(1)
 
         return ask
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from mibench.attacks.gan import WGANGP
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
 from mibench.spec import require
-from mibench.store import Work, check_finite
-from mibench.types import Attack, Classifier, Labels, Prior, PriorSpec, Reconstructions, Scalar
+from mibench.store import Payload, Work, check_finite
+from mibench.types import Attack, Classifier, Labels, Prior, PriorSpec, Reconstructions
 
 INF = float("inf")
 
@@ -62,7 +62,9 @@ class GMI(Attack):
         """Descends from ``samples`` independent starts of every class, all at once."""
         labels = torch.cat(list(blocks)).to(work.device)
         starts = [prior.sample(samples * len(b), r) for b, r in zip(blocks, rngs, strict=True)]
-        z = torch.cat([s.view(samples, len(b), -1) for s, b in zip(starts, blocks, strict=True)], 1)
+        z = torch.cat(
+            [s.view(samples, len(b), -1) for s, b in zip(starts, blocks, strict=True)], 1
+        )
         z = z.to(work.device).requires_grad_()
         optimizer = torch.optim.SGD([z], self.lr, self.momentum, nesterov=True)
         first = 0
@@ -72,6 +74,10 @@ class GMI(Attack):
             first = saved["step"]
         # A loss is a mean over a block, and the blocks' and restarts' losses are summed.
         weight = torch.cat([torch.full((len(b),), 1 / len(b)) for b in blocks]).to(work.device)
+
+        def state() -> Payload:
+            return {"z": z, "optimizer": optimizer.state_dict(), "step": step + 1}
+
         for step in range(first, self.steps):
             x = prior.generate(z.flatten(0, 1))
             logits = target(x)
@@ -81,12 +87,8 @@ class GMI(Attack):
             optimizer.step()
             with torch.no_grad():
                 z.clamp_(-self.clip, self.clip)
+            work.save(state)
             done = step + 1
-            work.save(
-                lambda done=done: {  # type: ignore[misc]
-                    "z": z, "optimizer": optimizer.state_dict(), "step": done
-                }
-            )  # fmt: skip
             if done % 50 == 0 or done == self.steps:
                 check_finite(z, f"a latent after step {done}")
                 work.progress(done, self.steps)

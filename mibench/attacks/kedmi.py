@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.attacks.gan import InversionGAN
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
 from mibench.spec import choose, require
-from mibench.store import Work, check_finite
+from mibench.store import Payload, Work, check_finite
 from mibench.types import Attack, Classifier, Labels, Prior, PriorSpec, Reconstructions
 
 INF = float("inf")
@@ -79,9 +79,14 @@ class KEDMI(Attack):
         if (saved := work.load()) is not None:
             theta.data.copy_(saved["theta"])
             optimizer.load_state_dict(saved["optimizer"])
-            for rng, state in zip(rngs, saved["rngs"], strict=True):
-                rng.set_state(state)
+            for rng, stream in zip(rngs, saved["rngs"], strict=True):
+                rng.set_state(stream)
             first = saved["step"]
+
+        def state() -> Payload:
+            latents = {"theta": theta, "rngs": list(rngs)}
+            return {**latents, "optimizer": optimizer.state_dict(), "step": step + 1}
+
         for step in range(first, self.steps):
             x = prior.generate(self._draw(theta, 1, sizes, rngs)[0])
             score = torch.cat([prior.realism(part) for part in torch.split(x, sizes)])
@@ -90,15 +95,8 @@ class KEDMI(Attack):
             # A loss is a mean over a block; the blocks' losses are summed.
             (theta.grad,) = torch.autograd.grad((loss * weight).sum(), theta)
             optimizer.step()
+            work.save(state)
             done = step + 1
-            work.save(
-                lambda done=done: {  # type: ignore[misc]
-                    "theta": theta,
-                    "optimizer": optimizer.state_dict(),
-                    "rngs": list(rngs),
-                    "step": done,
-                }
-            )
             if done % 50 == 0 or done == self.steps:
                 check_finite(theta, f"a latent distribution after step {done}")
                 work.progress(done, self.steps)
@@ -112,7 +110,9 @@ class KEDMI(Attack):
     ) -> Float[Tensor, "s n z"]:
         """Returns ``samples`` draws μ + σ ε of every class, within the limit."""
         width = theta.shape[2]
-        noise = [torch.randn(samples, n, width, generator=r) for n, r in zip(sizes, rngs, strict=True)]
+        noise = [
+            torch.randn(samples, n, width, generator=r) for n, r in zip(sizes, rngs, strict=True)
+        ]
         z = theta[0] + (0.5 * theta[1]).exp() * torch.cat(noise, 1).to(theta.device)
         return z.clamp(-self.clip, self.clip) if self.clip else z
 
@@ -122,4 +122,9 @@ def improved_prior_loss(score: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return F.softplus(score) - score
 
 
-PRIOR_LOSSES = {"improved": improved_prior_loss, "plain": torch.neg}
+def plain_prior_loss(score: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """−s: the more real, the better, without limit."""
+    return -score
+
+
+PRIOR_LOSSES = {"improved": improved_prior_loss, "plain": plain_prior_loss}

@@ -13,12 +13,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.userfile import load_user_file
 from mibench.store import Report, Stage, Store
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -39,19 +41,6 @@ class Bench:
     threads: int = 1
     jobs: int = 1
     user_file: Path | None = None
-
-
-class Watcher(Protocol):
-    """What is told of progress."""
-
-    def start(self, stage: Stage) -> None:
-        """A stage begins."""
-
-    def update(self, stage: Stage, done: int, total: int, note: str) -> None:
-        """A stage has come so far."""
-
-    def finish(self, stage: Stage, error: str | None) -> None:
-        """A stage ended."""
 
 
 @dataclass
@@ -106,7 +95,7 @@ def _complete(stage: Stage, bench: Bench, report: Report) -> bool | str:
     """Returns whether anything was computed, or what went wrong."""
     try:
         return Store(bench.store).complete(stage, bench.device, bench.data, report)
-    except Exception as error:  # noqa: BLE001 - recorded; the rest of the grid goes on
+    except Exception as error:
         return explain(error)
 
 
@@ -165,7 +154,7 @@ _reports: Any = None  # the queue of a worker process, set once when it starts
 
 
 def _start_worker(bench: Bench, reports: Any, parent: int) -> None:  # noqa: ANN401
-    global _reports  # noqa: PLW0603 - an initialiser has no other way to hand it on
+    global _reports
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if bench.user_file is not None:

@@ -22,7 +22,8 @@ ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
         "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "λ": r"$\lambda$", "×": r"$\times$",
+        "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$",
+        "λ": r"$\lambda$", "×": r"$\times$",
     }
 )  # fmt: skip
 
@@ -184,17 +185,18 @@ def render(results: Results, form: str, *, reported: bool = True) -> str:
     """Returns the table as "text", "csv", "latex" or "markdown"."""
     if form == "csv":
         return csv(results)
-    makers = {"text": text, "latex": latex, "markdown": markdown}
+    makers = {"text": plain, "latex": latex, "markdown": markdown}
     return makers[form](results, *cells(results, reported=reported))
 
 
 def csv(results: Results) -> str:
     """Returns full precision, one line per row; the same bytes for the same store."""
     frame = results.frame(reported=bool(results.table.reported))
-    return frame.to_csv(float_format="%.10g", lineterminator="\n")
+    text: str = frame.to_csv(float_format="%.10g", lineterminator="\n")
+    return text
 
 
-def text(results: Results, head: list[str], body: list[list[str]]) -> str:
+def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
     """Returns a table for a terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

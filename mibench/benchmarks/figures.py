@@ -126,7 +126,7 @@ def _new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib 
     return figure
 
 
-def _stamp(what: str, records: Any, private: bool) -> str:  # noqa: ANN401, FBT001
+def _stamp(what: str, records: Any, private: bool) -> str:  # noqa: ANN401
     return fingerprint([what, VERSION, private, [r.key for r in records]])
 
 

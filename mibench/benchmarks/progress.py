@@ -2,7 +2,6 @@
 
 import sys
 import time
-from typing import Protocol
 
 from mibench.store import Stage
 
@@ -10,8 +9,8 @@ QUIET_SECONDS = 15.0
 """Without a terminal, a running stage prints a line at most so often."""
 
 
-class Display(Protocol):
-    """What a run tells of its progress; close() ends it."""
+class Watcher:
+    """What is told of a run's progress; this one says nothing but failures."""
 
     def start(self, stage: Stage) -> None:
         """A stage begins."""
@@ -21,37 +20,21 @@ class Display(Protocol):
 
     def finish(self, stage: Stage, error: str | None) -> None:
         """A stage ended."""
+        if error:
+            sys.stderr.write(f"failed: {stage.describe()}: {error}\n")
 
     def close(self) -> None:
         """Nothing more will come."""
 
 
-def display(stages: int, *, quiet: bool, verbose: bool) -> Display:
+def display(stages: int, *, quiet: bool, verbose: bool) -> Watcher:
     """Returns what fits the terminal; ``stages`` is how many will run."""
     if quiet:
-        return Silent()
+        return Watcher()
     return Bars(stages) if sys.stderr.isatty() and not verbose else Lines(stages, verbose=verbose)
 
 
-class Silent:
-    """Tells nothing but failures."""
-
-    def start(self, stage: Stage) -> None:
-        """Tells nothing."""
-
-    def update(self, stage: Stage, done: int, total: int, note: str) -> None:
-        """Tells nothing."""
-
-    def finish(self, stage: Stage, error: str | None) -> None:
-        """Tells a failure."""
-        if error:
-            sys.stderr.write(f"failed: {stage.describe()}: {error}\n")
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-class Lines(Silent):
+class Lines(Watcher):
     """One plain line when a stage ends, and now and then while it runs."""
 
     def __init__(self, stages: int, *, verbose: bool) -> None:
@@ -89,7 +72,7 @@ class Lines(Silent):
         sys.stderr.flush()
 
 
-class Bars:
+class Bars(Watcher):
     """One bar for each running stage and one for the whole grid."""
 
     def __init__(self, stages: int) -> None:

@@ -20,7 +20,8 @@ def load_user_file(path: Path) -> ModuleType:
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
-    if known is not None or importlib.util.find_spec(name) is not None:
+    other = importlib.util.find_spec(name) if known is None else None
+    if known is not None or (other is not None and other.origin != str(path)):
         raise ValueError(f"{path.name} has the name of a Python module; rename it")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -94,7 +94,7 @@ class Task(ABC):
 def hold_out(labels: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Returns a mask that is True for ``share`` of each class's images, drawn by ``rng``."""
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
+    for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero()[:, 0]
         drawn = members[torch.randperm(len(members), generator=rng)]
         mask[drawn[: round(share * len(members))]] = True

@@ -64,10 +64,10 @@ class MNIST(Task):
 
     def download(self, root: Path) -> None:
         """Fetches the four files with torchvision."""
-        from torchvision.datasets import MNIST as Official
+        from torchvision import datasets
 
         try:
-            Official(str(root), download=True)
+            datasets.MNIST(str(root), download=True)
         except RuntimeError as error:
             raise ValueError(f"MNIST could not be downloaded: {error}") from error
 

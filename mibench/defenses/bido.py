@@ -13,9 +13,9 @@ from mibench.types import Classifier, Defense, Images, Labels, Scalar
 
 @dataclass(frozen=True)
 class BiDO(Defense):
-    """Forget the input, keep the label: Eq. (7).
+    r"""Forget the input, keep the label: Eq. (7).
 
-    .. math:: L(f(X), Y) + \\lambda_x \\sum_j d(X, Z_j) - \\lambda_y \\sum_j d(Z_j, Y)
+    .. math:: L(f(X), Y) + \lambda_x \sum_j d(X, Z_j) - \lambda_y \sum_j d(Z_j, Y)
 
     Attributes:
         measure: The dependence d, a name in MEASURES. "coco" gives Eq. (8), "hsic" Eq. (10);

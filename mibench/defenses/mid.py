@@ -57,9 +57,7 @@ class Bottleneck(nn.Module):
         self.statistics = nn.Linear(features, 2 * width)
         self.classify = nn.Linear(width, num_classes)
 
-    def encode(
-        self, h: Float[Tensor, "n d"]
-    ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
+    def encode(self, h: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
         """Returns (μ, σ) with σ = softplus(· − 5)."""
         mu, rho = self.statistics(h).chunk(2, dim=1)
         return mu, F.softplus(rho - 5)

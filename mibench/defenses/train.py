@@ -107,6 +107,17 @@ def train_classifier(
         rng.set_state(saved["rng"])
         history, best = saved["history"], saved["best"]
     network.train()
+
+    def everything() -> Payload:
+        return {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "rng": rng,
+            "history": history,
+            "best": best,
+        }
+
     for epoch in range(len(history), recipe.epochs):
         sums: dict[str, Tensor] = {}
         steps = 0
@@ -129,16 +140,7 @@ def train_classifier(
         if judge is None or accuracy >= best["accuracy"]:
             state = {k: v.clone() for k, v in network.state_dict().items()}
             best = {"accuracy": accuracy, "epoch": epoch + 1, "state": state}
-        work.save(
-            lambda: {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "rng": rng,
-                "history": history,
-                "best": best,
-            }
-        )
+        work.save(everything)
         work.progress(epoch + 1, recipe.epochs)
     return {"state": best["state"], "epoch": best["epoch"], "history": history}
 

@@ -1,5 +1,6 @@
 """From values per image to a mean and its spread, and from seeds to an interval."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +58,9 @@ class Score:
     n: int
 
 
-def summarise(metric: Metric, trials: Sequence[Evidence], spread: Literal["block", "pass"]) -> Score:
+def summarise(
+    metric: Metric, trials: Sequence[Evidence], spread: Literal["block", "pass"]
+) -> Score:
     """Returns a metric's mean and spread over the repeats of an attack.
 
     A value per image is averaged within each pass; the means of passes spread as ``spread``
@@ -71,9 +74,11 @@ def summarise(metric: Metric, trials: Sequence[Evidence], spread: Literal["block
     for e, v in zip(trials, values, strict=True):
         assert isinstance(v, Tensor)
         n += len(v)
-        for block in e.block.unique() if spread == "block" else [None]:
+        for block in sorted(set(e.block.tolist())) if spread == "block" else [None]:
             inside = e.block >= 0 if block is None else e.block == block
-            passes = [v[inside & (e.passes == p)].mean().item() for p in e.passes.unique()]
+            passes = [
+                v[inside & (e.passes == p)].mean().item() for p in sorted(set(e.passes.tolist()))
+            ]
             means.append(statistics.mean(passes))
             deviations.append(_stdev(passes))
     known = [d for d in deviations if d is not None]
@@ -95,4 +100,5 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> float:
     n = len(values)
     if n < 2:
         raise ValueError("an interval over seeds needs at least two seeds")
-    return float(t.ppf((1 + level) / 2, n - 1)) * statistics.stdev(values) / n**0.5
+    quantile = float(t.ppf((1 + level) / 2, n - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(n)

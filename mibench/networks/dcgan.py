@@ -63,7 +63,9 @@ class Generator(nn.Module):
         return x
 
 
-def _encoder(widths: list[int], kernels: list[int], channels: int, *, norm_first: bool) -> nn.Module:
+def _encoder(
+    widths: list[int], kernels: list[int], channels: int, *, norm_first: bool
+) -> nn.Module:
     layers: list[nn.Module] = []
     for i, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
         layers.append(nn.Conv2d(channels, width, kernel, 2, kernel // 2))

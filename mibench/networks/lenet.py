@@ -1,6 +1,7 @@
 """Small convolutional classifiers for digits, and a perceptron."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import ClassVar
 
@@ -120,8 +121,7 @@ class Perceptron(Classifier):
         self.num_classes = num_classes
         widths = [prod(shape), *[spec.width] * spec.depth]
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(a, b), nn.ReLU())
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)
         )
         self.neck = nn.Identity()
         self.last = nn.Linear(spec.width, num_classes)

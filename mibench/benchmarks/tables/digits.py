@@ -25,13 +25,20 @@ DEFENSES = {
     "BiDO-COCO": (RECIPE, BiDO("coco_frobenius", lambda_x=1, lambda_y=50)),
     "BiDO-HSIC": (RECIPE, BiDO("nhsic", lambda_x=0.05, lambda_y=0.5)),
 }
-GAN = {"z_dim": 50, "generator_width": 48, "discriminator_width": 32, "lr": 4e-4}
+WGAN = WGANGP(z_dim=50, generator_width=48, discriminator_width=32, lr=4e-4, epochs=60)
+INVERSION_GAN = InversionGAN(
+    z_dim=50,
+    generator_width=48,
+    discriminator_width=32,
+    lr=4e-4,
+    epochs=60,
+    critic_steps=3,
+    mbd=16,
+    mbd_kernels=8,
+)
 ATTACKS = {
-    "GMI": (GMI(WGANGP(**GAN, epochs=60), steps=300), Trials(classes=5, samples=20)),
-    "KED-MI": (
-        KEDMI(InversionGAN(**GAN, epochs=60, critic_steps=3, mbd=16, mbd_kernels=8), steps=600),
-        Trials(classes=5, samples=100),
-    ),
+    "GMI": (GMI(WGAN, steps=300), Trials(classes=5, samples=20)),
+    "KED-MI": (KEDMI(INVERSION_GAN, steps=600), Trials(classes=5, samples=100)),
 }
 
 DIGITS = Table(

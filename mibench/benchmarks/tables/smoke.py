@@ -25,11 +25,11 @@ DEFENSES = {
     "BiDO-COCO": (RECIPE, BiDO("coco_frobenius", lambda_x=1, lambda_y=50)),
     "BiDO-HSIC": (RECIPE, BiDO("nhsic", lambda_x=0.05, lambda_y=0.5)),
 }
-SMALL = {"z_dim": 16, "generator_width": 16, "discriminator_width": 16, "lr": 1e-3}
-ATTACKS = {
-    "GMI": GMI(WGANGP(**SMALL, epochs=10), steps=50),
-    "KED-MI": KEDMI(InversionGAN(**SMALL, epochs=10, mbd=8, mbd_kernels=4), steps=50),
-}
+WGAN = WGANGP(z_dim=16, generator_width=16, discriminator_width=16, lr=1e-3, epochs=10)
+INVERSION_GAN = InversionGAN(
+    z_dim=16, generator_width=16, discriminator_width=16, lr=1e-3, epochs=10, mbd=8, mbd_kernels=4
+)
+ATTACKS = {"GMI": GMI(WGAN, steps=50), "KED-MI": KEDMI(INVERSION_GAN, steps=50)}
 
 SMOKE = Table(
     name="smoke",

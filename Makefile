@@ -1,0 +1,31 @@
+# Every command runs in the environment that quickstart.py keeps in .venv.
+# `make RUN= check` takes the tools on your PATH instead.
+RUN = python3 quickstart.py
+
+.PHONY: setup fmt check test slow smoke keys
+
+setup:  ## make the environment, with tests and linters
+	$(RUN) ruff --version
+
+fmt:  ## format, and repair what ruff can
+	$(RUN) ruff format
+	$(RUN) ruff check --fix
+
+check:  ## what has to pass before a merge
+	$(RUN) ruff format --check
+	$(RUN) ruff check
+	$(RUN) mypy
+	$(RUN) pytest
+
+test:  ## the default tests
+	$(RUN) pytest
+
+slow:  ## the tests that take longer
+	$(RUN) pytest -m "slow and not gpu and not data"
+
+smoke:  ## every defense against every attack, as small as can be
+	$(RUN) mibench run smoke
+
+keys:  ## rewrite the frozen keys and show what changed
+	$(RUN) python tests/rewrite_keys.py
+	git --no-pager diff -- tests

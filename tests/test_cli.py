@@ -1,0 +1,232 @@
+"""The command line, through click's runner and as a real process."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mibench.cli import main
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--rows", "*GMI / No Def.", "--rows", "GMI / MID", "--set", "attack.steps=3",
+    "--set", "attack.prior.epochs=1", "--set", "recipe.epochs=1",
+    "--set", "setting.evaluators.0.recipe.epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    return
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def places(folder: Path) -> list[str]:
+    return ["--store", str(folder / "store"), "--out", str(folder / "out")]
+
+
+def smoke(folder: Path, *more: str) -> Result:
+    return call("run", "smoke", *SMALL, *places(folder), "--executor", "serial", *more)
+
+
+def test_run_prints_the_table_and_its_files_and_again_computes_nothing(folder: Path) -> None:
+    first = smoke(folder)
+    assert first.exit_code == 0, first.output
+    assert "GMI / No Def." in first.stdout
+    assert "stages computed" in first.stderr
+    for suffix in (".csv", ".tex", ".md", ".png", "-tradeoff.png"):
+        path = folder / "out" / f"smoke{suffix}"
+        assert path.stat().st_size > 0
+        assert str(path) in first.stdout
+    csv = (folder / "out" / "smoke.csv").read_bytes()
+    drawn = (folder / "out" / "smoke.png").stat().st_mtime_ns
+    again = smoke(folder)
+    assert "nothing computed: 0 stages computed" in again.stderr
+    assert again.stdout == first.stdout
+    assert (folder / "out" / "smoke.csv").read_bytes() == csv
+    assert (folder / "out" / "smoke.png").stat().st_mtime_ns == drawn
+
+
+def test_a_modified_table_says_so(folder: Path) -> None:
+    smoke(folder)
+    assert "modified: attack.steps=3" in (folder / "out" / "smoke.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["text", "csv", "latex", "markdown"])
+def test_table_prints_from_the_store_alone(folder: Path, form: str) -> None:
+    smoke(folder)
+    store = ["--store", str(folder / "store")]
+    done = call("table", "smoke", *SMALL, *store, "--format", form)
+    assert done.exit_code == 0
+    assert "--" not in done.stdout.replace(":--", "").replace("--:", "")
+    empty = call("table", "smoke", "--store", str(folder / "nothing"), "--format", form)
+    assert empty.exit_code == 0
+    assert not (folder / "nothing").exists()
+
+
+def test_status_and_dry_run_compute_nothing(folder: Path) -> None:
+    status = call("status", "smoke", *SMALL, "--store", str(folder / "other"))
+    assert "missing" in status.stdout
+    plan = call("run", "smoke", *SMALL, "--dry-run", "--store", str(folder / "other"))
+    assert plan.exit_code == 0
+    assert "prior wgan-gp" in plan.stdout
+    assert not (folder / "other").exists()
+
+
+@pytest.mark.parametrize("what", ["tables", "attacks", "defenses", "tasks", "metrics"])
+def test_list_has_a_line_for_every_name(what: str) -> None:
+    done = call("list", what)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines
+    assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
+
+
+BAD = {
+    "unknown table": (["run", "nosuch"], "unknown table 'nosuch'; known: smoke"),
+    "unknown field": (["run", "smoke", "--set", "attack.stepz=1"], "no field 'attack.stepz'"),
+    "negative": (["run", "smoke", "--set", "attack.steps=-1"], "at least 1, got -1"),
+    "not a number": (["run", "smoke", "--set", "attack.steps=x"], "takes a whole number, got 'x'"),
+    "no value": (["run", "smoke", "--set", "attack.steps"], "path=value"),
+    "no finite number": (["run", "smoke", "--set", "attack.lr=NaN"], "takes a number, got 'NaN'"),
+    "several fields": (["run", "smoke", "--set", "attack.prior=1"], "holds several fields"),
+    "no data": (["run", "table3-mnist", "--data", "/nowhere"], "--download"),
+    "store under a file": (["run", "smoke", "--store", "/dev/null/x"], "cannot write to"),
+    "row": (["run", "smoke", "--rows", "Nobody"], "no row matches 'Nobody'; rows: GMI"),
+    "protocol": (["run", "smoke", "--protocol", "x"], "known: kdd22, per-pass"),
+    "device": (["run", "smoke", "--device", "tpu"], "unknown device 'tpu'"),
+    "executor": (["run", "smoke", "--executor", "local[0]"], "unknown executor"),
+    "no file": (["run", "nosuch.py"], "no file nosuch.py"),
+    "too many classes": (["run", "smoke", "--set", "trials.classes=9"], "private ones"),
+    "unknown measure": (["run", "smoke", "--set", "defense.measure=mi"], "known: hsic, nhsic"),
+    "too small": (["run", "smoke", "--set", "setting.task.size=7"], "at least 8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_status_2(case: str, tmp_path: Path) -> None:
+    arguments, sentence = BAD[case]
+    done = call(*arguments)
+    assert done.exit_code == 2, done.output
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_real_process_reports_bad_input_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "mibench.cli", "run", "nosuch"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: unknown table 'nosuch'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_truncated_mnist_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00cut short")
+    done = call("run", "table3-mnist", "--data", str(tmp_path / "data"))
+    assert done.exit_code == 2
+    assert "train-images-idx3-ubyte.gz is damaged" in done.stderr
+    assert not (tmp_path / "mibench-store").exists()
+
+
+def test_a_failing_stage_gives_exit_status_1_and_keeps_the_rest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mibench.attacks import GMI
+
+    def fail(*_: object) -> None:
+        raise FloatingPointError("a latent after step 3 is not finite")
+
+    monkeypatch.setattr(GMI, "invert", fail)
+    done = smoke(folder, "--set", "attack.lr=0.5")
+    assert done.exit_code == 1
+    assert "a latent after step 3 is not finite" in done.stderr
+    assert "GMI / No Def." in done.stdout
+    assert "--" in done.stdout
+
+
+def test_clean_says_and_with_yes_deletes_what_interrupted_stages_left(tmp_path: Path) -> None:
+    left = tmp_path / "mibench-store" / "prior" / "0123.partial"
+    left.mkdir(parents=True)
+    (left / "state.safetensors").write_bytes(b"x" * 100)
+    kept = tmp_path / "mibench-store" / "prior" / "4567"
+    kept.mkdir()
+    assert "would delete" in call("clean", "--partial").stdout
+    assert left.exists()
+    assert "deleted" in call("clean", "--partial", "--yes").stdout
+    assert not left.exists()
+    assert kept.exists()
+    assert "4567" in call("clean", "--orphans").stdout
+
+
+USER_FILE = """
+from dataclasses import dataclass, replace
+from typing import ClassVar
+from mibench import Attack, Table
+from mibench.attacks import GMI
+from mibench.benchmarks.tables import TABLES
+
+@dataclass(frozen=True)
+class Mine(GMI):
+    name: ClassVar[str] = "mine"
+    def invert(self, *arguments):
+        found = super().invert(*arguments)
+        return replace(found, images=found.images * FACTOR)
+
+FACTOR = 1
+cell = TABLES["smoke"].rows["GMI / No Def."]
+TABLE = Table("mine", "Mine.", {"Mine": replace(cell, attack=Mine(cell.attack.prior, steps=2))})
+"""
+
+
+@pytest.mark.parametrize("executor", ["serial", "local[2]"])
+def test_a_users_file_runs_and_other_code_under_one_name_never_shares(
+    executor: str, tmp_path: Path
+) -> None:
+    def stages(text: str) -> str:
+        (tmp_path / "mine_attack.py").write_text(text)
+        small = SMALL[4:]  # without the choice of rows
+        command = [sys.executable, "-m", "mibench.cli", "run", "mine_attack.py", *small]
+        done = subprocess.run(
+            [*command, "--executor", executor], capture_output=True, text=True, check=False,
+            env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stderr.strip().splitlines()[-1]
+
+    assert stages(USER_FILE).startswith("7 stages computed")
+    assert stages(USER_FILE).startswith("nothing computed")
+    assert stages(USER_FILE.replace("FACTOR = 1", "FACTOR = 0")).startswith("3 stages computed")
+
+
+def test_a_broken_user_file_is_one_sentence_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "broken_table.py").write_text("import mibench\n\nTABLE = mibench.Tabel()\n")
+    done = call("run", "broken_table.py")
+    assert done.exit_code == 2
+    assert "broken_table.py, line 3: AttributeError" in done.stderr
+    (tmp_path / "empty_table.py").write_text("")
+    assert "must define one mibench Table" in call("run", "empty_table.py").stderr
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    example = ROOT / "examples" / "random_search.py"
+    small = ["--set", "attack.prior.epochs=1", "--rows", "*No Def.", "--executor", "serial"]
+    done = call("run", str(example), *small)
+    assert done.exit_code == 0, done.output
+    assert "Random search / No Def." in done.stdout

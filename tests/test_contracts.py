@@ -1,0 +1,197 @@
+"""What every component promises; a new one is tested by being registered."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mibench.attacks import ATTACKS, PRIORS
+from mibench.data import TASKS, Splits
+from mibench.data.synthetic import Blobs
+from mibench.defenses import DEFENSES
+from mibench.evaluation import METRICS, Evidence
+from mibench.networks import MLP, NETWORKS
+from mibench.seeding import generator, seeded
+from mibench.spec import canonical, fingerprint
+from mibench.store import Work
+from mibench.types import Classifier, Prior, Query
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "mid": {"lambda_": 0.01},
+    "bido": {"measure": "nhsic", "lambda_x": 0.1, "lambda_y": 1.0},
+}
+SMALL = {"steps": 5, "epochs": 2, "generator_width": 4, "discriminator_width": 4, "z_dim": 8}
+TASK = Blobs(num_classes=4)
+
+
+def tiny(cls: type, **extra: Any) -> Any:
+    """Returns the component at its defaults, as small as its fields allow."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    settings = EXAMPLES.get(getattr(cls, "name", ""), {}) | extra
+    return cls(**settings | {k: v for k, v in SMALL.items() if k in names and k not in extra})
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return TASK.load(Path())
+
+
+@pytest.fixture
+def target() -> Classifier:
+    with seeded("test"):
+        network = MLP().build(TASK.shape, TASK.num_classes)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def components() -> list[type]:
+    registries = (ATTACKS, PRIORS, DEFENSES, TASKS, NETWORKS)
+    return [cls for registry in registries for cls in registry.values()]
+
+
+@pytest.mark.parametrize("cls", components(), ids=lambda c: c.name)
+class TestSpec:
+    def test_it_is_frozen_documented_and_versioned(self, cls: type) -> None:
+        spec = tiny(cls)
+        assert dataclasses.is_dataclass(cls)
+        assert cls.__doc__
+        assert "(self" not in cls.__doc__
+        assert isinstance(spec.version, int)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            spec.name = "other"
+
+    def test_its_identity_is_plain_json_and_names_it(self, cls: type) -> None:
+        plain = canonical(tiny(cls))
+        assert isinstance(plain, dict)
+        assert plain["is"] == cls.name  # type: ignore[attr-defined]
+        assert fingerprint(tiny(cls)) == fingerprint(tiny(cls))
+
+    def test_every_field_enters_its_key(self, cls: type) -> None:
+        spec = tiny(cls)
+        plain = canonical(spec)
+        assert isinstance(plain, dict)
+        assert {f.name for f in dataclasses.fields(spec)} <= set(plain)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+class TestDefense:
+    def test_terms_are_finite_and_reach_every_weight(self, name: str, splits: Splits) -> None:
+        defense = tiny(DEFENSES[name])
+        with seeded("test"):
+            network = defense.harden(MLP().build(TASK.shape, TASK.num_classes))
+        x, y = next(splits.private.train.batches(16, generator("test")))
+        with seeded("test"):
+            terms = defense.loss_terms(network, x, y)
+        total = torch.stack(list(terms.values())).sum()
+        assert total.isfinite()
+        assert "task" in terms
+        assert all(g is not None for g in torch.autograd.grad(total, list(network.parameters())))
+
+    def test_the_hardened_network_still_classifies(self, name: str, splits: Splits) -> None:
+        with seeded("test"):
+            network = tiny(DEFENSES[name]).harden(MLP().build(TASK.shape, TASK.num_classes))
+            logits = network(splits.private.train.images[:3])
+        assert logits.shape == (3, TASK.num_classes)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_draws_images_of_the_task_and_judges_them(
+    name: str, splits: Splits, target: Classifier
+) -> None:
+    spec = tiny(PRIORS[name])
+    with seeded("test"):
+        prior = spec.build(TASK.shape, TASK.num_classes)
+    before = {k: v.clone() for k, v in prior.state_dict().items()}
+    seen = target if spec.sees_target else None
+    spec.train(prior, splits.public, seen, generator("prior"), Work())
+    assert any(not torch.equal(v, before[k]) for k, v in prior.state_dict().items())
+    prior.eval()
+    x = prior.generate(prior.sample(6, generator("z")))
+    assert x.shape == (6, *TASK.shape)
+    assert 0 <= x.min() <= x.max() <= 1
+    assert prior.realism(x).shape == (6,)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+class TestAttack:
+    blocks = (torch.arange(2), torch.arange(2, 4))
+
+    def invert(self, name: str, target: Classifier, seed: int = 0) -> Tensor:
+        attack = tiny(ATTACKS[name])
+        spec = tiny(type(attack.prior))
+        with seeded("test"):
+            prior: Prior = spec.build(TASK.shape, TASK.num_classes)
+        prior.eval().requires_grad_(requires_grad=False)
+        work = Work()
+        seen = target if attack.access == "white" else Query(target, attack.access, work)
+        rngs = [generator(seed, i) for i in range(2)]
+        found = attack.invert(seen, prior, self.blocks, 3, rngs, work)
+        assert found.latents.shape[:2] == (3, 4)
+        assert not found.images.requires_grad
+        images: Tensor = found.images
+        return images
+
+    def test_images_of_the_task_in_unit_range(self, name: str, target: Classifier) -> None:
+        x = self.invert(name, target)
+        assert x.shape == (3, 4, *TASK.shape)
+        assert 0 <= x.min() <= x.max() <= 1
+
+    def test_same_seed_same_images(self, name: str, target: Classifier) -> None:
+        a, b, c = (self.invert(name, target, seed) for seed in (0, 0, 1))
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+    def test_target_is_left_as_it_was(self, name: str, target: Classifier) -> None:
+        before = {k: v.clone() for k, v in target.state_dict().items()}
+        self.invert(name, target)
+        assert not target.training
+        assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
+        assert all(p.grad is None for p in target.parameters())
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    """Two passes of two classes; the evaluator (six classes) hits three times out of four."""
+    logits = torch.zeros(4, 6)
+    logits[torch.arange(4), torch.tensor([0, 1, 0, 2])] = 1
+    return Evidence(
+        labels=torch.tensor([0, 1, 0, 1]),
+        block=torch.zeros(4, dtype=torch.long),
+        passes=torch.tensor([0, 0, 1, 1]),
+        logits=logits,
+        features=torch.tensor([[0.0], [2.0], [0.0], [2.0]]),
+        real=torch.tensor([[3.0], [5.0], [3.0], [5.0]]),
+        test_logits=torch.eye(4, 5),
+        test_labels=torch.tensor([0, 1, 2, 4]),
+    )
+
+
+KNOWN = {"accuracy": 75.0, "attack_acc": 75.0, "attack_acc5": 100.0, "fid": 9.0}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metric_has_its_known_value_on_evidence_made_by_hand(
+    name: str, evidence: Evidence
+) -> None:
+    value = METRICS[name].compute(evidence)
+    mean = value.mean().item() if isinstance(value, Tensor) else value
+    assert mean == pytest.approx(KNOWN[name])
+    assert METRICS[name].better in ("lower", "higher")
+
+
+@pytest.mark.parametrize("access", ["scores", "labels"])
+def test_a_query_counts_and_hides_gradients(access: Any, target: Classifier) -> None:
+    work = Work()
+    ask = Query(target, access, work)
+    x = torch.rand(5, *TASK.shape, generator=generator("x")).requires_grad_()
+    answer = ask(x)
+    assert not answer.requires_grad
+    assert work.queries == 5
+    assert not hasattr(ask, "latents")
+    assert list(ask.parameters()) == []
+    if access == "scores":
+        torch.testing.assert_close(answer.sum(1), torch.ones(5))
+    else:
+        assert torch.equal(answer, target(x).argmax(1))

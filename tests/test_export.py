@@ -1,0 +1,141 @@
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mibench.benchmarks.export import (
+    FORMATS,
+    Entry,
+    Results,
+    collect,
+    record_stages,
+    render,
+    show,
+    show_reported,
+)
+from mibench.benchmarks.tables import TABLES, Table
+from mibench.store import Store
+
+SMOKE = TABLES["smoke"]
+
+
+def results(seeds: int = 1, **changes: object) -> Results:
+    table = Table(
+        name="made",
+        caption="Made by hand: 50 % & more_",
+        columns=("accuracy", "attack_acc"),
+        rows={k: SMOKE.rows[k] for k in ("GMI / No Def.", "KED-MI / MID")},
+        reported={"GMI / No Def.": {"attack_acc": (16.73, 1.5)}},
+        notes=("Watch out: #1 {braces}.",),
+    )
+    interval = 2.5 if seeds > 1 else None
+    entries = {
+        "GMI / No Def.": {
+            "accuracy": Entry(98.0, None, interval),
+            "attack_acc": Entry(34.123456789, 9.66, interval),
+        },
+        "KED-MI / MID": {"accuracy": Entry(), "attack_acc": Entry()},
+    }
+    return Results(table, seeds, entries, {"GMI / No Def.": seeds, "KED-MI / MID": 0}, 97.5)
+
+
+GOLDEN_LATEX = r"""\begin{table}
+\centering
+\caption{Made by hand: 50 \% \& more\_}
+\begin{tabular}{lrrr}
+\toprule
+ & Accuracy $\uparrow$ & Attack Acc $\downarrow$ & Attack Acc (reported) \\
+\midrule
+GMI / No Def. & 98.00 & 34.12 $\pm$ 9.66 & 16.73 $\pm$ 1.5 \\
+\midrule
+KED-MI / MID & -- & -- & -- \\
+\bottomrule
+\end{tabular}
+"""
+
+GOLDEN_CSV = (
+    "row,seeds,accuracy,accuracy_std,accuracy_t95,accuracy_reported,accuracy_reported_std,"
+    "attack_acc,attack_acc_std,attack_acc_t95,attack_acc_reported,attack_acc_reported_std\n"
+    "GMI / No Def.,1,98,,,,,34.12345679,9.66,,16.73,1.5\n"
+    "KED-MI / MID,0,,,,,,,,,,\n"
+)
+
+
+def test_latex_is_the_golden_and_its_braces_and_columns_balance() -> None:
+    text = render(results(), "latex")
+    assert text.startswith(GOLDEN_LATEX)
+    bare = text.replace(r"\{", "").replace(r"\}", "")
+    assert bare.count("{") == bare.count("}")
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {3}
+    assert r"\#1 \{braces\}" in text
+
+
+def test_csv_is_the_golden() -> None:
+    assert render(results(), "csv") == GOLDEN_CSV
+
+
+def test_markdown_has_as_many_cells_in_every_row() -> None:
+    lines = [x for x in render(results(), "markdown").splitlines() if x.startswith("|")]
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {5}
+
+
+def test_text_shows_every_row_and_every_note() -> None:
+    text = render(results(), "text")
+    assert "34.12 ± 9.66" in text
+    assert "Watch out: #1 {braces}." in text
+    assert "97.50 % test accuracy" in text
+
+
+def test_with_seeds_the_spread_is_the_interval_and_the_footnote_says_so() -> None:
+    text = render(results(seeds=3), "text")
+    assert "34.12 ± 2.50" in text
+    assert "mean over 3 seeds ± half of Student's 95 % interval" in text
+
+
+def test_without_a_paper_there_are_no_reported_columns() -> None:
+    assert "reported" not in render(results(), "text", reported=False)
+
+
+def test_gaps_and_single_numbers() -> None:
+    assert show(Entry()) == "--"
+    assert show(Entry(1.0)) == "1.00"
+    assert show_reported(None) == "--"
+    assert show_reported((99.94, None)) == "99.94"
+
+
+def test_collect_reads_an_empty_store_as_gaps(tmp_path: Path) -> None:
+    records = record_stages(SMOKE, 2, Path())
+    assert all(len(r) == 2 for r in records.values())
+    empty = collect(SMOKE, records, Store(tmp_path))
+    assert all(n == 0 for n in empty.found.values())
+    for form in FORMATS:
+        assert render(empty, form)
+    assert empty.frame().isna().drop(columns="seeds").all(axis=None)
+
+
+def test_seeds_give_cells_that_share_the_evaluator_only() -> None:
+    first, second = record_stages(SMOKE, 2, Path())["KED-MI / No Def."]
+    a, b = first.evidence[0], second.evidence[0]
+    assert a.evaluator.key == b.evaluator.key
+    assert a.images.key == b.images.key
+    assert a.inversion.target.key != b.inversion.target.key
+    assert a.inversion.prior.key != b.inversion.prior.key
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_latex_compiles(tmp_path: Path) -> None:
+    head = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(head + render(results(), "latex") + "\\end{document}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_reported_labels_are_rows() -> None:
+    for table in TABLES.values():
+        assert set(table.reported) <= set(table.rows), table.name
+        json.dumps({k: dict(v) for k, v in table.reported.items()})

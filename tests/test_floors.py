@@ -1,0 +1,66 @@
+"""Who may import whom: a module imports only from floors below its own."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+FLOORS = [
+    {"types", "seeding", "spec", "store"},
+    {"data", "networks"},
+    {"defenses", "attacks", "evaluation"},
+    {"benchmarks"},
+    {"cli"},
+]
+LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+ROOT = Path(__file__).parent.parent / "mibench"
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for module in imported(path):
+            package, _, rest = module.partition(".")
+            other = rest.split(".")[0]
+            if package != "mibench" or other in ("", room):
+                continue
+            if LEVEL[room] and LEVEL[other] >= LEVEL[room]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_the_lowest_floor_knows_only_torch_and_the_standard_library() -> None:
+    allowed = sys.stdlib_module_names | {"torch", "jaxtyping", "safetensors", "mibench"}
+    for name in FLOORS[0]:
+        used = {m.split(".")[0] for m in imported(ROOT / f"{name}.py")}
+        assert used <= allowed, name
+
+
+def test_importing_mibench_and_its_components_is_quick() -> None:
+    code = (
+        "import sys, mibench, mibench.attacks, mibench.defenses, mibench.benchmarks.tables\n"
+        "heavy = {'torchvision', 'pandas', 'pytorch_fid', 'nflows', 'sklearn', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_eight_names_are_there() -> None:
+    import mibench
+
+    assert len(mibench.__all__) == 8
+    assert all(isinstance(getattr(mibench, name), type) for name in mibench.__all__)
