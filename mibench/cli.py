@@ -337,7 +337,9 @@ def pick_device(name: str) -> str:
 def pick_jobs(executor: str, device: str) -> int:
     """Returns how many stages run side by side."""
     if executor == "auto":
-        return 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
+        usable = getattr(os, "sched_getaffinity", None)  # Linux knows what it may use
+        cores = len(usable(0)) if usable else os.cpu_count() or 1
+        return 1 if device.startswith("cuda") else cores
     if executor == "serial":
         return 1
     count = executor.removeprefix("local[").removesuffix("]")

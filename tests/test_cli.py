@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    return
 
 
 def call(*arguments: str) -> Result:
@@ -111,7 +109,7 @@ BAD = {
     "no file": (["run", "nosuch.py"], "no file nosuch.py"),
     "too many classes": (["run", "smoke", "--set", "trials.classes=9"], "private ones"),
     "unknown measure": (["run", "smoke", "--set", "defense.measure=mi"], "known: hsic, nhsic"),
-    "too small": (["run", "smoke", "--set", "setting.task.size=7"], "at least 8"),
+    "too small": (["run", "smoke", "--set", "setting.task.size=7"], "in [8, 256], got 7"),
 }
 
 
@@ -195,24 +193,25 @@ TABLE = Table("mine", "Mine.", {"Mine": replace(cell, attack=Mine(cell.attack.pr
 """
 
 
-@pytest.mark.parametrize("executor", ["serial", "local[2]"])
-def test_a_users_file_runs_and_other_code_under_one_name_never_shares(
-    executor: str, tmp_path: Path
-) -> None:
-    def stages(text: str) -> str:
-        (tmp_path / "mine_attack.py").write_text(text)
-        small = SMALL[4:]  # without the choice of rows
-        command = [sys.executable, "-m", "mibench.cli", "run", "mine_attack.py", *small]
-        done = subprocess.run(
-            [*command, "--executor", executor], capture_output=True, text=True, check=False,
-            env={"PYTHONPATH": str(ROOT), "PATH": ""},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stderr.strip().splitlines()[-1]
+def run_users_file(folder: Path, text: str, executor: str) -> str:
+    (folder / "mine_attack.py").write_text(text)
+    command = [sys.executable, "-m", "mibench.cli", "run", "mine_attack.py", *SMALL[4:]]
+    done = subprocess.run(
+        [*command, "--executor", executor], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""}, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr.strip().splitlines()[-1]
 
-    assert stages(USER_FILE).startswith("7 stages computed")
-    assert stages(USER_FILE).startswith("nothing computed")
-    assert stages(USER_FILE.replace("FACTOR = 1", "FACTOR = 0")).startswith("3 stages computed")
+
+def test_a_users_file_runs_and_other_code_under_one_name_never_shares(tmp_path: Path) -> None:
+    assert run_users_file(tmp_path, USER_FILE, "serial").startswith("7 stages computed")
+    other = USER_FILE.replace("FACTOR = 1", "FACTOR = 0")
+    assert run_users_file(tmp_path, other, "serial").startswith("3 stages computed")
+
+
+def test_a_users_classes_are_known_to_other_processes(tmp_path: Path) -> None:
+    assert run_users_file(tmp_path, USER_FILE, "local[2]").startswith("7 stages computed")
 
 
 def test_a_broken_user_file_is_one_sentence_with_its_line(tmp_path: Path) -> None:

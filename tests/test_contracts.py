@@ -23,7 +23,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.01},
     "bido": {"measure": "nhsic", "lambda_x": 0.1, "lambda_y": 1.0},
 }
-SMALL = {"steps": 5, "epochs": 2, "generator_width": 4, "discriminator_width": 4, "z_dim": 8}
+SMALL = {
+    "steps": 5, "epochs": 2, "generator_width": 4, "discriminator_width": 4, "z_dim": 8,
+    "mbd": 4, "mbd_kernels": 3,
+}  # fmt: skip
 TASK = Blobs(num_classes=4)
 
 
@@ -154,7 +157,7 @@ class TestAttack:
 @pytest.fixture
 def evidence() -> Evidence:
     """Two passes of two classes; the evaluator (six classes) hits three times out of four."""
-    logits = torch.zeros(4, 6)
+    logits = -torch.arange(6.0).repeat(4, 1)
     logits[torch.arange(4), torch.tensor([0, 1, 0, 2])] = 1
     return Evidence(
         labels=torch.tensor([0, 1, 0, 1]),

@@ -183,9 +183,7 @@ def test_hsic_is_the_cross_covariance_norm_of_a_three_point_distribution() -> No
 def test_hsic_is_the_expectation_over_a_three_point_distribution() -> None:
     """Eq. (4): E[kl] + E[k]E[l] - 2 E[E[k]E[l]], by loops over outcomes."""
     k, l_ = gaussian(POINTS_X), gaussian(POINTS_Y)
-    both = sum(
-        CHANCE[i] * CHANCE[j] * k[i, j] * l_[i, j] for i in range(3) for j in range(3)
-    )
+    both = sum(CHANCE[i] * CHANCE[j] * k[i, j] * l_[i, j] for i in range(3) for j in range(3))
     apart = (CHANCE @ k @ CHANCE) * (CHANCE @ l_ @ CHANCE)
     mixed = sum(CHANCE[i] * (k[i] @ CHANCE) * (l_[i] @ CHANCE) for i in range(3))
     K, L = (gaussian_kernel(torch.from_numpy(points[ROWS])) for points in (POINTS_X, POINTS_Y))
@@ -307,9 +305,7 @@ def test_the_measure_is_symmetric(name: str, x: Tensor, labels: Tensor) -> None:
 
 
 @every_measure
-def test_a_stack_of_kernels_gives_what_a_loop_gives(
-    name: str, x: Tensor, labels: Tensor
-) -> None:
+def test_a_stack_of_kernels_gives_what_a_loop_gives(name: str, x: Tensor, labels: Tensor) -> None:
     K = torch.stack([gaussian_kernel(x, scale) for scale in (0.5, 1.0, 5.0)])
     L = linear_kernel(labels)
     d = MEASURES[name]

@@ -64,7 +64,10 @@ def test_the_fit_has_the_mean_and_the_unbiased_covariance(
 
 def test_the_distance_of_commuting_covariances(basis: Tensor, rng: torch.Generator) -> None:
     mu_a, mu_b = torch.zeros(4).double(), torch.tensor([1.0, -2.0, 0.0, 0.5]).double()
-    a, b = torch.tensor([1.0, 4.0, 9.0, 0.25]).double(), torch.tensor([4.0, 1.0, 9.0, 1.0]).double()
+    a, b = (
+        torch.tensor([1.0, 4.0, 9.0, 0.25]).double(),
+        torch.tensor([4.0, 1.0, 9.0, 1.0]).double(),
+    )
     want = 5.25 + (a.sqrt() - b.sqrt()).square().sum().item()
     rows_a = with_covariance(mu_a, basis, a, 30, rng)
     rows_b = with_covariance(mu_b, basis, b, 50, rng)

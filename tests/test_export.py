@@ -93,7 +93,7 @@ def test_text_shows_every_row_and_every_note() -> None:
 def test_with_seeds_the_spread_is_the_interval_and_the_footnote_says_so() -> None:
     text = render(results(seeds=3), "text")
     assert "34.12 ± 2.50" in text
-    assert "mean over 3 seeds ± half of Student's 95 % interval" in text
+    assert "Mean over 3 seeds ± half of Student's 95 % interval" in text
 
 
 def test_without_a_paper_there_are_no_reported_columns() -> None:

@@ -409,9 +409,9 @@ def test_a_plain_prior_loss_is_minus_the_realism() -> None:
     prior = LinearPrior()
     attack = replace(FIT, prior_loss="plain", lambda_id=0.0)
     fitted = invert(attack, prior).latents.mean((0, 1))
-    assert fitted @ (prior.A @ prior.w) > invert(
-        replace(attack, steps=1), prior
-    ).latents.mean((0, 1)) @ (prior.A @ prior.w)
+    assert fitted @ (prior.A @ prior.w) > invert(replace(attack, steps=1), prior).latents.mean(
+        (0, 1)
+    ) @ (prior.A @ prior.w)
 
 
 def test_a_limit_on_ked_mis_latents_is_kept() -> None:

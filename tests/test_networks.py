@@ -58,9 +58,7 @@ def test_an_image_that_is_too_small_is_refused_with_a_sentence(spec: NetworkSpec
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_head_of_the_last_latent_is_the_forward_pass(
-    name: str, rng: torch.Generator
-) -> None:
+def test_the_head_of_the_last_latent_is_the_forward_pass(name: str, rng: torch.Generator) -> None:
     network = build(NETWORKS[name](), (3, 32, 32))
     x = torch.rand(3, 3, 32, 32, generator=rng)
     zs = network.latents(x)
@@ -176,4 +174,3 @@ def test_a_size_that_doubling_does_not_reach_is_refused(shape: Shape) -> None:
 
 def test_doublings_from_four_pixels() -> None:
     assert [doublings((1, s, s)) for s in (8, 16, 32, 64)] == [1, 2, 3, 4]
-

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,9 @@ class KilledError(BaseException):
 
 
 def record(row: str) -> RecordStage:
-    cell = TABLES["smoke"].rows[row]
-    prior = replace(cell.attack.prior, epochs=2)  # type: ignore[type-var]
-    attack = replace(cell.attack, prior=prior, steps=6)  # type: ignore[call-arg]
-    recipe = replace(cell.recipe, epochs=2)
-    evaluator = replace(cell.setting.evaluators[0], recipe=replace(recipe, select="last"))
-    setting = replace(cell.setting, evaluators=(evaluator,))
-    small = replace(cell, setting=setting, recipe=recipe, attack=attack)
-    return record_stage(small, COLUMNS, small.setting.task.digest(Path()))
+    settings = ["attack.prior.epochs=2", "attack.steps=6", "recipe.epochs=2"]
+    cell = TABLES["smoke"].only([row]).modified(settings).rows[row]
+    return record_stage(cell, COLUMNS, cell.setting.task.digest(Path()))
 
 
 def run(last: Stage, root: Path, jobs: int = 1) -> Outcome:

@@ -300,4 +300,3 @@ def test_augmentation_keeps_shape_and_range(
     assert y.shape == x.shape
     assert y.min() >= 0
     assert y.max() <= 1
-

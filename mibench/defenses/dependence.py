@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Gram: TypeAlias = Float[Tensor, "*b n n"]
-Dependence: TypeAlias = Float[Tensor, "*b"]
+Gram: TypeAlias = Float[Tensor, "*#b n n"]
+Dependence: TypeAlias = Float[Tensor, "..."]
 
 
 # Kernels ----------------------------------------------------------------------------------
