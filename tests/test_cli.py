@@ -214,6 +214,43 @@ def test_a_users_classes_are_known_to_other_processes(tmp_path: Path) -> None:
     assert run_users_file(tmp_path, USER_FILE, "local[2]").startswith("7 stages computed")
 
 
+DEADLY_FILE = """
+import os
+from dataclasses import dataclass, replace
+from typing import ClassVar
+from mibench import Table
+from mibench.attacks import GMI
+from mibench.benchmarks.tables import TABLES
+
+@dataclass(frozen=True)
+class Deadly(GMI):
+    name: ClassVar[str] = "deadly"
+    def invert(self, *arguments):
+        os.kill(os.getpid(), 9)
+
+cell = TABLES["smoke"].rows["GMI / No Def."]
+dead = replace(cell, attack=Deadly(cell.attack.prior, steps=2))
+TABLE = Table("deadly", "One dies.", {"Dead": dead, "Alive": cell})
+"""
+
+
+def test_the_death_of_a_process_fails_its_stage_and_spares_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "deadly_attack.py").write_text(DEADLY_FILE)
+    command = [sys.executable, "-m", "mibench.cli", "run", "deadly_attack.py", *SMALL[4:]]
+    done = subprocess.run(
+        [*command, "--executor", "local[2]"], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""}, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "deadly on none failed: its process was killed" in done.stderr
+    assert "Traceback" not in done.stderr
+    again = subprocess.run(
+        [*command, "--rows", "Alive"], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""}, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+
+
 def test_a_broken_user_file_is_one_sentence_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "broken_table.py").write_text("import mibench\n\nTABLE = mibench.Tabel()\n")
     done = call("run", "broken_table.py")

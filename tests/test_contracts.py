@@ -1,6 +1,8 @@
 """What every component promises; a new one is tested by being registered."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from mibench.evaluation import METRICS, Evidence
 from mibench.networks import MLP, NETWORKS
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
-from mibench.store import Work
+from mibench.store import Payload, Work
 from mibench.types import Classifier, Prior, Query
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -117,17 +119,23 @@ def test_prior_draws_images_of_the_task_and_judges_them(
     assert prior.realism(x).shape == (6,)
 
 
+class KilledError(BaseException):
+    """Stands for a death that no handler survives."""
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 class TestAttack:
     blocks = (torch.arange(2), torch.arange(2, 4))
 
-    def invert(self, name: str, target: Classifier, seed: int = 0) -> Tensor:
+    def invert(
+        self, name: str, target: Classifier, seed: int = 0, work: Work | None = None
+    ) -> Tensor:
         attack = tiny(ATTACKS[name])
         spec = tiny(type(attack.prior))
         with seeded("test"):
             prior: Prior = spec.build(TASK.shape, TASK.num_classes)
         prior.eval().requires_grad_(requires_grad=False)
-        work = Work()
+        work = work or Work()
         seen = target if attack.access == "white" else Query(target, attack.access, work)
         rngs = [generator(seed, i) for i in range(2)]
         found = attack.invert(seen, prior, self.blocks, 3, rngs, work)
@@ -135,6 +143,27 @@ class TestAttack:
         assert not found.images.requires_grad
         images: Tensor = found.images
         return images
+
+    @pytest.mark.parametrize("saves", [1, 3])
+    def test_interrupted_and_resumed_equals_uninterrupted(
+        self, name: str, saves: int, target: Classifier, tmp_path: Path
+    ) -> None:
+        whole = self.invert(name, target)
+
+        class Doomed(Work):
+            left = saves
+
+            def save(self, state: Callable[[], Payload]) -> None:
+                super().save(state)
+                self.left -= 1
+                if self.left == 0:
+                    raise KilledError
+
+        doomed = Doomed(tmp_path, every=0.0)
+        with contextlib.suppress(KilledError):
+            self.invert(name, target, work=doomed)
+        assert doomed.left == 0
+        assert torch.equal(self.invert(name, target, work=Work(tmp_path)), whole)
 
     def test_images_of_the_task_in_unit_range(self, name: str, target: Classifier) -> None:
         x = self.invert(name, target)

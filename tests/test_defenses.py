@@ -219,7 +219,8 @@ def test_gaussian_kl_and_its_gradient_stay_finite_where_softplus_underflows() ->
 
 def test_mid_is_the_cross_entropy_of_one_draw_plus_the_weighted_kl(rng: torch.Generator) -> None:
     network = hardened(8)
-    assert isinstance(last := network.last, Bottleneck)
+    last = network.last
+    assert isinstance(last, Bottleneck)
     x, y = torch.rand(6, 2, 2, 2, generator=rng), torch.arange(6) % 3
     with seeded("noise"):
         terms = MID(lambda_=0.1).loss_terms(network, x, y)
@@ -256,5 +257,5 @@ def test_prediction_leaves_the_mode_of_the_network_as_it_was(rng: torch.Generato
 
 @pytest.mark.parametrize("ratio", [0.0, 1.5])
 def test_mid_refuses_a_ratio_outside_its_range(ratio: float) -> None:
-    with pytest.raises(ValueError, match="MID.ratio must be in"):
+    with pytest.raises(ValueError, match=r"MID\.ratio must be in"):
         MID(lambda_=0.1, ratio=ratio)

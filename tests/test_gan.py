@@ -211,7 +211,7 @@ def test_labelling_in_train_mode_gives_other_labels_than_eval(public: ImageSet) 
     by_mode = []
     for mode in (INVERSION, replace(INVERSION, labelling="train")):
         by_mode.append(mode._labeller(target.eval(), public)(index))
-    assert not torch.allclose(*by_mode)
+    assert not torch.allclose(by_mode[0], by_mode[1])
     network = target.train()
     with torch.no_grad():
         torch.testing.assert_close(by_mode[1], network(public.take(index).images).softmax(1))

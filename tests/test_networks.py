@@ -43,7 +43,8 @@ def test_the_scnn_has_512_features_and_five_latents(rng: torch.Generator) -> Non
 
 def test_a_block_is_convolution_normalisation_leaky_relu_and_pooling() -> None:
     network = build(MCNN(), (1, 32, 32))
-    kinds = [[type(layer) for layer in block] for block in network.get_submodule("blocks")]
+    blocks = list(network.get_submodule("blocks").children())
+    kinds = [[type(layer) for layer in block.children()] for block in blocks]
     plain = [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
     assert kinds == [[*plain, nn.MaxPool2d], [*plain, nn.MaxPool2d], plain]
     slopes = {m.negative_slope for m in network.modules() if isinstance(m, nn.LeakyReLU)}

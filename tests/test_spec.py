@@ -18,6 +18,8 @@ from mibench.networks import MCNN
 from mibench.spec import canonical, fingerprint, override, paths
 
 CELL = TABLES["smoke"].rows["GMI / BiDO-HSIC"]
+assert isinstance(CELL.attack, GMI)
+GMI_OF_CELL: GMI = CELL.attack
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,9 @@ def test_a_field_cannot_hide_what_a_spec_is() -> None:
 
 
 def test_a_nested_field_is_replaced_and_nothing_else() -> None:
-    new = override(CELL, "attack.prior.lr", "0.5")
-    assert new == replace(
-        CELL, attack=replace(CELL.attack, prior=replace(CELL.attack.prior, lr=0.5))
-    )
+    attack = GMI(WGANGP(epochs=7), steps=3)
+    assert override(attack, "prior.lr", "0.5") == GMI(WGANGP(epochs=7, lr=0.5), steps=3)
+    assert override(CELL, "attack.steps", "3").attack == replace(GMI_OF_CELL, steps=3)
 
 
 def test_a_field_inside_a_tuple_is_reached_by_its_position() -> None:

@@ -192,10 +192,11 @@ def _run_side_by_side(
         jobs, context, initializer=_start_worker, initargs=(bench, reports, os.getpid())
     )
     running: dict[Future[bool | str], Stage] = {}
+    broken = False
     try:
-        while pending:
+        while pending and not (broken and not running):
             busy = {s.key for s in running.values()}
-            for stage in _ready(pending, busy)[: jobs - len(running)]:
+            for stage in [] if broken else _ready(pending, busy)[: jobs - len(running)]:
                 running[pool.submit(_work, stage, bench)] = stage
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             _relay(reports, known, watcher)
@@ -204,14 +205,15 @@ def _run_side_by_side(
                 dead = isinstance(future.exception(), BrokenProcessPool)
                 result = "its process was killed (out of memory?)" if dead else future.result()
                 watcher.finish(stage, _settle(stage, result, pending, outcome))
-                if dead and running == {}:  # every stage that was running has been settled
-                    _run_side_by_side(pending, bench, jobs, watcher, outcome)
+                broken = broken or dead
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.kill()
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    if pending:  # a death breaks the whole pool; what did not depend on it goes on in a new one
+        _run_side_by_side(pending, bench, jobs, watcher, outcome)
 
 
 def _relay(reports: Any, known: dict[str, Stage], watcher: Watcher) -> None:  # noqa: ANN401
