@@ -1,6 +1,7 @@
 """Deterministic seeds, derived from names rather than from call order."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ def derive_seed(*path: str | int) -> int:
     >>> derive_seed(0, "attack", "gmi") == derive_seed(0, "attack", "gmi")
     True
     """
-    digest = hashlib.sha256("/".join(map(str, path)).encode()).digest()
+    digest = hashlib.sha256(json.dumps(path).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

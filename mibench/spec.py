@@ -1,5 +1,6 @@
 """Specs are frozen dataclasses; their identity is the hash of their canonical JSON."""
 
+import ast
 import dataclasses
 import hashlib
 import inspect
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 if TYPE_CHECKING:
-    Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+    Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 else:
     Json = object  # recursive types cannot be checked at run time
 
@@ -49,6 +50,8 @@ def canonical(value: object) -> Json:
         if digest := source_digest(cls):
             head["source"] = digest
         fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if clash := head.keys() & fields.keys():
+            raise TypeError(f"{cls.__qualname__}: a field cannot be called {sorted(clash)[0]!r}")
         return head | fields
     raise TypeError(f"{type(value).__qualname__} cannot be part of a spec")
 
@@ -66,6 +69,8 @@ def source_digest(cls: type) -> str | None:
     a class may call functions beside it. Two classes of one name never share a result.
     """
     own = {m for c in cls.__mro__ if (m := sys.modules.get(c.__module__)) and _foreign(m)}
+    if cls.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+        raise TypeError(f"{cls.__qualname__} is defined interactively; put it into a file")
     files = sorted({path for module in own for path in _files(module)})
     if not files:
         return None
@@ -85,22 +90,28 @@ def _foreign(module: types.ModuleType) -> bool:
 
 
 def _files(module: types.ModuleType) -> set[Path]:
-    found: dict[str, Path] = {}
-    todo = [module]
+    """Returns the module's file and those in its folder that it, or they, import."""
+    first = Path(str(module.__file__)).resolve()
+    found: set[Path] = set()
+    todo = [first]
     while todo:
-        current = todo.pop()
-        path = Path(str(current.__file__)).resolve()
-        if current.__name__ in found:
+        path = todo.pop()
+        if path in found:
             continue
-        found[current.__name__] = path
-        for value in list(vars(current).values()):
-            name = getattr(value, "__module__", None)
-            other = value if isinstance(value, types.ModuleType) else sys.modules.get(str(name))
-            if other is None or not _foreign(other):
-                continue
-            if path.parent in Path(str(other.__file__)).resolve().parents:
-                todo.append(other)
-    return set(found.values())
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [a.name for a in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = node.module or ""
+                names = [base, *(f"{base}.{a.name}".lstrip(".") for a in node.names)]
+            for name in filter(None, names):
+                below = first.parent.joinpath(*name.split("."))
+                todo += [
+                    p for p in (below.with_suffix(".py"), below / "__init__.py") if p.is_file()
+                ]
+    return found
 
 
 def require(spec: object, **bounds: tuple[float, float]) -> None:
@@ -220,7 +231,7 @@ def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
         hints = [args[0]] * len(value) if len(args) == 2 and args[1] is ... else list(args)
         if len(hints) == len(value):
             return tuple(_fit(v, h) for v, h in zip(value, hints, strict=True))
-    elif hint is float and type(value) in (int, float):
+    elif hint is float and type(value) in (int, float) and abs(value) < float("inf"):
         return float(value)
     elif hint in (int, str, bool, type(None)) and type(value) is hint:
         return value

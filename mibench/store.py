@@ -5,7 +5,7 @@ recomputed and an unfinished one is found again. Nothing appears under its final
 it is whole: a stage is written aside, synced and renamed. Nothing in a store is unpickled.
 
     <root>/<kind>/<key>/            payload.safetensors payload.json spec.json meta.json
-    <root>/<kind>/<key>.partial/    state.safetensors, what an interrupted stage had reached
+    <root>/<kind>/<key>.partial/    state.bin, what an interrupted stage had reached
     <root>/<kind>/<key>.lease       who works on it
 """
 
@@ -57,12 +57,18 @@ def pack(value: object) -> tuple[dict[str, Tensor], Json]:
     """
     tensors: dict[str, Tensor] = {}
     names: dict[tuple[object, ...], str] = {}
+    alive: list[Tensor] = []  # an address names a tensor only as long as the tensor lives
 
     def leaf(t: Tensor, path: str) -> Json:
-        key = (t.data_ptr(), t.shape, t.stride(), t.dtype, t.device) if t.numel() else path
-        name = names.setdefault((key,), path)
-        tensors.setdefault(name, t.detach().cpu().contiguous().clone())
-        return {"$tensor": name}
+        alive.append(t)
+        where = (t.data_ptr(), t.shape, t.stride(), t.dtype, t.device) if t.numel() else (id(t),)
+        if where not in names:
+            name = path.lstrip(".") or "value"
+            while name in tensors:
+                name += "~"
+            names[where] = name
+            tensors[name] = t.detach().cpu().contiguous().clone()
+        return {"$tensor": names[where]}
 
     def walk(v: object, path: str) -> Json:
         if isinstance(v, Tensor):
@@ -80,7 +86,7 @@ def pack(value: object) -> tuple[dict[str, Tensor], Json]:
         raise TypeError(f"{path or 'the value'}: {type(v).__qualname__} cannot be stored")
 
     tree = walk(value, "")
-    return {name.lstrip(".") or "value": t for name, t in tensors.items()}, tree
+    return tensors, tree
 
 
 def unpack(tensors: Mapping[str, Tensor], tree: Json) -> Any:  # noqa: ANN401
@@ -89,7 +95,7 @@ def unpack(tensors: Mapping[str, Tensor], tree: Json) -> Any:  # noqa: ANN401
         return [unpack(tensors, v) for v in tree]
     if isinstance(tree, dict):
         if "$tensor" in tree:
-            return tensors[str(tree["$tensor"]).lstrip(".") or "value"]
+            return tensors[str(tree["$tensor"])]
         if "$tuple" in tree:
             return tuple(unpack(tensors, tree["$tuple"]))
         if "$int" in tree and isinstance(inner := tree["$int"], dict):
@@ -140,7 +146,7 @@ class Work:
         self.device = torch.device(device)
         self.data = data or Path("data")
         self.queries = 0
-        self._path = folder and folder / "state.safetensors"
+        self._path = folder and folder / "state.bin"
         self._report = report
         self._every = every
         self._saved = time.monotonic()
@@ -152,12 +158,12 @@ class Work:
         """
         if self._path is None or not self._path.exists():
             return None
-        try:
-            tensors = read_tensors(self._path.read_bytes())
-            tree = json.loads(bytes(tensors.pop("$json").tolist()))
-        except Exception:  # whatever is wrong with it, it is of no use
+        data = self._path.read_bytes()
+        if hashlib.sha256(data[32:]).digest() != data[:32]:  # damaged: of no use
             self._path.unlink()
             return None
+        tensors = read_tensors(data[32:])
+        tree = json.loads(bytes(tensors.pop("$json").tolist()))
         saved: Payload = unpack(tensors, tree)
         self.queries = saved["queries"]
         torch.set_rng_state(saved["cpu"])
@@ -186,8 +192,10 @@ class Work:
         )
         text = bytearray(json.dumps(tree).encode())
         tensors["$json"] = torch.frombuffer(text, dtype=torch.uint8)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(f".{uuid.uuid4().hex[:8]}")
-        _write(fresh, write_tensors(tensors))
+        data = write_tensors(tensors)
+        _write(fresh, hashlib.sha256(data).digest() + data)
         fresh.replace(self._path)
         _sync(self._path.parent)
         self._saved = time.monotonic()
@@ -308,7 +316,7 @@ class Store:
             partial = self._partial(stage)
             partial.mkdir(parents=True, exist_ok=True)
             begin = time.monotonic()
-            resumed = (partial / "state.safetensors").exists()
+            resumed = (partial / "state.bin").exists()
             work = Work(partial, device, data, report)
             payload = stage.compute(self.load, work)
             meta = {

@@ -238,7 +238,7 @@ class Attack(ABC):
         self,
         target: Any,  # noqa: ANN401 - which of two, the attack's ``access`` says
         prior: Prior,
-        blocks: Sequence[Labels],
+        blocks: Sequence[Tensor],
         samples: int,
         rngs: Sequence[torch.Generator],
         work: Work,

@@ -162,7 +162,7 @@ def test_a_failing_stage_gives_exit_status_1_and_keeps_the_rest(
 def test_clean_says_and_with_yes_deletes_what_interrupted_stages_left(tmp_path: Path) -> None:
     left = tmp_path / "mibench-store" / "prior" / "0123.partial"
     left.mkdir(parents=True)
-    (left / "state.safetensors").write_bytes(b"x" * 100)
+    (left / "state.bin").write_bytes(b"x" * 100)
     kept = tmp_path / "mibench-store" / "prior" / "4567"
     kept.mkdir()
     assert "would delete" in call("clean", "--partial").stdout

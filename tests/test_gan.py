@@ -396,6 +396,19 @@ def test_an_interrupted_and_resumed_inversion_equals_an_uninterrupted_one(
     assert torch.equal(resumed.latents, whole.latents)
 
 
+def test_a_resumed_inversion_continues_the_stream_of_every_block(tmp_path: Path) -> None:
+    prior, blocks = LinearPrior(), list(torch.arange(5).view(5, 1))
+
+    def run(work: Work) -> Tensor:
+        rngs = [generator("attack", i) for i in range(5)]
+        return FIT.invert(TARGET, prior, blocks, 1, rngs, work).latents
+
+    whole = run(Work())
+    with pytest.raises(KilledError):
+        run(Mortal(tmp_path, 17))
+    assert torch.equal(run(Work(tmp_path)), whole)
+
+
 def test_restarts_of_gmi_do_not_influence_each_other() -> None:
     """Two restarts of a block of one class start where the first two of a stream lie."""
     prior, y = LinearPrior(), [torch.tensor([0])]

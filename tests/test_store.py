@@ -225,7 +225,7 @@ def test_the_last_saved_state_is_loaded(tmp_path: Path) -> None:
     state = again.load()
     assert state is not None
     assert (state["step"], state["x"].tolist(), again.queries) == (2, [2, 2], 20)
-    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["state.bin"]
 
 
 def test_a_state_is_saved_only_when_it_is_time(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_the_global_generator_continues_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["empty", "garbage", "cut short", "other file"])
 def test_a_corrupt_checkpoint_is_ignored(damage: str, tmp_path: Path) -> None:
     Work(tmp_path, every=0.0).save(lambda: {"x": torch.zeros(100)})
-    path = tmp_path / "state.safetensors"
+    path = tmp_path / "state.bin"
     whole = path.read_bytes()
     broken = {
         "empty": b"",

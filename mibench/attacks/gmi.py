@@ -12,7 +12,7 @@ from mibench.attacks.gan import WGANGP
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
 from mibench.spec import require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import Attack, Classifier, Labels, Prior, PriorSpec, Reconstructions
+from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
 
 INF = float("inf")
 
@@ -54,7 +54,7 @@ class GMI(Attack):
         self,
         target: Classifier,
         prior: Prior,
-        blocks: Sequence[Labels],
+        blocks: Sequence[Tensor],
         samples: int,
         rngs: Sequence[torch.Generator],
         work: Work,
@@ -93,8 +93,8 @@ class GMI(Attack):
                 check_finite(z, f"a latent after step {done}")
                 work.progress(done, self.steps)
         with torch.no_grad():
-            images = prior.generate(z.flatten(0, 1)).view(samples, len(labels), *x.shape[1:])
-        return Reconstructions(images.clamp(0, 1), z.detach())
+            images = prior.generate(z.flatten(0, 1)).clamp(0, 1)
+        return Reconstructions(images.view(*z.shape[:2], *images.shape[1:]), z.detach())
 
 
 def prior_loss(realism: Float[Tensor, "s n"]) -> Float[Tensor, "s n"]:

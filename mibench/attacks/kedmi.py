@@ -16,7 +16,7 @@ from mibench.attacks.gan import InversionGAN
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import Attack, Classifier, Labels, Prior, PriorSpec, Reconstructions
+from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
 
 INF = float("inf")
 
@@ -62,7 +62,7 @@ class KEDMI(Attack):
         self,
         target: Classifier,
         prior: Prior,
-        blocks: Sequence[Labels],
+        blocks: Sequence[Tensor],
         samples: int,
         rngs: Sequence[torch.Generator],
         work: Work,

@@ -3,9 +3,12 @@
 Executors differ in nothing but where a stage runs; keys, store and bits are the same.
 """
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -63,12 +66,26 @@ class Outcome:
 def prepare(bench: Bench) -> None:
     """Makes this process compute the same bits as every other: threads and algorithms."""
     torch.set_num_threads(bench.threads)
+    keep_memory()
     if bench.device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def keep_memory() -> None:
+    """Asks glibc to keep freed memory: big tensors come and go at every step.
+
+    By default each is mapped afresh from the kernel, which clears it page by page.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, bytes; no larger value is taken
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def execute(stages: Sequence[Stage], bench: Bench, watcher: Watcher) -> Outcome:

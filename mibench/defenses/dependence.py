@@ -28,8 +28,9 @@ def squared_distances(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
 
     Rows are centred first: the distances stay, the cancellation in a² − 2ab + b² shrinks.
     """
+    x = x.double()
     x = x - x.mean(0)
-    G = (x @ x.T).double()
+    G = x @ x.T
     squares = G.diagonal()
     D = (squares[:, None] + squares[None] - 2 * G).clamp(min=0)
     return D - torch.diag(D.diagonal())

@@ -142,6 +142,8 @@ def train_classifier(
             best = {"accuracy": accuracy, "epoch": epoch + 1, "state": state}
         work.save(everything)
         work.progress(epoch + 1, recipe.epochs)
+    for name, weight in best["state"].items():
+        check_finite(weight, f"the weight {name} kept of epoch {best['epoch']}")
     return {"state": best["state"], "epoch": best["epoch"], "history": history}
 
 
