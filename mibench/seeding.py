@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+VERSION = 1
+"""Raised by hand when names give other streams; it enters every key."""
+
 
 def derive_seed(*path: str | int) -> int:
     """Returns a 63-bit seed that depends on ``path`` alone.

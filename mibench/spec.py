@@ -8,7 +8,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
@@ -47,8 +47,12 @@ def canonical(value: object) -> Json:
         head: dict[str, Json] = {"is": getattr(value, "name", cls.__qualname__)}
         if isinstance(version := getattr(cls, "version", None), int):
             head["version"] = version
-        if digest := source_digest(cls):
-            head["source"] = digest
+        if not cls.__module__.startswith("mibench."):
+            if getattr(sys.modules.get(cls.__module__), "__file__", None) is None:
+                raise TypeError(f"{cls.__qualname__} is defined interactively; put it into a file")
+            head["class"] = f"{cls.__module__}.{cls.__qualname__}"
+            if digest := source_digest(cls):
+                head["source"] = digest
         fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if clash := head.keys() & fields.keys():
             raise TypeError(f"{cls.__qualname__}: a field cannot be called {sorted(clash)[0]!r}")
@@ -69,8 +73,6 @@ def source_digest(cls: type) -> str | None:
     a class may call functions beside it. Two classes of one name never share a result.
     """
     own = {m for c in cls.__mro__ if (m := sys.modules.get(c.__module__)) and _foreign(m)}
-    if cls.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
-        raise TypeError(f"{cls.__qualname__} is defined interactively; put it into a file")
     files = sorted({path for module in own for path in _files(module)})
     if not files:
         return None
@@ -91,27 +93,30 @@ def _foreign(module: types.ModuleType) -> bool:
 
 def _files(module: types.ModuleType) -> set[Path]:
     """Returns the module's file and those in its folder that it, or they, import."""
-    first = Path(str(module.__file__)).resolve()
+    root = Path(str(module.__file__)).resolve().parent
     found: set[Path] = set()
-    todo = [first]
+    todo = {Path(str(module.__file__)).resolve()}
     while todo:
         path = todo.pop()
-        if path in found:
-            continue
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [a.name for a in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                names = [base, *(f"{base}.{a.name}".lstrip(".") for a in node.names)]
-            for name in filter(None, names):
-                below = first.parent.joinpath(*name.split("."))
-                todo += [
-                    p for p in (below.with_suffix(".py"), below / "__init__.py") if p.is_file()
-                ]
+        for folder, name in _imports(path, root):
+            below = folder.joinpath(*name.split("."))
+            packages = [p / "__init__.py" for p in (below, *below.parents) if root in p.parents]
+            either = [below.with_suffix(".py"), *packages] if name else [below / "__init__.py"]
+            todo |= {p for p in either if p.is_file()} - found
     return found
+
+
+def _imports(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """Yields (folder, dotted name) of all that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((root, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            folder = path.parents[node.level - 1] if node.level else root
+            base = node.module or ""
+            yield folder, base
+            yield from ((folder, f"{base}.{a.name}".lstrip(".")) for a in node.names)
 
 
 def require(spec: object, **bounds: tuple[float, float]) -> None:

@@ -32,6 +32,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
+from mibench import seeding
 from mibench.spec import Json, canonical, fingerprint
 
 Payload: TypeAlias = dict[str, Any]
@@ -227,7 +228,12 @@ class Stage(ABC):
     def key(self) -> str:
         """The stage's name, known before anything has run."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return fingerprint({"kind": self.kind, "version": self.version, **fields})
+        versions = {"version": self.version, "streams": seeding.VERSION}
+        return fingerprint({"kind": self.kind, **versions, **fields})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the key out, so that another process finds it from what it sees itself."""
+        return {k: v for k, v in vars(self).items() if k != "key"}
 
     def __canonical__(self) -> dict[str, str]:
         """Returns what stands for this stage in the keys of those that need it."""

@@ -153,6 +153,8 @@ class Prior(nn.Module, ABC):
     """A trained generative prior over images."""
 
     z_dim: int
+    pooled: bool = False
+    """Whether an image's realism depends on the others of its batch."""
 
     def sample(self, n: int, rng: torch.Generator) -> Float[Tensor, "n z"]:
         """Draws latents from N(0, I), on the CPU."""
@@ -165,6 +167,17 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def realism(self, x: Images) -> Float[Tensor, " n"]:
         """Returns the discriminator's score of each image; higher is more real."""
+
+    def realism_by_group(self, x: Images, sizes: Sequence[int]) -> Float[Tensor, " n"]:
+        """Returns the scores where images are judged beside those of their own group only.
+
+        Args:
+            x: Images, group after group.
+            sizes: Lengths of the groups.
+        """
+        if not self.pooled:
+            return self.realism(x)
+        return torch.cat([self.realism(group) for group in torch.split(x, list(sizes))])
 
 
 class PriorSpec(ABC):

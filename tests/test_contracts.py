@@ -3,14 +3,19 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from mibench.attacks import ATTACKS, PRIORS
+from mibench.attacks import ATTACKS, GMI, KEDMI, PRIORS
+from mibench.benchmarks.executors import Bench, execute
+from mibench.benchmarks.progress import Watcher
+from mibench.benchmarks.stages import graph, record_stage
+from mibench.benchmarks.tables import TABLES
 from mibench.data import TASKS, Splits
 from mibench.data.synthetic import Blobs
 from mibench.defenses import DEFENSES
@@ -19,7 +24,7 @@ from mibench.networks import MLP, NETWORKS
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Work
-from mibench.types import Classifier, Prior, Query
+from mibench.types import Access, Classifier, Prior, Query, Reconstructions
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.01},
@@ -227,3 +232,47 @@ def test_a_query_counts_and_hides_gradients(access: Any, target: Classifier) -> 
         torch.testing.assert_close(answer.sum(1), torch.ones(5))
     else:
         assert torch.equal(answer, target(x).argmax(1))
+
+
+def test_a_prior_that_looks_across_a_batch_judges_group_by_group() -> None:
+    with seeded("test"):
+        pooled = tiny(PRIORS["inversion-gan"]).build(TASK.shape, TASK.num_classes).eval()
+    x = torch.rand(6, *TASK.shape, generator=generator("x"))
+    x[3] = x[4]  # close to each other: the discriminator sees that
+    apart = pooled.realism_by_group(x, [4, 2])
+    torch.testing.assert_close(apart, torch.cat([pooled.realism(x[:4]), pooled.realism(x[4:])]))
+    assert not torch.allclose(apart, pooled.realism(x))
+
+
+def test_a_black_box_attack_cannot_have_a_prior_that_sees_the_target() -> None:
+    class Blind(KEDMI):
+        access: ClassVar[Access] = "labels"
+
+    cell = TABLES["smoke"].rows["KED-MI / No Def."]
+    with pytest.raises(ValueError, match="give it another prior"):
+        replace(cell, attack=Blind())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x: x * float("nan"), "is not finite"),
+        (lambda x: x + 1, "outside"),
+        (lambda x: x[:1], "of shape"),
+    ],
+)
+def test_what_an_attack_returns_is_checked(
+    change: Callable[[Tensor], Tensor], sentence: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    settings = ["attack.prior.epochs=1", "attack.steps=1", "recipe.epochs=1"]
+    cell = TABLES["smoke"].modified(settings).rows["GMI / No Def."]
+    last = record_stage(cell, ("attack_acc",), cell.setting.task.digest(Path()))
+    invert = GMI.invert
+
+    def bad(*arguments: Any) -> Reconstructions:
+        found = invert(*arguments)
+        return Reconstructions(change(found.images), change(found.latents))
+
+    monkeypatch.setattr(GMI, "invert", bad)
+    outcome = execute(graph([last]), Bench(tmp_path, Path()), Watcher())
+    assert [s for s in outcome.failures.values() if sentence in s], outcome.failures

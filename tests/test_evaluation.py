@@ -220,10 +220,16 @@ def test_one_pass_has_no_spread() -> None:
 
 def test_a_value_of_the_whole_spreads_over_repeats() -> None:
     values = iter([1.0, 4.0])
-    metric = Metric("m", "M", lambda e: next(values), better="lower")
+    metric = Metric("m", "M", lambda e: next(values), per="attack", better="lower")
     score = summarise(metric, [evidence(HITS, [0, 0, 1])] * 2, "pass")
     assert (score.mean, score.n) == (2.5, 2)
     assert score.std == pytest.approx(3 / 2**0.5)
+
+
+def test_a_value_of_the_target_does_not_spread_over_repeats_of_the_attack() -> None:
+    metric = Metric("m", "M", lambda e: 5.0, per="target", better="higher")
+    score = summarise(metric, [evidence(HITS, [0, 0, 1])] * 3, "pass")
+    assert (score.mean, score.std, score.n) == (5.0, None, 1)
 
 
 def test_a_value_of_the_whole_has_no_spread_over_one_attack() -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mibench.benchmarks.export import (
     Entry,
     Results,
     collect,
+    fid_note,
     record_stages,
     render,
     show,
@@ -38,7 +40,7 @@ def results(seeds: int = 1, **changes: object) -> Results:
         },
         "KED-MI / MID": {"accuracy": Entry(), "attack_acc": Entry()},
     }
-    return Results(table, seeds, entries, {"GMI / No Def.": seeds, "KED-MI / MID": 0}, 97.5)
+    return Results(table, seeds, entries, {"GMI / No Def.": seeds, "KED-MI / MID": 0}, 97.5, {})
 
 
 GOLDEN_LATEX = r"""\begin{table}
@@ -96,13 +98,25 @@ def test_with_seeds_the_spread_is_the_interval_and_the_footnote_says_so() -> Non
     assert "Mean over 3 seeds ± half of Student's 95 % interval" in text
 
 
+def test_the_numbers_behind_fid_are_told_and_unequal_ones_warned_of() -> None:
+    table = replace(results().table, columns=("fid",))
+    one = replace(results(), table=table, sizes={"GMI / MID": (100, 500, 512)})
+    note = "FID rests on 100 reconstructions and 500 private images in 512 dimensions."
+    assert fid_note(one) == [note]
+    two = replace(one, sizes={**one.sizes, "KED-MI / MID": (500, 500, 512)})
+    assert "(GMI)" in fid_note(two)[0]
+    assert "equal numbers only" in fid_note(two)[0]
+
+
 def test_without_a_paper_there_are_no_reported_columns() -> None:
     assert "reported" not in render(results(), "text", reported=False)
 
 
 def test_gaps_and_single_numbers() -> None:
-    assert show(Entry()) == "--"
-    assert show(Entry(1.0)) == "1.00"
+    assert show(Entry(), 1) == "--"
+    assert show(Entry(1.0), 1) == "1.00"
+    assert show(Entry(1.0, std=0.5), 1) == "1.00 ± 0.50"
+    assert show(Entry(1.0, std=0.5), 3) == "1.00"
     assert show_reported(None) == "--"
     assert show_reported((99.94, None)) == "99.94"
 

@@ -258,21 +258,21 @@ def test_a_diverging_prior_stops(public: ImageSet) -> None:
 class LinearPrior(Prior):
     """G(z) = A z as 2x2 pixels around grey, with the realism w · x."""
 
-    def __init__(self, *, across: bool = False) -> None:
+    def __init__(self, *, pooled: bool = False) -> None:
         super().__init__()
         self.z_dim = 3
         self.A = torch.randn(3, 4, generator=generator("A")) / 20
         self.w = torch.randn(4, generator=generator("w"))
-        self.across = across
+        self.pooled = pooled
 
     def generate(self, z: Tensor) -> Tensor:
         return (z @ self.A + 0.5).view(len(z), 1, 2, 2)
 
     def realism(self, x: Images) -> Tensor:
-        """Looks at the other images of the batch if ``across``."""
+        """Looks at the other images of the batch if ``pooled``."""
         f = x.flatten(1)
         own = f @ self.w
-        return own + 10 * (f @ f.mean(0)) if self.across else own
+        return own + 10 * (f @ f.mean(0)) if self.pooled else own
 
 
 class LinearTarget(Classifier):
@@ -351,8 +351,8 @@ def test_ked_mi_is_adam_on_mean_and_log_variance() -> None:
 
 both_attacks = pytest.mark.parametrize(
     ("attack", "prior"),
-    [(DESCENT, LinearPrior()), (FIT, LinearPrior(across=True))],
-    ids=["gmi", "ked-mi-across"],
+    [(DESCENT, LinearPrior(pooled=True)), (FIT, LinearPrior(pooled=True))],
+    ids=["gmi", "ked-mi"],
 )
 
 

@@ -13,9 +13,10 @@ import torch
 
 from mibench.attacks import GMI, KEDMI, WGANGP
 from mibench.benchmarks.tables import TABLES
+from mibench.benchmarks.userfile import load_user_file
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.networks import MCNN
-from mibench.spec import canonical, fingerprint, override, paths
+from mibench.spec import canonical, fingerprint, override, paths, source_digest
 
 CELL = TABLES["smoke"].rows["GMI / BiDO-HSIC"]
 assert isinstance(CELL.attack, GMI)
@@ -375,3 +376,29 @@ def test_what_mibench_ships_carries_no_source() -> None:
         tree = canonical(spec)
         assert isinstance(tree, dict)
         assert "source" not in tree
+
+
+def test_files_imported_relatively_and_package_inits_count(tmp_path: Path) -> None:
+    helpers = tmp_path / "far_helpers"
+    helpers.mkdir()
+    (tmp_path / "far.py").write_text(
+        "from dataclasses import dataclass\nfrom far_helpers.a import f\n"
+        "@dataclass(frozen=True)\nclass Far:\n    x: int = f\n"
+    )
+    (helpers / "a.py").write_text("from .b import K\nfrom . import c\nf = K\n")
+    files = {"b.py": "K = 1\n", "c.py": "C = 1\n", "__init__.py": "from .core import q\n"}
+    for name, text in (files | {"core.py": "q = 1\n"}).items():
+        (helpers / name).write_text(text)
+    try:
+        cls = load_user_file(tmp_path / "far.py").Far
+        before = source_digest(cls)
+        for name in ("a.py", "b.py", "c.py", "core.py", "__init__.py"):
+            text = (helpers / name).read_text()
+            (helpers / name).write_text(text + "# changed\n")
+            assert source_digest(cls) != before, name
+            (helpers / name).write_text(text)
+        assert source_digest(cls) == before
+    finally:
+        for name in [n for n in sys.modules if n == "far" or n.startswith("far_helpers")]:
+            del sys.modules[name]
+        sys.path.remove(str(tmp_path))

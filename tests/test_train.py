@@ -237,7 +237,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     """With noise from the global generator (MID) and with augmentation."""
     recipe = Recipe(
-        epochs=4, optimizer="adam" if optimizer == "adam" else "sgd", momentum=0.9, lr=0.01,
+        epochs=4, optimizer="adam" if optimizer == "adam" else "sgd",
+        momentum=0.0 if optimizer == "adam" else 0.9, lr=0.01,
         milestones=(2,), augment=("flip", "crop"),
     )  # fmt: skip
     defense = MID(lambda_=0.01)
@@ -300,3 +301,8 @@ def test_augmentation_keeps_shape_and_range(
     assert y.shape == x.shape
     assert y.min() >= 0
     assert y.max() <= 1
+
+
+def test_momentum_belongs_to_sgd() -> None:
+    with pytest.raises(ValueError, match="adam has its own"):
+        Recipe(epochs=1, momentum=0.9)

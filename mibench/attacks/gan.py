@@ -31,9 +31,12 @@ INF = float("inf")
 class GAN(Prior):
     """A generator and the discriminator it was trained against."""
 
-    def __init__(self, z_dim: int, generator: nn.Module, discriminator: nn.Module) -> None:
+    def __init__(
+        self, z_dim: int, generator: nn.Module, discriminator: nn.Module, *, pooled: bool
+    ) -> None:
         super().__init__()
         self.z_dim = z_dim
+        self.pooled = pooled
         self.generator = generator
         self.discriminator = discriminator
 
@@ -169,7 +172,7 @@ class WGANGP(GANSpec):
     def build(self, shape: Shape, num_classes: int) -> GAN:
         """Returns untrained networks."""
         draw = Generator(self.z_dim, self.generator_width, shape)
-        return GAN(self.z_dim, draw, Critic(self.discriminator_width, shape))
+        return GAN(self.z_dim, draw, Critic(self.discriminator_width, shape), pooled=False)
 
     def train(
         self,
@@ -259,7 +262,9 @@ class InversionGAN(GANSpec):
         judge = InversionDiscriminator(
             self.discriminator_width, shape, num_classes, self.mbd, self.mbd_kernels
         )
-        return GAN(self.z_dim, Generator(self.z_dim, self.generator_width, shape), judge)
+        return GAN(
+            self.z_dim, Generator(self.z_dim, self.generator_width, shape), judge, pooled=True
+        )
 
     def train(
         self,

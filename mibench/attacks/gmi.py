@@ -60,6 +60,7 @@ class GMI(Attack):
         work: Work,
     ) -> Reconstructions:
         """Descends from ``samples`` independent starts of every class, all at once."""
+        sizes = [len(block) for block in blocks]
         labels = torch.cat(list(blocks)).to(work.device)
         starts = [prior.sample(samples * len(b), r) for b, r in zip(blocks, rngs, strict=True)]
         z = torch.cat(
@@ -80,9 +81,10 @@ class GMI(Attack):
 
         for step in range(first, self.steps):
             x = prior.generate(z.flatten(0, 1))
+            realism = prior.realism_by_group(x, sizes * samples)
             logits = target(x)
             identity = self.identity(logits, labels.repeat(samples)).view(samples, -1)
-            loss = prior_loss(prior.realism(x).view(samples, -1)) + self.lambda_id * identity
+            loss = prior_loss(realism.view(samples, -1)) + self.lambda_id * identity
             (z.grad,) = torch.autograd.grad((loss * weight).sum(), z)
             optimizer.step()
             with torch.no_grad():

@@ -89,7 +89,7 @@ class KEDMI(Attack):
 
         for step in range(first, self.steps):
             x = prior.generate(self._draw(theta, 1, sizes, rngs)[0])
-            score = torch.cat([prior.realism(part) for part in torch.split(x, sizes)])
+            score = prior.realism_by_group(x, sizes)
             loss = PRIOR_LOSSES[self.prior_loss](score)
             loss = loss + self.lambda_id * self.identity(target(x), labels)
             # A loss is a mean over a block; the blocks' losses are summed.

@@ -84,6 +84,11 @@ class Cell:
                 f"{self.trials.classes} classes are attacked but {self.setting.task.name} has "
                 f"{self.setting.task.num_classes} private ones"
             )
+        if self.attack.access != "white" and self.attack.prior.sees_target:
+            raise ValueError(
+                f"{self.attack.name} sees only the target's {self.attack.access}, but its prior "
+                f"{self.attack.prior.name} is trained on the whole target; give it another prior"
+            )
 
     def at(self, seed: int) -> "Cell":
         """Returns the same cell with all three seeds set to ``seed``."""

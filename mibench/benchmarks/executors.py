@@ -186,7 +186,9 @@ def _start_worker(bench: Bench, reports: Any, parent: int) -> None:  # noqa: ANN
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _work(stage: Stage, bench: Bench) -> bool | str:
+def _work(stage: Stage, key: str, bench: Bench) -> bool | str:
+    if stage.key != key:
+        return "the user's file changed while it ran; start again"
     last = 0.0
 
     def report(done: int, total: int, note: str) -> None:
@@ -214,7 +216,7 @@ def _run_side_by_side(
         while pending and not (broken and not running):
             busy = {s.key for s in running.values()}
             for stage in [] if broken else _ready(pending, busy)[: jobs - len(running)]:
-                running[pool.submit(_work, stage, bench)] = stage
+                running[pool.submit(_work, stage, stage.key, bench)] = stage
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             _relay(reports, known, watcher)
             for future in finished:

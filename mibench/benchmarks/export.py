@@ -53,6 +53,7 @@ class Results:
         entries: Label → metric → entry.
         found: Label → how many seeds are in the store.
         evaluator: The evaluation classifier's test accuracy in percent.
+        sizes: Label → reconstructions, real images and dimensions that FID rests on.
     """
 
     table: Table
@@ -60,6 +61,7 @@ class Results:
     entries: Mapping[str, Mapping[str, Entry]]
     found: Mapping[str, int]
     evaluator: Number
+    sizes: Mapping[str, tuple[int, int, int]]
 
     def frame(self, *, reported: bool = False) -> "pd.DataFrame":
         """Returns one row per label: per metric mean, ``_std``, ``_t95``, and the reported."""
@@ -98,14 +100,17 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     entries: dict[str, dict[str, Entry]] = {}
     found: dict[str, int] = {}
     evaluator = None
+    sizes = {}
     for label, stages in records.items():
         payloads = [store.load(s) for s in stages if store.state(s) == "done"]
         found[label] = len(payloads)
         entries[label] = {name: _entry(name, payloads) for name in table.columns}
         if payloads:
             evaluator = payloads[0]["evaluator"]["accuracy"]
+            size = payloads[0]["sizes"]
+            sizes[label] = (size["reconstructions"], size["real"], size["dimensions"])
     seeds = max(len(stages) for stages in records.values())
-    return Results(table, seeds, entries, found, evaluator)
+    return Results(table, seeds, entries, found, evaluator, sizes)
 
 
 def _entry(name: str, payloads: Sequence[Payload]) -> Entry:
@@ -133,26 +138,47 @@ def heading(name: str) -> str:
 def footnotes(results: Results) -> list[str]:
     """Returns what a reader must know beside the numbers."""
     seeds = results.seeds
-    spread = (
-        "± is the standard deviation over passes of one run (one seed: it says nothing of how "
-        "another training would come out)"
-        if seeds == 1
-        else f"mean over {seeds} seeds ± half of Student's 95 % interval"
-    )
-    notes = [f"{spread[0].upper()}{spread[1:]}."]
+    if seeds > 1:
+        notes = [f"Mean over {seeds} seeds ± half of Student's 95 % interval."]
+    else:
+        notes = [
+            "± is the standard deviation over passes of one run (FID: over repeats of the "
+            "attack). Another training may come out otherwise: ask for several seeds."
+        ]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
+    notes += fid_note(results)
     short = [label for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")
     return [*notes, *results.table.notes]
 
 
-def show(entry: Entry) -> str:
-    """Returns "mean ± spread" with two decimals; a gap is "--"."""
+def fid_note(results: Results) -> list[str]:
+    """Returns how many images FID rests on: with few, most of it is bias."""
+    if "fid" not in results.table.columns or not results.sizes:
+        return []
+    groups: dict[tuple[int, int, int], list[str]] = {}
+    for label, size in results.sizes.items():
+        groups.setdefault(size, []).append(label.rpartition(" / ")[0])
+    parts = [
+        f"{n} reconstructions and {real} private images in {d} dimensions"
+        + (f" ({', '.join(dict.fromkeys(attacks))})" if len(groups) > 1 else "")
+        for (n, real, d), attacks in groups.items()
+    ]
+    warning = "; compare it between equal numbers only" if len(groups) > 1 else ""
+    return [f"FID rests on {'; '.join(parts)}{warning}."]
+
+
+def show(entry: Entry, seeds: int) -> str:
+    """Returns "mean ± spread" with two decimals; a gap is "--".
+
+    The spread is that over passes with one seed, the interval over seeds with more; where
+    fewer than two seeds are there yet, none.
+    """
     if entry.mean is None:
         return "--"
-    spread = entry.interval if entry.interval is not None else entry.std
+    spread = entry.std if seeds == 1 else entry.interval
     return f"{entry.mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
 
 
@@ -173,7 +199,7 @@ def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str
     body = [
         [
             label,
-            *(show(entries[c]) for c in columns),
+            *(show(entries[c], results.seeds) for c in columns),
             *(show_reported(claimed.get(label, {}).get(c)) for c in papers),
         ]
         for label, entries in results.entries.items()

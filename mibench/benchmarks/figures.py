@@ -99,8 +99,9 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
             if label not in rows:
                 continue
             x, y = rows[label]
+            spread = y.std if results.seeds == 1 else y.interval
             axes.errorbar(
-                x.mean, y.mean, xerr=x.interval, yerr=y.interval or y.std, color=f"C{j % 10}",
+                x.mean, y.mean, xerr=x.interval, yerr=spread, color=f"C{j % 10}",
                 marker="osD^vP*X<>"[j % 10], label=defense, capsize=3, linestyle="",
             )  # fmt: skip
         axes.set_title(attack, fontsize=9)

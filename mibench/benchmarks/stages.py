@@ -24,7 +24,7 @@ from mibench.evaluation import METRICS, Evidence, summarise
 from mibench.evaluation.metrics import stretch
 from mibench.seeding import generator, seeded
 from mibench.spec import brief, canonical
-from mibench.store import Payload, Stage, Work
+from mibench.store import Payload, Stage, Work, check_finite
 from mibench.types import (
     Attack,
     Classifier,
@@ -56,6 +56,8 @@ class ImagesStage(Stage):
 
     def compute(self, load: Load, work: Work) -> Payload:
         """Returns the splits, tensor by tensor."""
+        if self.task.digest(work.data) != self.digest:
+            raise ValueError(f"the files of {self.task.name} changed while it ran; start again")
         splits = self.task.load(work.data)
         return {
             **{part: _unbuild(getattr(splits, part)) for part in ("private", "evaluation")},
@@ -208,6 +210,13 @@ class InversionStage(Stage):
         seen = target if self.attack.access == "white" else Query(target, self.attack.access, work)
         with seeded(*name, "noise"):  # for targets that draw on their own
             found = self.attack.invert(seen, prior, self.blocks, self.samples, rngs, work)
+        shape = (self.samples, self.classes, *self.target.images.task.shape)
+        if found.images.shape != shape:
+            got = tuple(found.images.shape)
+            raise ValueError(f"{self.attack.name} returned images of shape {got}, not {shape}")
+        check_finite(found.images, f"a reconstruction of {self.attack.name}")
+        if found.images.min() < 0 or found.images.max() > 1:
+            raise ValueError(f"{self.attack.name} returned pixels outside [0, 1]")
         return {
             "images": found.images.half(),
             "latents": found.latents,
@@ -289,9 +298,10 @@ class RecordStage(Stage):
         return f"record {self.evidence[0].inversion.describe()}"
 
     def compute(self, load: Load, work: Work) -> Payload:
-        """Returns {"scores", "values", "evaluator", "cell", "stages", "queries"}.
+        """Returns {"scores", "values", "sizes", "evaluator", "cell", "stages", "queries"}.
 
-        "values" has, per repeat, each metric that gives a value per image, image by image.
+        "values" has, per repeat, each metric's value of every image, or of the whole; "sizes"
+        how many images of each kind FID compares, in how many dimensions.
         """
         trials = [e.evidence(load) for e in self.evidence]
         scores, values = {}, {}
@@ -303,6 +313,11 @@ class RecordStage(Stage):
         return {
             "scores": scores,
             "values": values,
+            "sizes": {
+                "reconstructions": len(trials[0].features),
+                "real": len(trials[0].real),
+                "dimensions": trials[0].features.shape[1],
+            },
             "evaluator": {"accuracy": load(self.evidence[0].evaluator)["accuracy"]},
             "cell": canonical(self.cell),
             "stages": [f"{s.kind}/{s.key}" for s in graph([self]) if s is not self],

@@ -33,7 +33,8 @@ class Recipe:
         augment: Random changes to each training batch, names in AUGMENTATIONS.
         select: Which epoch's weights are kept: the "last"; the best on a part of the train
             images held out for "validation" (the latest of equals); or the best on the
-            "test" images, as released, which is optimistic. Only "validation" holds out.
+            "test" images (the first of equals), as released, which is optimistic. Only
+            "validation" holds out.
     """
 
     epochs: int
@@ -55,6 +56,8 @@ class Recipe:
         )  # fmt: skip
         choose(self, augment=AUGMENTATIONS, select=("last", "validation", "test"))
         choose(self, optimizer=("adam", "sgd"))
+        if self.optimizer == "adam" and (self.momentum or self.nesterov):
+            raise ValueError("Recipe.momentum and nesterov belong to sgd; adam has its own")
         if self.nesterov and not self.momentum:
             raise ValueError("Recipe.nesterov needs a momentum above 0")
 
@@ -137,7 +140,8 @@ def train_classifier(
         accuracy = _accuracy(network, judge, epoch) if judge is not None else 0.0
         if judge is not None:
             history[-1]["accuracy"] = accuracy
-        if judge is None or accuracy >= best["accuracy"]:
+        first = accuracy > best["accuracy"]
+        if judge is None or first or (recipe.select != "test" and accuracy == best["accuracy"]):
             state = {k: v.clone() for k, v in network.state_dict().items()}
             best = {"accuracy": accuracy, "epoch": epoch + 1, "state": state}
         work.save(everything)

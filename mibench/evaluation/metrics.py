@@ -21,6 +21,8 @@ class Metric:
         name: Column in CSV.
         title: Column in print.
         compute: Evidence → one value per image (shape (n,)), or one value of the whole.
+        per: What it is measured on: each "image", the whole "attack", or the "target" alone,
+            whose value no repeat of the attack can change.
         better: Which way is better for the defender: less leakage, more utility.
         unit: "percent", or "" for a distance.
         version: Raised by hand when the function changes its result.
@@ -29,6 +31,7 @@ class Metric:
     name: str
     title: str
     compute: Callable[[Evidence], Float[Tensor, " n"] | float]
+    per: Literal["image", "attack", "target"]
     better: Literal["lower", "higher"]
     unit: str = ""
     version: int = 1
@@ -57,10 +60,14 @@ def fid(e: Evidence) -> float:
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("accuracy", "Accuracy", accuracy, better="higher", unit="percent"),
-        Metric("attack_acc", "Attack Acc", attack_acc, better="lower", unit="percent"),
-        Metric("attack_acc5", "Attack Acc5", attack_acc5, better="lower", unit="percent"),
-        Metric("fid", "FID", fid, better="higher"),
+        Metric("accuracy", "Accuracy", accuracy, per="target", better="higher", unit="percent"),
+        Metric(
+            "attack_acc", "Attack Acc", attack_acc, per="image", better="lower", unit="percent"
+        ),
+        Metric(
+            "attack_acc5", "Attack Acc5", attack_acc5, per="image", better="lower", unit="percent"
+        ),
+        Metric("fid", "FID", fid, per="attack", better="higher"),
     )
 }
 

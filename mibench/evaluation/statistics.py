@@ -64,11 +64,13 @@ def summarise(
     """Returns a metric's mean and spread over the repeats of an attack.
 
     A value per image is averaged within each pass; the means of passes spread as ``spread``
-    says. A value of the whole spreads over the repeats.
+    says. A value of the whole attack spreads over the repeats; one of the target does not.
     """
     values = [metric.compute(e) for e in trials]
     whole = [v for v in values if not isinstance(v, Tensor)]
     if whole:
+        if metric.per == "target":
+            return Score(whole[0], None, 1)
         return Score(statistics.mean(whole), _stdev(whole), len(whole))
     means, deviations, n = [], [], 0
     for e, v in zip(trials, values, strict=True):

@@ -19,7 +19,13 @@ SETTING = Setting(
         Evaluator(
             SCNN(),
             Recipe(
-                epochs=30, optimizer="sgd", lr=0.01, momentum=0.9, milestones=(25,), select="last"
+                epochs=30,
+                optimizer="sgd",
+                lr=0.01,
+                momentum=0.5,
+                milestones=(25,),
+                gamma=0.2,
+                select="last",
             ),
         ),
     ),
