@@ -5,7 +5,7 @@ that was trained on another range converts inside its own ``latents``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -50,16 +50,6 @@ class ImageSet:
     def to(self, device: torch.device) -> "ImageSet":
         """Returns the same images on ``device``."""
         return ImageSet(self.pixels.to(device), self.labels.to(device))
-
-    def batches(
-        self, size: int, rng: torch.Generator, *, drop_last: bool = True
-    ) -> Iterator[tuple[Images, Labels]]:
-        """Yields one shuffled pass in batches of ``size``; fewer images make one batch."""
-        size = min(size, len(self))
-        order = torch.randperm(len(self), generator=rng).to(self.labels.device)
-        for pick in order.split(size):  # type: ignore[no-untyped-call]
-            if len(pick) == size or not drop_last:
-                yield self.pixels[pick].float() / 255, self.labels[pick]
 
 
 class Classifier(nn.Module, ABC):

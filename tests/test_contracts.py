@@ -28,6 +28,7 @@ from mibench.types import Access, Classifier, Prior, Query, Reconstructions
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.01},
+    "unilateral": {"lambda_": 1.0},
     "bido": {"measure": "nhsic", "lambda_x": 0.1, "lambda_y": 1.0},
 }
 SMALL = {
@@ -91,7 +92,8 @@ class TestDefense:
         defense = tiny(DEFENSES[name])
         with seeded("test"):
             network = defense.harden(MLP().build(TASK.shape, TASK.num_classes))
-        x, y = next(splits.private.train.batches(16, generator("test")))
+        batch = splits.private.train.take(torch.arange(16))
+        x, y = batch.images, batch.labels
         with seeded("test"):
             terms = defense.loss_terms(network, x, y)
         total = torch.stack(list(terms.values())).sum()

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mibench.data import MNIST, TASKS, Blobs, Corpus, Digits, Splits, Task
 from mibench.data.base import hold_out, resize, split_by_class
+from mibench.data.samplers import balanced, shuffled
+from mibench.seeding import generator
 from mibench.types import ImageSet
 
 FILELESS = [TASKS[name]() for name in TASKS if name != "mnist"]
@@ -154,20 +156,44 @@ def test_resizing_to_the_same_size_changes_nothing(rng: torch.Generator) -> None
 # Batches ------------------------------------------------------------------------------------
 
 
-def test_batches_are_one_shuffled_pass(rng: torch.Generator) -> None:
-    data = ImageSet(torch.arange(10).view(10, 1, 1, 1).to(torch.uint8), torch.arange(10))
-    batches = list(data.batches(4, rng, drop_last=False))
-    labels = torch.cat([y for _, y in batches]).tolist()
-    assert [len(y) for _, y in batches] == [4, 4, 2]
-    assert sorted(labels) == list(range(10))
-    assert labels != list(range(10))
-    for x, y in batches:
-        torch.testing.assert_close(x.flatten() * 255, y.float())
+def test_a_shuffled_pass_drops_its_last_smaller_batch(rng: torch.Generator) -> None:
+    batches = shuffled(torch.arange(10), 4, 1, rng)
+    assert [len(b) for b in batches] == [4, 4]
+    drawn = torch.cat(batches).tolist()
+    assert len(set(drawn)) == 8
+    assert drawn != sorted(drawn)
 
 
 def test_fewer_images_than_a_batch_make_one_batch(rng: torch.Generator) -> None:
-    data = ImageSet(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.arange(3))
-    assert [len(y) for _, y in data.batches(8, rng)] == [3]
+    assert [len(b) for b in shuffled(torch.arange(3), 8, 1, rng)] == [3]
+
+
+def test_balanced_batches_hold_as_many_images_of_each_of_their_classes(
+    rng: torch.Generator,
+) -> None:
+    labels = torch.arange(6).repeat_interleave(torch.tensor([9, 8, 8, 12, 3, 8]))
+    batches = balanced(labels, 16, 4, rng)
+    assert len(batches) == 2  # the class of three has no group; nine groups of eleven are used
+    for batch in batches:
+        _, counts = labels[batch].unique(return_counts=True)  # type: ignore[no-untyped-call]
+        assert counts.tolist() == [4, 4, 4, 4]
+    drawn = torch.cat(batches).tolist()
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_balanced_batches_differ_between_epochs_and_not_between_runs() -> None:
+    labels = torch.arange(8).repeat_interleave(8)
+    first, again = (balanced(labels, 16, 4, generator("sampler")) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    other = balanced(labels, 16, 4, generator("other"))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_too_few_classes_for_a_balanced_batch_are_refused(rng: torch.Generator) -> None:
+    with pytest.raises(ValueError, match="needs 16 classes with 4 images, found 5"):
+        balanced(torch.arange(5).repeat(40), 64, 4, rng)
+    with pytest.raises(ValueError, match="cannot hold groups of 3"):
+        balanced(torch.arange(5).repeat(40), 64, 3, rng)
 
 
 # MNIST --------------------------------------------------------------------------------------

@@ -5,8 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mibench.defenses import MID, BiDO, NoDefense
-from mibench.defenses.dependence import MEASURES
+from mibench.defenses import MID, BiDO, NoDefense, Unilateral
+from mibench.defenses.dependence import (
+    KERNELS,
+    MEASURES,
+    coco_frobenius,
+    gaussian_kernel,
+    linear_kernel,
+)
 from mibench.defenses.mid import Bottleneck, gaussian_kl
 from mibench.networks import MLP
 from mibench.seeding import generator, seeded
@@ -63,6 +69,10 @@ def naive(measure: str, K: Tensor, L: Tensor) -> Tensor:
     if measure == "nhsic":
         ridge = 1e-5 * n * torch.eye(n, dtype=K.dtype)
         return (K @ (K + ridge).inverse() @ L @ (L + ridge).inverse()).trace()
+    if measure == "kcca":
+        shrunk = [torch.linalg.solve(G + 1e-5 * len(G) / 2 * torch.eye(len(G)), G) for G in (K, L)]
+        first: Tensor = torch.linalg.svdvals(shrunk[0] @ shrunk[1].T)[0]
+        return first
     if measure == "coco":
         largest: Tensor = torch.linalg.svdvals(K @ L)[0]
         return largest.sqrt() / n
@@ -259,3 +269,29 @@ def test_prediction_leaves_the_mode_of_the_network_as_it_was(rng: torch.Generato
 def test_mid_refuses_a_ratio_outside_its_range(ratio: float) -> None:
     with pytest.raises(ValueError, match=r"MID\.ratio must be in"):
         MID(lambda_=0.1, ratio=ratio)
+
+
+def test_unilateral_is_the_task_loss_plus_the_weighted_dependence_of_the_logits(
+    rng: torch.Generator,
+) -> None:
+    with seeded("test"):
+        network = MLP(width=4).build((1, 2, 2), 3)
+    x, y = torch.rand(6, 1, 2, 2, generator=rng), torch.arange(6) % 3
+    logits = network(x)
+    terms = Unilateral(lambda_=7.0).loss_terms(network, x, y)
+    want = coco_frobenius(gaussian_kernel(x.flatten(1)), linear_kernel(logits))
+    torch.testing.assert_close(terms["task"], F.cross_entropy(logits, y))
+    torch.testing.assert_close(terms["d(X,Y)"], 7 * want.float())
+
+
+def test_bido_takes_other_kernels(rng: torch.Generator) -> None:
+    with seeded("test"):
+        network = MLP(width=4).build((1, 2, 2), 3)
+    x, y = torch.rand(6, 1, 2, 2, generator=rng), torch.arange(6) % 3
+    values = {
+        kernel: BiDO("hsic", 1, 1, kernel=kernel).loss_terms(network, x, y)["d(X,Z)"].item()
+        for kernel in KERNELS
+    }
+    assert len(set(values.values())) == len(KERNELS)
+    with pytest.raises(ValueError, match="known: gaussian, median, imq, linear"):
+        BiDO("hsic", 1, 1, kernel="rbf")

@@ -17,7 +17,11 @@ from mibench.defenses.dependence import (
     coco_frobenius,
     gaussian_kernel,
     hsic,
+    imq_kernel,
+    kcca,
     linear_kernel,
+    measure,
+    median_kernel,
     nhsic,
     squared_distances,
 )
@@ -73,11 +77,23 @@ def oracle_coco_frobenius(K: Array, L: Array) -> float:
     return float(np.sqrt(np.linalg.norm(oracle_product(K, L), "fro"))) / len(K)
 
 
+def oracle_kcca(K: Array, L: Array) -> float:
+    m = len(K)
+
+    def shrink(G: Array) -> Array:
+        centred = centering(m) @ G @ centering(m)
+        R: Array = np.linalg.inv(centred + m * 0.02 / 2 * np.eye(m)) @ centred
+        return R
+
+    return float(np.linalg.norm(shrink(K) @ shrink(L).T, 2))
+
+
 ORACLES: dict[str, Callable[[Array, Array], float]] = {
     "hsic": oracle_hsic,
     "nhsic": oracle_nhsic,
     "coco": oracle_coco,
     "coco_frobenius": oracle_coco_frobenius,
+    "kcca": oracle_kcca,
 }
 
 
@@ -371,3 +387,52 @@ def test_large_float32_activations_in_clusters_do_not_break_a_measure(
     got = MEASURES[name](gaussian_kernel(x), linear_kernel(y))
     want = ORACLES[name](gaussian(x.double().numpy()), (y @ y.T).double().numpy())
     assert got.item() == pytest.approx(want, rel=1e-5)
+
+
+def test_kcca_of_linear_kernels_is_the_canonical_correlation(rng: torch.Generator) -> None:
+    x = torch.randn(60, 3, generator=rng, dtype=torch.float64)
+    y = x[:, :2] @ torch.randn(2, 2, generator=rng, dtype=torch.float64)
+    y = y + torch.randn(60, 2, generator=rng, dtype=torch.float64)
+    (q_x, _), (q_y, _) = (torch.linalg.qr(a - a.mean(0)) for a in (x, y))
+    want = torch.linalg.matrix_norm(q_x.T @ q_y, ord=2)
+    got = kcca(linear_kernel(x), linear_kernel(y), 1e-9)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=0)
+
+
+def test_kcca_is_the_largest_ratio_of_its_definition(rng: torch.Generator) -> None:
+    K, L = (gaussian_kernel(torch.randn(6, 2, generator=rng)) for _ in range(2))
+    c = 0.02 * 6 / 2 * torch.eye(6)
+    K_c, L_c = center(K), center(L)
+    a, b = (torch.randn(6, 500, generator=rng, dtype=torch.float64) for _ in range(2))
+    ratio = ((a * (K_c @ L_c @ b)).sum(0)) / (
+        ((K_c + c) @ a).norm(dim=0) * ((L_c + c) @ b).norm(dim=0)
+    )
+    bound = kcca(K, L)
+    assert ratio.abs().max() <= bound
+    u, _, v = torch.linalg.svd(
+        torch.linalg.solve(K_c + c, K_c) @ torch.linalg.solve(L_c + c, L_c).T
+    )
+    best_a, best_b = torch.linalg.solve(K_c + c, u[:, 0]), torch.linalg.solve(L_c + c, v[0])
+    top = best_a @ K_c @ L_c @ best_b / (((K_c + c) @ best_a).norm() * ((L_c + c) @ best_b).norm())
+    torch.testing.assert_close(top.abs(), bound)
+
+
+def test_the_median_kernel_is_exp_minus_one_at_the_median_distance() -> None:
+    x = torch.tensor([[0.0], [1.0], [3.0]])  # squared distances 1, 4, 9
+    K = median_kernel(x)
+    torch.testing.assert_close(K[1, 2], torch.tensor(-1.0, dtype=torch.float64).exp())
+    torch.testing.assert_close(K[0, 2], torch.tensor(-9 / 4, dtype=torch.float64).exp())
+    assert torch.equal(median_kernel(torch.ones(4, 2)), torch.ones(4, 4, dtype=torch.float64))
+
+
+def test_the_imq_kernel_at_a_known_distance() -> None:
+    K = imq_kernel(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    torch.testing.assert_close(K[0, 1], torch.tensor(26.0, dtype=torch.float64).rsqrt())
+    assert K[0, 0] == 1
+
+
+def test_a_ridge_reaches_the_measures_that_have_one(rng: torch.Generator) -> None:
+    K, L = (gaussian_kernel(torch.randn(6, 2, generator=rng)) for _ in range(2))
+    assert torch.equal(measure("nhsic", 0.1)(K, L), nhsic(K, L, 0.1))
+    assert torch.equal(measure("kcca", 0.1)(K, L), kcca(K, L, 0.1))
+    assert torch.equal(measure("hsic", 0.1)(K, L), hsic(K, L))

@@ -4,8 +4,9 @@ from mibench.defenses.bido import BiDO
 from mibench.defenses.mid import MID
 from mibench.defenses.none import NoDefense
 from mibench.defenses.train import Recipe
+from mibench.defenses.unilateral import Unilateral
 from mibench.types import Defense
 
-DEFENSES: dict[str, type[Defense]] = {d.name: d for d in (NoDefense, MID, BiDO)}
+DEFENSES: dict[str, type[Defense]] = {d.name: d for d in (NoDefense, MID, BiDO, Unilateral)}
 
-__all__ = ["DEFENSES", "MID", "BiDO", "NoDefense", "Recipe"]
+__all__ = ["DEFENSES", "MID", "BiDO", "NoDefense", "Recipe", "Unilateral"]

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from mibench.defenses.dependence import MEASURES, gaussian_kernel, linear_kernel
+from mibench.defenses.dependence import KERNELS, MEASURES, measure
 from mibench.spec import choose, require
 from mibench.types import Classifier, Defense, Images, Labels, Scalar
 
@@ -22,6 +22,9 @@ class BiDO(Defense):
             the paper's weights belong to "coco_frobenius" and "nhsic", which its code uses.
         lambda_x: Weight of Σ_j d(X, Z_j), at least 0. X is the augmented input.
         lambda_y: Weight of Σ_j d(Z_j, Y), at least 0.
+        kernel: Kernel of X and of every Z_j, a name in KERNELS.
+        label_kernel: Kernel of the one-hot labels.
+        ridge: ε of "nhsic", κ of "kcca" (whose authors take 0.02); others have none.
     """
 
     name: ClassVar[str] = "bido"
@@ -29,19 +32,22 @@ class BiDO(Defense):
     measure: str
     lambda_x: float
     lambda_y: float
+    kernel: str = "gaussian"
+    label_kernel: str = "linear"
+    ridge: float = 1e-5
 
     def __post_init__(self) -> None:
-        choose(self, measure=MEASURES)
-        require(self, lambda_x=(0, float("inf")), lambda_y=(0, float("inf")))
+        choose(self, measure=MEASURES, kernel=KERNELS, label_kernel=KERNELS)
+        require(self, lambda_x=(0, float("inf")), lambda_y=(0, float("inf")), ridge=(1e-12, 1e6))
 
     def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
         """Returns the task loss and the two dependence terms of Eq. (7)."""
-        d = MEASURES[self.measure]
+        d, kernel = measure(self.measure, self.ridge), KERNELS[self.kernel]
         zs = network.latents(x)
         logits = network.head(zs[-1])
-        K_x = gaussian_kernel(x.flatten(1))
-        K_y = linear_kernel(F.one_hot(y, logits.shape[1]).to(x.dtype))
-        K_zs = torch.stack([gaussian_kernel(z.flatten(1)) for z in zs])
+        K_x = kernel(x.flatten(1))
+        K_y = KERNELS[self.label_kernel](F.one_hot(y, logits.shape[1]).to(x.dtype))
+        K_zs = torch.stack([kernel(z.flatten(1)) for z in zs])
         return {
             "task": F.cross_entropy(logits, y),
             "d(X,Z)": self.lambda_x * d(K_x, K_zs).sum().to(x.dtype),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mibench.data import Corpus
 from mibench.data.augment import AUGMENTATIONS
+from mibench.data.samplers import SAMPLERS
 from mibench.seeding import generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
@@ -30,6 +31,9 @@ class Recipe:
         weight_decay: Added to the gradient, times the weight.
         milestones: Epochs after which the learning rate is multiplied by ``gamma``.
         gamma: That factor.
+        sampler: "shuffle", or "balanced": each batch has ``instances`` images of each of
+            ``batch_size / instances`` classes.
+        instances: That many.
         augment: Random changes to each training batch, names in AUGMENTATIONS.
         select: Which epoch's weights are kept: the "last"; the best on a part of the train
             images held out for "validation" (the latest of equals); or the best on the
@@ -46,16 +50,18 @@ class Recipe:
     weight_decay: float = 0.0
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    instances: int = 4
     augment: tuple[str, ...] = ()
     select: Literal["last", "validation", "test"] = "validation"
 
     def __post_init__(self) -> None:
         require(
             self, epochs=(1, INF), batch_size=(2, INF), lr=(1e-12, INF), momentum=(0, 1),
-            weight_decay=(0, INF), milestones=(1, INF), gamma=(0, INF),
+            weight_decay=(0, INF), milestones=(1, INF), gamma=(0, INF), instances=(1, INF),
         )  # fmt: skip
         choose(self, augment=AUGMENTATIONS, select=("last", "validation", "test"))
-        choose(self, optimizer=("adam", "sgd"))
+        choose(self, optimizer=("adam", "sgd"), sampler=SAMPLERS)
         if self.optimizer == "adam" and (self.momentum or self.nesterov):
             raise ValueError("Recipe.momentum and nesterov belong to sgd; adam has its own")
         if self.nesterov and not self.momentum:
@@ -110,6 +116,7 @@ def train_classifier(
         rng.set_state(saved["rng"])
         history, best = saved["history"], saved["best"]
     network.train()
+    sampler = SAMPLERS[recipe.sampler]
 
     def everything() -> Payload:
         return {
@@ -124,7 +131,10 @@ def train_classifier(
     for epoch in range(len(history), recipe.epochs):
         sums: dict[str, Tensor] = {}
         steps = 0
-        for x, y in train.batches(recipe.batch_size, rng):
+        batches = sampler(train.labels, recipe.batch_size, recipe.instances, rng)
+        for index in batches:
+            batch = train.take(index.to(work.device))
+            x, y = batch.images, batch.labels
             for name in recipe.augment:
                 x = AUGMENTATIONS[name](x, rng)
             terms = defense.loss_terms(network, x, y)
