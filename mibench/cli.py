@@ -7,7 +7,7 @@ started (bad input); 1: something failed after work had begun.
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -17,6 +17,7 @@ import click
 if TYPE_CHECKING:
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
+    from mibench.data import Task
     from mibench.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -128,7 +129,7 @@ def run(
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if download:
-            fetch(chosen, data)
+            fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = plan(chosen, seeds, data)
         bench_device = pick_device(device)
         jobs = pick_jobs(executor, bench_device)
@@ -200,6 +201,58 @@ def table(
         chosen = choose_table(table, rows, settings, protocol)
         results = collect(chosen, plan(chosen, seeds, data), Store(store))
     click.echo(render(results, form, reported=reported), nl=False)
+
+
+@main.group("data")
+def data_() -> None:
+    """Look at the raw data sets."""
+
+
+@data_.command()
+@click.argument("name")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Change a field of the task, for example folder=my_faces.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    envvar="MIBENCH_DATA",
+    show_default=True,
+    help="Raw data sets.",
+)
+@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
+def check(name: str, settings: Sequence[str], data: Path, download: bool) -> None:
+    """Read the task NAME whole and say what is there."""
+    from mibench.data import TASKS
+    from mibench.spec import override
+
+    with refusing():
+        if name not in TASKS:
+            raise KeyError(f"unknown task {name!r}; known: {', '.join(TASKS)}")
+        task = TASKS[name]()
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            if not equals:
+                raise ValueError(f"--set takes field=value, got {setting!r}")
+            task = override(task, path.strip(), text.strip())
+        if download:
+            fetch([task], data)
+        digest = task.digest(data)
+        splits = task.load(data)
+    private, public = splits.private, splits.public
+    held = int(private.validation.sum())
+    click.echo(f"{name}: images of {'x'.join(map(str, task.shape))}, digest {digest[:16]}")
+    click.echo(f"private classes   {private.num_classes}")
+    click.echo(f"private train     {len(private.train)}, {held} of them held out for validation")
+    click.echo(f"private test      {len(private.test)}")
+    click.echo(f"public            {len(public)} of {len(set(public.labels.tolist()))} classes")
+    everything = splits.evaluation
+    click.echo(f"evaluation        {len(everything.train)} of {everything.num_classes} classes")
 
 
 @main.command("list")
@@ -309,9 +362,9 @@ def plan(table: "Table", seeds: int, data: Path) -> Records:
     return record_stages(table, seeds, data)
 
 
-def fetch(table: "Table", data: Path) -> None:
-    """Downloads the raw data of the table's tasks that are not there."""
-    for task in {c.setting.task for c in table.rows.values()}:
+def fetch(tasks: "Iterable[Task]", data: Path) -> None:
+    """Downloads the raw data of those tasks that are not there."""
+    for task in tasks:
         try:
             task.digest(data)
         except (FileNotFoundError, ValueError):

@@ -150,9 +150,10 @@ def choose(spec: object, **allowed: Iterable[str]) -> None:
 
 
 def brief(spec: object) -> str:
-    """Returns a spec's name with its text fields: what tells two of one class apart."""
+    """Returns a spec's name with those of its text fields that are not at their default."""
     fields = dataclasses.fields(spec) if dataclasses.is_dataclass(spec) else ()
-    words = [v for f in fields if isinstance(v := getattr(spec, f.name), str)]
+    texts = [(v, f.default) for f in fields if isinstance(v := getattr(spec, f.name), str)]
+    words = [v for v, default in texts if v != default]
     return " ".join([getattr(spec, "name", type(spec).__name__), *words])
 
 

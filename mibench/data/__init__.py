@@ -1,10 +1,24 @@
 """Tasks: what is private, what is public, what they look like. To add one: file, line."""
 
 from mibench.data.base import Corpus, Splits, Task
+from mibench.data.celeba import CelebA
+from mibench.data.cifar10 import CIFAR10
 from mibench.data.digits import Digits
+from mibench.data.folder import Folder
 from mibench.data.mnist import MNIST
 from mibench.data.synthetic import Blobs
 
-TASKS: dict[str, type[Task]] = {t.name: t for t in (Digits, MNIST, Blobs)}
+TASKS: dict[str, type[Task]] = {t.name: t for t in (Digits, MNIST, CIFAR10, CelebA, Folder, Blobs)}
 
-__all__ = ["MNIST", "TASKS", "Blobs", "Corpus", "Digits", "Splits", "Task"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "TASKS",
+    "Blobs",
+    "CelebA",
+    "Corpus",
+    "Digits",
+    "Folder",
+    "Splits",
+    "Task",
+]

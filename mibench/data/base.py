@@ -59,7 +59,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    faces: ClassVar[bool] = False
+    faces: bool = False
     """Whether the images show people; reports then leave private images out."""
     num_classes: int
     """How many classes are private."""

@@ -1,0 +1,164 @@
+"""CelebA, Liu et al., ICCV 2015, http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
+
+The split is that of GMI, KED-MI and BiDO, found again from the identity list by a rule.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from mibench.data.base import Corpus, Splits, Task, hold_out
+from mibench.data.images import decode, file_digests, manifest_digest
+from mibench.seeding import generator
+from mibench.spec import require
+from mibench.types import ImageSet, Shape
+
+INF = float("inf")
+BOX = (35, 55, 143, 163)
+"""The central 108x108 pixels of an aligned 178x218 image."""
+
+
+@dataclass(frozen=True)
+class CelebA(Task):
+    """Aligned faces; private are the first identities with many images.
+
+    With the defaults and the official list: 27,018 train and 3,009 test images of 1,000
+    identities, and 30,000 public images of identities with fewer than 30.
+
+    Attributes:
+        num_classes: Private identities: the first by number of those with ``min_images``.
+        min_images: So many images an identity needs to be private; others are public.
+        public: Public images, drawn from all of the public identities.
+        size: Height and width in pixels, resized from 108.
+        validation: Share of each identity's train images held out for selection.
+    """
+
+    name: ClassVar[str] = "celeba"
+    faces = True
+
+    num_classes: int = 1000
+    min_images: int = 30
+    public: int = 30_000
+    size: int = 64
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(
+            self, num_classes=(2, INF), min_images=(2, INF), public=(2, INF), size=(8, 1024),
+            validation=(0, 0.5),
+        )  # fmt: skip
+
+    @property
+    def shape(self) -> Shape:
+        """(3, size, size)."""
+        return (3, self.size, self.size)
+
+    def split(self, identities: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
+        """Returns "train", "test" and "public" → (file, label) of the images in use.
+
+        Per private identity 90 % of its images, rounded down, are train images; which, and
+        which images are public, is drawn by a fixed seed. Labels of public images follow
+        those of private ones.
+
+        Args:
+            identities: Image file → identity, in the order of the official list.
+
+        Raises:
+            ValueError: If there are too few identities or public images.
+        """
+        images: dict[int, list[str]] = defaultdict(list)
+        for name, identity in identities.items():
+            images[identity].append(name)
+        many = sorted(i for i, names in images.items() if len(names) >= self.min_images)
+        if len(many) < self.num_classes:
+            raise ValueError(
+                f"the identity list has {len(many)} identities with {self.min_images} images or "
+                f"more, fewer than the {self.num_classes} of setting.task.num_classes"
+            )
+        parts: dict[str, list[tuple[str, int]]] = {"train": [], "test": [], "public": []}
+        for label, identity in enumerate(many[: self.num_classes]):
+            names = sorted(images[identity])
+            order = torch.randperm(len(names), generator=generator("celeba", "test", identity))
+            cut = 9 * len(names) // 10
+            for part, drawn in (("train", order[:cut]), ("test", order[cut:])):
+                parts[part] += [(names[i], label) for i in sorted(drawn.tolist())]
+        few = sorted(i for i, names in images.items() if len(names) < self.min_images)
+        pool = [(n, self.num_classes + i) for i, f in enumerate(few) for n in sorted(images[f])]
+        if len(pool) < self.public:
+            raise ValueError(
+                f"identities with fewer than {self.min_images} images have {len(pool)} images, "
+                f"fewer than the {self.public} of setting.task.public"
+            )
+        drawn = torch.randperm(len(pool), generator=generator("celeba", "public"))[: self.public]
+        parts["public"] = [pool[i] for i in sorted(drawn.tolist())]
+        return parts
+
+    def digest(self, root: Path) -> str:
+        """Returns the digest of the identity list and of all images in use."""
+        parts = self.split(read_identities(root))
+        files = [locate(root, name) for part in parts.values() for name, _ in part]
+        return manifest_digest(file_digests(root / "celeba", [identity_list(root), *files]))
+
+    def load(self, root: Path) -> Splits:
+        """Decodes the images in use."""
+        parts = self.split(read_identities(root))
+
+        def read(part: str) -> ImageSet:
+            files = [locate(root, name) for name, _ in parts[part]]
+            labels = torch.tensor([label for _, label in parts[part]])
+            return ImageSet(decode(files, self.size, 3, BOX), labels)
+
+        train = read("train")
+        mask = hold_out(train.labels, self.validation, generator("celeba", "validation"))
+        corpus = Corpus(train, mask, read("test"), self.num_classes)
+        return Splits(private=corpus, evaluation=corpus, public=read("public"))
+
+    def download(self, root: Path) -> None:
+        """Refuses: the images may not be passed on."""
+        raise ValueError(HOW)
+
+
+HOW = (
+    "CelebA must be fetched by hand, under its own terms: put identity_CelebA.txt and the folder "
+    "img_align_celeba of aligned images into DATA/celeba"
+)
+
+
+def identity_list(root: Path) -> Path:
+    """Returns the path of the official list."""
+    return root / "celeba" / "identity_CelebA.txt"
+
+
+def read_identities(root: Path) -> dict[str, int]:
+    """Returns image file → identity, in the list's order.
+
+    Raises:
+        FileNotFoundError: If there is no list.
+        ValueError: If a line is not "file identity".
+    """
+    path = identity_list(root)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; {HOW}")
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        name, *rest = line.split()
+        if len(rest) != 1 or not rest[0].isdigit() or Path(name).name != name:
+            raise ValueError(f"{path}, line {number}: expected a file name and an identity")
+        found[name] = int(rest[0])
+    return found
+
+
+def locate(root: Path, name: str) -> Path:
+    """Returns the aligned image, as the list names it or as PNG.
+
+    Raises:
+        FileNotFoundError: If it is there as neither.
+    """
+    path = root / "celeba" / "img_align_celeba" / name
+    for candidate in (path, path.with_suffix(".png")):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"no image {path}; {HOW}")

@@ -1,0 +1,131 @@
+"""A data set of your own: folders of images, one per private identity or class."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from mibench.data.base import Corpus, Splits, Task, hold_out
+from mibench.data.images import decode, file_digests, image_files, manifest_digest, subfolders
+from mibench.seeding import generator
+from mibench.spec import require
+from mibench.types import ImageSet, Shape
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Folder(Task):
+    """``private/{train,test}/<identity>/*`` and ``public/*`` below one folder.
+
+    Identities are numbered in the order of their names, the same in train and test; public
+    images may lie in folders of their own identities. Images are cut to the largest central
+    square and resized. The evaluation classifiers see the private train images.
+
+    Attributes:
+        folder: Name of the folder below the data folder.
+        num_classes: How many identities are private: the first by name.
+        size: Height and width in pixels.
+        channels: 3 for colour, 1 for grey images.
+        min_images: A private identity with fewer train images is an error.
+        validation: Share of each identity's train images held out for selection.
+        faces: Whether the images show people; reports then leave private images out.
+    """
+
+    name: ClassVar[str] = "folder"
+
+    folder: str = "images"
+    num_classes: int = 10
+    size: int = 64
+    channels: int = 3
+    min_images: int = 2
+    validation: float = 0.1
+    faces: bool = True
+
+    def __post_init__(self) -> None:
+        require(
+            self, num_classes=(2, INF), size=(8, 1024), channels=(1, 3), min_images=(1, INF),
+            validation=(0, 0.5),
+        )  # fmt: skip
+        if self.channels == 2:
+            raise ValueError("Folder.channels must be 1 or 3, got 2")
+        if Path(self.folder).name != self.folder or self.folder in ("", ".", ".."):
+            raise ValueError(f"Folder.folder must be the name of one folder, got {self.folder!r}")
+
+    @property
+    def shape(self) -> Shape:
+        """(channels, size, size)."""
+        return (self.channels, self.size, self.size)
+
+    def digest(self, root: Path) -> str:
+        """Returns the digest of all files in use, by path and content."""
+        files = self.files(root)
+        everything = [f for part in files.values() for fs in part.values() for f in fs]
+        digests = file_digests(root / self.folder, everything)
+        private = {d: n for n, d in digests.items() if n.startswith("private/")}
+        for name, digest in digests.items():
+            if name.startswith("public/") and digest in private:
+                raise ValueError(
+                    f"{root / self.folder / name} is also {private[digest]}: public images must "
+                    "not be private ones"
+                )
+        return manifest_digest(digests)
+
+    def files(self, root: Path) -> dict[str, dict[str, list[Path]]]:
+        """Returns "train", "test" and "public" → identity → image files.
+
+        Raises:
+            FileNotFoundError: If a folder is absent or empty.
+            ValueError: If an identity has too few images, lacks a test image, or is both
+                private and public.
+        """
+        base = root / self.folder
+        parts = {"train": base / "private" / "train", "test": base / "private" / "test"}
+        for path in (*parts.values(), base / "public"):
+            if not path.is_dir():
+                raise FileNotFoundError(
+                    f"no folder {path}; the task folder reads private/train/<identity>/*, "
+                    f"private/test/<identity>/* and public/* below {base}"
+                )
+        found = {p: {d.name: image_files(d) for d in subfolders(f)} for p, f in parts.items()}
+        names = list(found["train"])[: self.num_classes]
+        if len(names) < self.num_classes:
+            raise ValueError(
+                f"{parts['train']} has {len(names)} identities, fewer than the "
+                f"{self.num_classes} of setting.task.num_classes"
+            )
+        for name in names:
+            if len(found["train"][name]) < self.min_images:
+                raise ValueError(
+                    f"{parts['train'] / name} has {len(found['train'][name])} images, fewer than "
+                    f"the {self.min_images} of setting.task.min_images"
+                )
+            if not found["test"].get(name):
+                raise ValueError(f"{parts['test'] / name} has no image to test on")
+        public = {d.name: image_files(d) for d in subfolders(base / "public")}
+        public[""] = image_files(base / "public")
+        if both := sorted(set(public) & set(found["train"])):
+            raise ValueError(f"identity {both[0]!r} is both private and public under {base}")
+        if not any(public.values()):
+            raise FileNotFoundError(f"no image in {base / 'public'}")
+        kept = {part: {n: found[part][n] for n in names} for part in parts}
+        return kept | {"public": dict(sorted(public.items()))}
+
+    def load(self, root: Path) -> Splits:
+        """Decodes all images."""
+        files = self.files(root)
+
+        def read(part: str) -> ImageSet:
+            paths = [p for fs in files[part].values() for p in fs]
+            owners = [i for i, fs in enumerate(files[part].values()) for _ in fs]
+            first = self.num_classes if part == "public" else 0
+            pixels = decode(paths, self.size, self.channels)
+            return ImageSet(pixels, torch.tensor(owners) + first)
+
+        train, test = read("train"), read("test")
+        rng = generator("folder", "validation")
+        corpus = Corpus(
+            train, hold_out(train.labels, self.validation, rng), test, self.num_classes
+        )
+        return Splits(private=corpus, evaluation=corpus, public=read("public"))
