@@ -260,7 +260,7 @@ def check(name: str, settings: Sequence[str], data: Path, download: bool) -> Non
 def list_(what: str) -> None:
     """List names, each with a line that says what it is."""
     for name, line in registry(what):
-        click.echo(f"{name:16s} {line}")
+        click.echo(f"{name:26s} {line}")
 
 
 @main.command()
@@ -436,7 +436,7 @@ def show_plan(records: Records, store: Path, *, brief: bool = False) -> None:
 def write(table: "Table", records: Records, store: "Store", out: Path) -> str:
     """Writes the table's files and returns what to print."""
     from mibench.benchmarks.export import collect, render
-    from mibench.benchmarks.figures import draw_reconstructions, draw_tradeoff
+    from mibench.benchmarks.figures import draw_reconstructions, draw_tradeoff, draw_training
     from mibench.spec import fingerprint
 
     results = collect(table, records, store)
@@ -447,7 +447,10 @@ def write(table: "Table", records: Records, store: "Store", out: Path) -> str:
     draw_reconstructions(records, store, out / f"{table.name}.png", private=not faces)
     key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
     draw_tradeoff(results, out / f"{table.name}-tradeoff.png", key)
-    written = sorted(out.glob(f"{table.name}.*")) + sorted(out.glob(f"{table.name}-tradeoff.png"))
+    draw_training(records, store, out / f"{table.name}-training.png")
+    names = [*(f"{table.name}.{s}" for s in (*files, "png"))]
+    names += [f"{table.name}-{figure}.png" for figure in ("tradeoff", "training")]
+    written = [out / name for name in names if (out / name).exists()]
     return render(results, "text") + "\n" + "\n".join(str(p) for p in written)
 
 

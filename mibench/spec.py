@@ -239,6 +239,11 @@ def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
             return tuple(_fit(v, h) for v, h in zip(value, hints, strict=True))
     elif hint is float and type(value) in (int, float) and abs(value) < float("inf"):
         return float(value)
+    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        fields = typing.get_type_hints(hint)
+        if value.keys() <= fields.keys():
+            make: Any = hint
+            return make(**{k: _fit(v, fields[k]) for k, v in value.items()})
     elif hint in (int, str, bool, type(None)) and type(value) is hint:
         return value
     raise TypeError

@@ -7,6 +7,7 @@ that was trained on another range converts inside its own ``latents``.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -121,6 +122,14 @@ class NetworkSpec(ABC):
 
         Raises:
             ValueError: If the architecture does not fit the image size.
+        """
+
+    def initialise(self, network: Classifier, root: Path) -> None:  # noqa: B027 - most name none
+        """Loads trained weights into a fresh network, if the spec names any.
+
+        Args:
+            network: What ``build`` returned, before a defense changes it.
+            root: The data folder.
         """
 
 

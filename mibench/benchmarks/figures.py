@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from mibench.benchmarks.export import Results
-from mibench.benchmarks.stages import RecordStage
+from mibench.benchmarks.stages import ClassifierStage, RecordStage
 from mibench.spec import fingerprint
 from mibench.store import Store
 
 VERSION = 1
 COLUMNS = 16
 """Classes that a picture shows at most."""
+COLOURS = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999933",
+)  # fmt: skip
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow darkened."""
+MARKERS = "osD^vPX<"
 PASSES = 2
 """Reconstructions of each class that a picture shows at most."""
 
@@ -101,8 +106,8 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
             x, y = rows[label]
             spread = y.std if results.seeds == 1 else y.interval
             axes.errorbar(
-                x.mean, y.mean, xerr=x.interval, yerr=spread, color=f"C{j % 10}",
-                marker="osD^vP*X<>"[j % 10], label=defense, capsize=3, linestyle="",
+                x.mean, y.mean, xerr=x.interval, yerr=spread, color=COLOURS[j % 8],
+                marker=MARKERS[j % 8], label=defense, capsize=3, linestyle="",
             )  # fmt: skip
         axes.set_title(attack, fontsize=9)
         axes.set_xlabel("Accuracy of the target, % (more is useful)", fontsize=8)
@@ -116,13 +121,48 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
     _save(figure, path, stamp)
 
 
+def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> None:
+    """Writes a PNG: the targets' accuracy by which weights are selected, epoch by epoch.
+
+    First seed; rows that share a target share a curve. Targets that keep the last epoch are
+    judged by no images while they train, and are left out.
+    """
+    targets: dict[str, tuple[str, ClassifierStage]] = {}
+    for label, stages in records.items():
+        target = stages[0].evidence[0].inversion.target
+        if store.state(target) == "done":
+            targets.setdefault(target.key, (label.rpartition(" / ")[2], target))
+    if not targets or _current(path, stamp := fingerprint(["training", VERSION, list(targets)])):
+        return
+    curves = {}
+    for label, target in targets.values():
+        history = store.load(target)["history"]
+        if all("accuracy" in epoch for epoch in history):
+            curves[label] = [epoch["accuracy"] for epoch in history]
+    if not curves:
+        return
+    figure = _new_figure((5.4, 3.4))
+    axes = figure.add_subplot(1, 1, 1)
+    for j, (label, accuracies) in enumerate(curves.items()):
+        epochs = range(1, len(accuracies) + 1)
+        axes.plot(
+            epochs, accuracies, color=COLOURS[j % 8], marker=MARKERS[j % 8], markersize=3,
+            linewidth=1, label=label,
+        )  # fmt: skip
+    axes.set_xlabel("Epoch", fontsize=8)
+    axes.set_ylabel("Accuracy on selection images, %", fontsize=8)
+    axes.set_ylim(-2, 102)
+    axes.tick_params(labelsize=8)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize=7)
+    _save(figure, path, stamp)
+
+
 def _new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib has no stubs
-    from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with style.context(["default", "tableau-colorblind10"]):
-        figure = Figure(figsize=size, dpi=160, layout="constrained")
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -112,7 +112,9 @@ class ClassifierStage(Stage):
         splits = self.images.splits(load)
         corpus: Corpus = getattr(splits, self.part)
         with seeded(self.seed, "init", self.part):
-            network = self._build(corpus.num_classes)
+            network = self.network.build(self.images.task.shape, corpus.num_classes)
+            self.network.initialise(network, work.data)
+            network = self.defense.harden(network)
         rng = generator(self.seed, "batches", self.part)
         with seeded(self.seed, "noise", self.part):  # for layers that draw on their own
             trained = train_classifier(network, self.defense, self.recipe, corpus, rng, work)
@@ -128,12 +130,10 @@ class ClassifierStage(Stage):
         """Returns the trained network, frozen and in eval mode."""
         payload = load(self)
         with seeded("shapes only"):
-            network = self._build(payload["num_classes"])
+            network = self.network.build(self.images.task.shape, payload["num_classes"])
+            network = self.defense.harden(network)
         network.load_state_dict(payload["state"])
         return network.to(device).eval().requires_grad_(requires_grad=False)
-
-    def _build(self, num_classes: int) -> Classifier:
-        return self.defense.harden(self.network.build(self.images.task.shape, num_classes))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ their estimators.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -27,14 +27,34 @@ Dependence: TypeAlias = Float[Tensor, "..."]
 def squared_distances(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     """Returns ‖x_i − x_j‖², float64, at least 0 and exactly 0 on the diagonal.
 
-    Rows are centred first: the distances stay, the cancellation in a² − 2ab + b² shrinks.
+    Rows are centred and multiplied in float64, for rows that nearly repeat each other; the
+    gradient takes one product in the precision of ``x``.
     """
-    x = x.double()
-    x = x - x.mean(0)
-    G = x @ x.T
-    squares = G.diagonal()
-    D = (squares[:, None] + squares[None] - 2 * G).clamp(min=0)
-    return D - torch.diag(D.diagonal())
+    distances: Tensor = _SquaredDistances.apply(x)
+    return distances
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """∂/∂x_i of Σ_ij g_ij ‖x_i − x_j‖² is 2 Σ_j (g_ij + g_ji)(x_i − x_j): one product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
+        ctx.save_for_backward(x)
+        wide = x.double()
+        wide = wide - wide.mean(0)
+        G = wide @ wide.T
+        squares = G.diagonal()
+        D = (squares[:, None] + squares[None] - 2 * G).clamp(min=0)
+        return D.fill_diagonal_(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
+        (x,) = ctx.saved_tensors
+        S = grads[0] + grads[0].T
+        S = S - torch.diag(S.diagonal())
+        W = torch.diag(S.sum(1)) - S
+        gradient: Tensor = 2 * W.to(x.dtype) @ (x - x.mean(0))
+        return gradient
 
 
 def gaussian_kernel(x: Float[Tensor, "n d"], scale: float = 5.0) -> Float[Tensor, "n n"]:
@@ -121,12 +141,27 @@ def nhsic(K: Gram, L: Gram, epsilon: float = 1e-5) -> Dependence:
 
 
 def _shrunk(K: Gram, ridge: float) -> Gram:
-    """Returns R = K̃(K̃ + ridge·I)⁻¹ = I − ridge·(K̃ + ridge·I)⁻¹, by Cholesky."""
+    """Returns R = K̃(K̃ + ridge·I)⁻¹ = I − ridge·(K̃ + ridge·I)⁻¹."""
     eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
     K = center(K)
-    K = (K + K.mT) / 2
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(K + ridge * eye))
+    inverse: Tensor = _Inverse.apply((K + K.mT) / 2 + ridge * eye)
     return eye - ridge * inverse
+
+
+class _Inverse(torch.autograd.Function):
+    """Inverse of positive definite matrices by Cholesky; its gradient takes two products."""
+
+    @staticmethod
+    def forward(ctx: Any, K: Tensor) -> Tensor:  # noqa: ANN401
+        inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(K))
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
+        (inverse,) = ctx.saved_tensors
+        gradient: Tensor = -inverse @ grads[0] @ inverse
+        return gradient
 
 
 def coco(K: Gram, L: Gram) -> Dependence:

@@ -1,8 +1,31 @@
 """Architectures, by the names the literature gives them. To add one: file, line."""
 
+from mibench.networks.facenet import IR152, IRSE50, FaceNet, FaceNet64, MobileFaceNet
 from mibench.networks.lenet import MCNN, MLP, SCNN
+from mibench.networks.resnet import ResNet34
+from mibench.networks.vgg import VGG16, VGG19
+from mibench.networks.weights import Weights
 from mibench.types import NetworkSpec
 
-NETWORKS: dict[str, type[NetworkSpec]] = {n.name: n for n in (MCNN, SCNN, MLP)}
+NETWORKS: dict[str, type[NetworkSpec]] = {
+    n.name: n
+    for n in (
+        MCNN, SCNN, MLP, VGG16, VGG19, ResNet34, FaceNet, FaceNet64, IR152, IRSE50, MobileFaceNet
+    )
+}  # fmt: skip
 
-__all__ = ["MCNN", "MLP", "NETWORKS", "SCNN"]
+__all__ = [
+    "IR152",
+    "IRSE50",
+    "MCNN",
+    "MLP",
+    "NETWORKS",
+    "SCNN",
+    "VGG16",
+    "VGG19",
+    "FaceNet",
+    "FaceNet64",
+    "MobileFaceNet",
+    "ResNet34",
+    "Weights",
+]

@@ -1,10 +1,32 @@
 """Tables, one file each. To add one: write the file, name it here."""
 
 from mibench.benchmarks.tables.base import Reported, Table, versus
+from mibench.benchmarks.tables.celeba import (
+    TABLE1,
+    TABLE1_CONTROLLED,
+    TABLE2,
+    TABLE2_CONTROLLED,
+    TABLE5,
+    TABLE5_CONTROLLED,
+)
+from mibench.benchmarks.tables.celeba300 import CELEBA300
 from mibench.benchmarks.tables.digits import DIGITS
+from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
 from mibench.benchmarks.tables.smoke import SMOKE
-from mibench.benchmarks.tables.table3 import TABLE3_MNIST
+from mibench.benchmarks.tables.table3 import (
+    TABLE3_CIFAR10,
+    TABLE3_CIFAR10_CONTROLLED,
+    TABLE3_MNIST,
+    TABLE3_MNIST_CONTROLLED,
+)
 
-TABLES: dict[str, Table] = {t.name: t for t in (SMOKE, DIGITS, TABLE3_MNIST)}
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        SMOKE, DIGITS, TABLE1, TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED, TABLE3_MNIST,
+        TABLE3_MNIST_CONTROLLED, TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED, TABLE5,
+        TABLE5_CONTROLLED, FIG1, FIG1_DIGITS, CELEBA300,
+    )
+}  # fmt: skip
 
 __all__ = ["TABLES", "Reported", "Table", "versus"]

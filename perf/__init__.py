@@ -1,0 +1,1 @@
+"""Speed measurements: ``python -m perf.NAME`` prints a table; nothing here is a test."""
