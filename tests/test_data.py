@@ -24,7 +24,7 @@ def needs_no_files(task: Task) -> bool:
     return True
 
 
-FILELESS = [task for cls in TASKS.values() if needs_no_files(task := cls())]
+FILELESS = [made for cls in TASKS.values() if needs_no_files(made := cls())]
 
 
 @pytest.fixture(scope="module", params=FILELESS, ids=lambda task: task.name)
