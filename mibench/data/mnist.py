@@ -68,7 +68,7 @@ class MNIST(Task):
 
         try:
             datasets.MNIST(str(root), download=True)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise ValueError(f"MNIST could not be downloaded: {error}") from error
 
 
