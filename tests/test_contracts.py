@@ -252,7 +252,7 @@ def test_a_black_box_attack_cannot_have_a_prior_that_sees_the_target() -> None:
 
     cell = TABLES["smoke"].rows["KED-MI / No Def."]
     with pytest.raises(ValueError, match="give it another prior"):
-        replace(cell, attack=Blind())
+        replace(cell, attack=Blind()).check()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,13 @@ class Cell:
     protocol: Protocol = field(default_factory=Protocol)
     seeds: Seeds = field(default_factory=Seeds)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Checks what no part of the cell can check alone.
+
+        Raises:
+            ValueError: If more classes are attacked than are private, or a black-box attack
+                has a prior that is trained on the whole target.
+        """
         if self.trials.classes > self.setting.task.num_classes:
             raise ValueError(
                 f"{self.trials.classes} classes are attacked but {self.setting.task.name} has "

@@ -238,7 +238,7 @@ def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
             grid.add_section()
         group = attack
         grid.add_row(*row)
-    console = Console(width=max(100, 16 * len(head) + 12), no_color=True, highlight=False)
+    console = Console(width=1000, no_color=True, highlight=False)  # as wide as it is
     with console.capture() as capture:
         console.print(grid)
         for note in footnotes(results):

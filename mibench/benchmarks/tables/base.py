@@ -39,6 +39,8 @@ class Table:
     def __post_init__(self) -> None:
         if unknown := [c for c in self.columns if c not in METRICS]:
             raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+        for cell in self.rows.values():
+            cell.check()
 
     def modified(self, settings: Iterable[str]) -> "Table":
         """Returns the table with fields of its cells replaced, each "path=value".
@@ -49,24 +51,26 @@ class Table:
             KeyError: If no row has it; the message lists those of the first row.
             ValueError: If a value is not one the field takes.
         """
-        table = self
+        cells = dict(self.rows)
         for setting in settings:
             path, equals, text = setting.partition("=")
             if not equals:
                 raise ValueError(f"--set takes path=value, got {setting!r}")
             rows: dict[str, Cell] = {}
             missing: KeyError | None = None
-            for label, cell in table.rows.items():
+            for label, cell in cells.items():
                 try:
                     rows[label] = override(cell, path.strip(), text.strip())
                 except KeyError as error:
                     missing = missing or error
             if not rows:
                 raise missing or KeyError(path)
-            table = replace(table, rows=dict(table.rows) | rows)
-        if table is self:
+            cells |= rows
+        if cells == self.rows:
             return self
-        return replace(table, caption=f"{self.caption} (modified: {', '.join(settings)})")
+        return replace(
+            self, rows=cells, caption=f"{self.caption} (modified: {', '.join(settings)})"
+        )
 
     def only(self, patterns: Iterable[str]) -> "Table":
         """Returns the rows whose label, or a part of it around " / ", matches a pattern.
