@@ -35,7 +35,7 @@ def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     folder = root / "celeba" / "img_align_celeba"
     folder.mkdir(parents=True)
-    lines = []
+    lines: list[str] = []
     for identity, count in enumerate([10, 9, 5, 10, 8, 9, 8, 6, 7, 4], 1):
         for _ in range(count):
             name = f"{len(lines) + 1:06d}.jpg"
