@@ -141,9 +141,10 @@ def footnotes(results: Results) -> list[str]:
     if seeds > 1:
         notes = [f"Mean over {seeds} seeds ± half of Student's 95 % interval."]
     else:
+        fid = " (FID: over repeats of the attack)" * ("fid" in results.table.columns)
         notes = [
-            "± is the standard deviation over passes of one run (FID: over repeats of the "
-            "attack). Another training may come out otherwise: ask for several seeds."
+            f"± is the standard deviation over passes of one run{fid}. Another training may "
+            "come out otherwise: ask for several seeds."
         ]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
