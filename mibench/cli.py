@@ -154,12 +154,15 @@ def run(
         watcher.close()
         fail("interrupted; run the same command again to go on where it was")
     watcher.close()
-    results = write(chosen, records, Store(store), out)
-    click.echo(results)
+    changed = bool(rows or settings or protocol)
+    stem = chosen.name + "-modified" * changed + "-incomplete" * bool(outcome.failures)
+    click.echo(write(chosen, records, Store(store), out, stem))
     done = f"{outcome.computed} stages computed, {outcome.cached} found in {store}"
     click.echo("nothing computed: " * (not outcome.computed) + done, err=True)
     if outcome.failures:
-        fail(f"{len(outcome.failures)} stages failed, {len(outcome.skipped)} more needed them")
+        names = {s.key: s.describe() for s in stages}
+        told = "; ".join(f"{names[key]}: {why}" for key, why in outcome.failures.items())
+        fail(f"{told} ({len(outcome.skipped)} other stages needed what failed)")
 
 
 @main.command()
@@ -200,6 +203,8 @@ def table(
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         results = collect(chosen, plan(chosen, seeds, data), Store(store))
+    if not store.is_dir():
+        click.echo(f"note: there is no store at {store}", err=True)
     click.echo(render(results, form, reported=reported), nl=False)
 
 
@@ -428,13 +433,13 @@ def show_plan(records: Records, store: Path, *, brief: bool = False) -> None:
                 if not brief:
                     click.echo(f"  {states[stage.key]:8s} {stage.describe():32s} {stage.key}")
             if brief:
-                click.echo("  " + ", ".join(f"{s.kind} {states[s.key]}" for s in own))
+                click.echo("  " + ", ".join(f"{s.describe()}: {states[s.key]}" for s in own))
     counts = {s: list(states.values()).count(s) for s in ("done", "partial", "missing")}
     click.echo(", ".join(f"{n} {s}" for s, n in counts.items()) + f" of {len(states)} stages")
 
 
-def write(table: "Table", records: Records, store: "Store", out: Path) -> str:
-    """Writes the table's files and returns what to print."""
+def write(table: "Table", records: Records, store: "Store", out: Path, stem: str) -> str:
+    """Writes the table's files, named ``stem``, and returns what to print."""
     from mibench.benchmarks.export import collect, render
     from mibench.benchmarks.figures import draw_reconstructions, draw_tradeoff, draw_training
     from mibench.spec import fingerprint
@@ -442,14 +447,14 @@ def write(table: "Table", records: Records, store: "Store", out: Path) -> str:
     results = collect(table, records, store)
     files = {"csv": "csv", "tex": "latex", "md": "markdown"}
     for suffix, form in files.items():
-        (out / f"{table.name}.{suffix}").write_text(render(results, form), encoding="utf-8")
+        (out / f"{stem}.{suffix}").write_text(render(results, form), encoding="utf-8")
     faces = any(r[0].cell.setting.task.faces for r in records.values())
-    draw_reconstructions(records, store, out / f"{table.name}.png", private=not faces)
+    draw_reconstructions(records, store, out / f"{stem}.png", private=not faces)
     key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
-    draw_tradeoff(results, out / f"{table.name}-tradeoff.png", key)
-    draw_training(records, store, out / f"{table.name}-training.png")
-    names = [*(f"{table.name}.{s}" for s in (*files, "png"))]
-    names += [f"{table.name}-{figure}.png" for figure in ("tradeoff", "training")]
+    draw_tradeoff(results, out / f"{stem}-tradeoff.png", key)
+    draw_training(records, store, out / f"{stem}-training.png")
+    names = [*(f"{stem}.{s}" for s in (*files, "png"))]
+    names += [f"{stem}-{figure}.png" for figure in ("tradeoff", "training")]
     written = [out / name for name in names if (out / name).exists()]
     return render(results, "text") + "\n" + "\n".join(str(p) for p in written)
 

@@ -168,6 +168,20 @@ def paths(spec: object, prefix: str = "") -> list[str]:
     return [p for n, v in named for p in paths(v, f"{prefix}.{n}" if prefix else n)]
 
 
+def unknown_path(path: str, known: Iterable[str]) -> str:
+    """Returns a sentence that lists the fields nearest to a path that names none."""
+    known = list(known)
+    steps = path.split(".")
+    while steps and not any(p.startswith(".".join(steps) + ".") for p in known):
+        steps.pop()
+    prefix = "".join(f"{step}." for step in steps)
+    near = sorted({p.split(".")[len(steps)] for p in known if p.startswith(prefix)})
+    names = ", ".join(prefix + n + ("" if prefix + n in known else ".…") for n in near)
+    if len(steps) == len(path.split(".")):
+        return f"{path} holds several fields; set one of: {names}"
+    return f"no field {path!r}; known: {names}"
+
+
 def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns what it is given
     """Returns ``spec`` with the field at ``path`` replaced by the value that ``text`` spells.
 
@@ -176,20 +190,8 @@ def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns 
         ValueError: If ``text`` does not spell a value of the field's type, or the spec
             refuses it.
     """
-    known = paths(spec)
-    if path not in known:
-        steps = path.split(".")
-        while steps and not any(p.startswith(".".join(steps) + ".") for p in known):
-            steps.pop()
-        level = len(steps)
-        prefix = "".join(f"{step}." for step in steps)
-        near = {p.split(".")[level] for p in known if p.startswith(prefix)}
-        names = ", ".join(
-            prefix + n + (".…" if prefix + n not in known else "") for n in sorted(near)
-        )
-        if level == len(path.split(".")):
-            raise KeyError(f"{path} holds several fields; set one of: {names}")
-        raise KeyError(f"no field {path!r}; known: {names}")
+    if path not in (known := paths(spec)):
+        raise KeyError(unknown_path(path, known))
     return _replace(spec, path.split("."), text, path)
 
 

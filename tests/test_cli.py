@@ -45,21 +45,21 @@ def test_run_prints_the_table_and_its_files_and_again_computes_nothing(folder: P
     assert "GMI / No Def." in first.stdout
     assert "stages computed" in first.stderr
     for suffix in (".csv", ".tex", ".md", ".png", "-tradeoff.png"):
-        path = folder / "out" / f"smoke{suffix}"
+        path = folder / "out" / f"smoke-modified{suffix}"
         assert path.stat().st_size > 0
         assert str(path) in first.stdout
-    csv = (folder / "out" / "smoke.csv").read_bytes()
-    drawn = (folder / "out" / "smoke.png").stat().st_mtime_ns
+    csv = (folder / "out" / "smoke-modified.csv").read_bytes()
+    drawn = (folder / "out" / "smoke-modified.png").stat().st_mtime_ns
     again = smoke(folder)
     assert "nothing computed: 0 stages computed" in again.stderr
     assert again.stdout == first.stdout
-    assert (folder / "out" / "smoke.csv").read_bytes() == csv
-    assert (folder / "out" / "smoke.png").stat().st_mtime_ns == drawn
+    assert (folder / "out" / "smoke-modified.csv").read_bytes() == csv
+    assert (folder / "out" / "smoke-modified.png").stat().st_mtime_ns == drawn
 
 
 def test_a_modified_table_says_so(folder: Path) -> None:
     smoke(folder)
-    assert "modified: attack.steps=3" in (folder / "out" / "smoke.md").read_text()
+    assert "modified: attack.steps=3" in (folder / "out" / "smoke-modified.md").read_text()
 
 
 @pytest.mark.parametrize("form", ["text", "csv", "latex", "markdown"])
@@ -157,6 +157,8 @@ def test_a_failing_stage_gives_exit_status_1_and_keeps_the_rest(
     assert "a latent after step 3 is not finite" in done.stderr
     assert "GMI / No Def." in done.stdout
     assert "--" in done.stdout
+    assert "gmi on none: a latent after step 3" in done.stderr.splitlines()[-1]
+    assert "Attack Acc" in (folder / "out" / "smoke-modified-incomplete.tex").read_text()
 
 
 def test_clean_says_and_with_yes_deletes_what_interrupted_stages_left(tmp_path: Path) -> None:
@@ -260,9 +262,13 @@ def test_a_broken_user_file_is_one_sentence_with_its_line(tmp_path: Path) -> Non
     assert "must define one mibench Table" in call("run", "empty_table.py").stderr
 
 
-def test_the_example_runs(tmp_path: Path) -> None:
-    example = ROOT / "examples" / "random_search.py"
-    small = ["--set", "attack.prior.epochs=1", "--rows", "*No Def.", "--executor", "serial"]
-    done = call("run", str(example), *small)
+@pytest.mark.parametrize(
+    ("example", "row"),
+    [("random_search", "Random search / No Def."), ("label_smoothing", "GMI / alpha -0.05")],
+)
+def test_the_examples_run(example: str, row: str) -> None:
+    path = ROOT / "examples" / f"{example}.py"
+    small = ["--set", "attack.prior.epochs=1", "--rows", row, "--executor", "serial"]
+    done = call("run", str(path), *small)
     assert done.exit_code == 0, done.output
-    assert "Random search / No Def." in done.stdout
+    assert row in done.stdout

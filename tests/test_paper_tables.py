@@ -61,7 +61,7 @@ def test_celeba_tables_run_from_official_files_to_table(
     settings = FACES + ([] if table == "table1" else DISCRIMINATION)
     done = run(table, celeba, tmp_path, rows, settings)
     assert done.exit_code == 0, done.output
-    csv = (tmp_path / "out" / f"{table}.csv").read_text().splitlines()
+    csv = (tmp_path / "out" / f"{table}-modified.csv").read_text().splitlines()
     assert len(csv) == 1 + len(rows)
     assert all(",1," in line for line in csv[1:])
     text = done.stdout

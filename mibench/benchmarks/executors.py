@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -119,9 +120,18 @@ def _complete(stage: Stage, bench: Bench, report: Report) -> bool | str:
 def explain(error: BaseException) -> str:
     """Returns one sentence for people."""
     text = str(error).strip().split("\n")[0]
-    if isinstance(error, ValueError | FileNotFoundError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    told = (ValueError, FileNotFoundError, FloatingPointError)
+    sentence = text if isinstance(error, told) and text else f"{type(error).__name__}: {text}"
+    where = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
+    return f"{sentence} ({where[-1].filename}, line {where[-1].lineno})" if where else sentence
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither mibench's, nor installed, nor Python's own."""
+    ours = Path(__file__).parent.parent
+    path = Path(file)
+    installed = "site-packages" in path.parts or Path(os.__file__).parent in path.parents
+    return path.is_file() and ours not in path.parents and not installed
 
 
 def _ready(pending: dict[str, Stage], busy: set[str]) -> list[Stage]:

@@ -54,6 +54,7 @@ class Results:
         found: Label → how many seeds are in the store.
         evaluator: The evaluation classifier's test accuracy in percent.
         sizes: Label → reconstructions, real images and dimensions that FID rests on.
+        classes: How many classes the evaluator knows.
     """
 
     table: Table
@@ -62,6 +63,7 @@ class Results:
     found: Mapping[str, int]
     evaluator: Number
     sizes: Mapping[str, tuple[int, int, int]]
+    classes: int | None = None
 
     def frame(self, *, reported: bool = False) -> "pd.DataFrame":
         """Returns one row per label: per metric mean, ``_std``, ``_t95``, and the reported."""
@@ -99,7 +101,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     """Returns what is in the store; computes nothing."""
     entries: dict[str, dict[str, Entry]] = {}
     found: dict[str, int] = {}
-    evaluator = None
+    evaluator = classes = None
     sizes = {}
     for label, stages in records.items():
         payloads = [store.load(s) for s in stages if store.state(s) == "done"]
@@ -108,9 +110,10 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         if payloads:
             evaluator = payloads[0]["evaluator"]["accuracy"]
             size = payloads[0]["sizes"]
+            classes = size["classes"]
             sizes[label] = (size["reconstructions"], size["real"], size["dimensions"])
     seeds = max(len(stages) for stages in records.values())
-    return Results(table, seeds, entries, found, evaluator, sizes)
+    return Results(table, seeds, entries, found, evaluator, sizes, classes)
 
 
 def _entry(name: str, payloads: Sequence[Payload]) -> Entry:
@@ -148,6 +151,12 @@ def footnotes(results: Results) -> list[str]:
         ]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
+    if results.classes is not None:
+        notes.append(
+            f"It knows {results.classes} classes: a blind guess scores "
+            f"{100 / results.classes:.3g} % in Attack Acc, {500 / results.classes:.3g} % in Acc5. "
+            "Arrows point to what is better for the defender."
+        )
     notes += fid_note(results)
     short = [label for label, n in results.found.items() if 0 < n < seeds]
     if short:

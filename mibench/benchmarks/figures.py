@@ -13,7 +13,7 @@ from mibench.benchmarks.stages import ClassifierStage, RecordStage
 from mibench.spec import fingerprint
 from mibench.store import Store
 
-VERSION = 1
+VERSION = 2
 COLUMNS = 16
 """Classes that a picture shows at most."""
 COLOURS = (
@@ -110,14 +110,14 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
                 marker=MARKERS[j % 8], label=defense, capsize=3, linestyle="",
             )  # fmt: skip
         axes.set_title(attack, fontsize=9)
-        axes.set_xlabel("Accuracy of the target, % (more is useful)", fontsize=8)
+        axes.set_xlabel("Accuracy of the target, %", fontsize=8)
         if i == 0:
-            axes.set_ylabel("Attack Acc, % (less is private)", fontsize=8)
+            axes.set_ylabel("Attack Acc, % (lower is more private)", fontsize=8)
         axes.set_ylim(-2, 102)
         axes.tick_params(labelsize=8)
         axes.grid(visible=True, alpha=0.3)
         axes.margins(x=0.2)
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     _save(figure, path, stamp)
 
 
@@ -154,7 +154,7 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
     axes.set_ylim(-2, 102)
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     _save(figure, path, stamp)
 
 

@@ -288,6 +288,7 @@ class RecordStage(Stage):
     """
 
     kind: ClassVar[str] = "record"
+    version: ClassVar[int] = 2
 
     cell: Cell
     evidence: tuple[EvidenceStage, ...]
@@ -301,7 +302,8 @@ class RecordStage(Stage):
         """Returns {"scores", "values", "sizes", "evaluator", "cell", "stages", "queries"}.
 
         "values" has, per repeat, each metric's value of every image, or of the whole; "sizes"
-        how many images of each kind FID compares, in how many dimensions.
+        how many images of each kind FID compares, in how many dimensions, and how many
+        classes the evaluator knows.
         """
         trials = [e.evidence(load) for e in self.evidence]
         scores, values = {}, {}
@@ -317,6 +319,7 @@ class RecordStage(Stage):
                 "reconstructions": len(trials[0].features),
                 "real": len(trials[0].real),
                 "dimensions": trials[0].features.shape[1],
+                "classes": trials[0].logits.shape[1],
             },
             "evaluator": {"accuracy": load(self.evidence[0].evaluator)["accuracy"]},
             "cell": canonical(self.cell),

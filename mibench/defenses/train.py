@@ -138,6 +138,11 @@ def train_classifier(
             for name in recipe.augment:
                 x = AUGMENTATIONS[name](x, rng)
             terms = defense.loss_terms(network, x, y)
+            if not isinstance(terms, dict):
+                raise ValueError(
+                    f"loss_terms of {defense.name} must return a dict of named terms, "
+                    f"got {type(terms).__name__}"
+                )
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from mibench.benchmarks.cell import Cell, Setting, Trials
 from mibench.defenses import Recipe
 from mibench.evaluation import METRICS, Protocol
-from mibench.spec import override
+from mibench.spec import override, paths, unknown_path
 from mibench.types import Attack, Defense
 
 Reported = Mapping[str, tuple[float, float | None]]
@@ -48,7 +48,7 @@ class Table:
         A setting applies to the rows that have the field.
 
         Raises:
-            KeyError: If no row has it; the message lists those of the first row.
+            KeyError: If no row has it; the message lists the nearest that rows have.
             ValueError: If a value is not one the field takes.
         """
         cells = dict(self.rows)
@@ -56,15 +56,15 @@ class Table:
             path, equals, text = setting.partition("=")
             if not equals:
                 raise ValueError(f"--set takes path=value, got {setting!r}")
-            rows: dict[str, Cell] = {}
-            missing: KeyError | None = None
-            for label, cell in cells.items():
-                try:
-                    rows[label] = override(cell, path.strip(), text.strip())
-                except KeyError as error:
-                    missing = missing or error
+            path = path.strip()
+            rows = {
+                label: override(cell, path, text.strip())
+                for label, cell in cells.items()
+                if path in paths(cell)
+            }
             if not rows:
-                raise missing or KeyError(path)
+                known = dict.fromkeys(p for cell in cells.values() for p in paths(cell))
+                raise KeyError(unknown_path(path, known))
             cells |= rows
         if cells == self.rows:
             return self
