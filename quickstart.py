@@ -109,9 +109,15 @@ def make_environment() -> None:
     package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
     remedy = f"install the system package {package} (or python3-venv) and run this again"
     run([*venv, "--without-pip"], f"this Python cannot make an environment: {remedy}", quiet=True)
-    say("this Python comes without pip; fetching it from PyPI")
+    say("this Python makes environments without pip; looking for one")
+    other = [base, "-m", "pip", "--python", str(PYTHON), "install", "pip"]
+    if subprocess.run(other, capture_output=True).returncode == 0:
+        return
+    index = os.environ.get("PIP_INDEX_URL")
+    if not index:
+        refuse(f"this Python has no pip: {remedy}, or name a package index in PIP_INDEX_URL")
     try:
-        wheel = fetch_pip(os.environ["PIP_INDEX_URL"])
+        wheel = fetch_pip(index)
     except (OSError, ValueError) as error:
         refuse(f"pip could not be fetched ({error}): {remedy}")
     run([PYTHON, wheel / "pip", "install", "--no-index", wheel], "pip could not be installed")

@@ -236,6 +236,7 @@ TABLE = Table("deadly", "One dies.", {"Dead": dead, "Alive": cell})
 """
 
 
+@pytest.mark.slow
 def test_the_death_of_a_process_fails_its_stage_and_spares_the_rest(tmp_path: Path) -> None:
     (tmp_path / "deadly_attack.py").write_text(DEADLY_FILE)
     command = [sys.executable, "-m", "mibench.cli", "run", "deadly_attack.py", *SMALL[4:]]
