@@ -148,7 +148,9 @@ def test_a_run_killed_with_sigkill_and_started_again_gives_the_same_csv(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     subprocess.run(command("broken"), check=True, capture_output=True, timeout=120)
-    csv = [(tmp_path / f"{n}-out" / "smoke.csv").read_bytes() for n in ("whole", "broken")]
+    csv = [
+        (tmp_path / f"{n}-out" / "smoke-modified.csv").read_bytes() for n in ("whole", "broken")
+    ]
     assert csv[0] == csv[1]
 
 
