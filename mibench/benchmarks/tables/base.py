@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mibench.benchmarks.cell import Cell, Setting, Trials
-from mibench.defenses import Recipe
+from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
 from mibench.spec import override, paths, unknown_path
 from mibench.types import Attack, Defense
@@ -104,3 +104,17 @@ def versus(
         f"{title} / {label}": Cell(setting, recipe, defense, attack, trials, protocol)
         for label, (recipe, defense) in defenses.items()
     }
+
+
+TWINS: dict[str, Defense] = {"MID (0)": MID(lambda_=0), "BiDO (0)": BiDO("nhsic", 0, 0)}
+"""Defenses of weight zero: what they change beside their loss, such as MID's bottleneck."""
+
+
+def controlled(
+    recipe: Recipe,
+    defenses: Mapping[str, tuple[Recipe, Defense]],
+    twins: Mapping[str, Defense] = TWINS,
+) -> dict[str, tuple[Recipe, Defense]]:
+    """Returns the same defenses and their twins under one recipe."""
+    same = {label: defense for label, (_, defense) in defenses.items()}
+    return {label: (recipe, defense) for label, defense in (same | dict(twins)).items()}

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
 from mibench.benchmarks.cell import Evaluator, Setting, Trials
-from mibench.benchmarks.tables.base import Reported, Table, versus
+from mibench.benchmarks.tables.base import TWINS, Reported, Table, controlled, versus
 from mibench.data import CelebA
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
@@ -63,10 +63,6 @@ ABLATION: dict[str, tuple[Recipe, Defense]] = {
     "HSIC, X only": (ADAM, BiDO("nhsic", lambda_x=0.1, lambda_y=0)),
     "HSIC, Y only": (ADAM, BiDO("nhsic", lambda_x=0, lambda_y=1)),
     "HSIC, both": (ADAM, BiDO("nhsic", lambda_x=0.1, lambda_y=1)),
-}
-TWINS: dict[str, tuple[Recipe, Defense]] = {
-    "MID (0)": (CONTROLLED, MID(lambda_=0)),
-    "BiDO (0)": (CONTROLLED, BiDO("nhsic", lambda_x=0, lambda_y=0)),
 }
 
 
@@ -172,18 +168,16 @@ TABLE5 = Table(
 )
 
 
-Rows = dict[str, tuple[Recipe, Defense]]
-
-
-def under_control(table: Table, rows: Rows, twins: Rows, title: str) -> Table:
+def under_control(
+    table: Table, rows: dict[str, tuple[Recipe, Defense]], twins: dict[str, Defense], title: str
+) -> Table:
     """Returns a table with one recipe for all rows, and twins; nothing is reported for it."""
-    same = {label: (CONTROLLED, defense) for label, (_, defense) in rows.items()}
     attack = {"GMI": ATTACK_GMI, "KED-MI": replace(ATTACK_KED, prior=InversionGAN())}[title]
     return replace(
         table,
         name=f"{table.name}-controlled",
         caption=table.caption.replace("as published", "under control"),
-        rows=versus(SETTING, attack, TRIALS, KDD22, same | twins, title),
+        rows=versus(SETTING, attack, TRIALS, KDD22, controlled(CONTROLLED, rows, twins), title),
         reported={},
         notes=UNDER_CONTROL,
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mibench.attacks import KEDMI, InversionGAN
 from mibench.benchmarks.cell import Evaluator, Setting, Trials
-from mibench.benchmarks.tables.base import Reported, Table, versus
+from mibench.benchmarks.tables.base import Reported, Table, controlled, versus
 from mibench.data import CIFAR10, MNIST
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
@@ -94,17 +94,6 @@ def _reported(*pairs: tuple[float, float]) -> dict[str, Reported]:
     }
 
 
-def _controlled(
-    recipe: Recipe, defenses: dict[str, tuple[Recipe, Defense]]
-) -> dict[str, tuple[Recipe, Defense]]:
-    """Returns the same defenses under one recipe, with their twins of weight zero."""
-    twins: dict[str, Defense] = {"MID (0)": MID(lambda_=0), "BiDO (0)": BiDO("nhsic", 0, 0)}
-    same = {label: defense for label, (_, defense) in defenses.items()}
-    return {
-        label: (replace(recipe, select="validation"), d) for label, d in (same | twins).items()
-    }
-
-
 TABLE3_MNIST = Table(
     name="table3-mnist",
     caption="KED-MI on MNIST, as published.",
@@ -122,7 +111,7 @@ TABLE3_MNIST_CONTROLLED = Table(
         KED_CONTROLLED,
         TRIALS,
         Protocol(),
-        _controlled(Recipe(epochs=20), MNIST_DEFENSES),
+        controlled(Recipe(epochs=20), MNIST_DEFENSES),
         "KED-MI",
     ),
     notes=UNDER_CONTROL,
@@ -144,7 +133,7 @@ TABLE3_CIFAR10_CONTROLLED = Table(
         KED_CONTROLLED,
         TRIALS,
         Protocol(),
-        _controlled(CIFAR_ADAM, CIFAR_DEFENSES),
+        controlled(replace(CIFAR_ADAM, select="validation"), CIFAR_DEFENSES),
         "KED-MI",
     ),
     notes=UNDER_CONTROL,
