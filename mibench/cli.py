@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
-    from mibench.store import Store
+    from mibench.store import Stage, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 Records = dict[str, list["RecordStage"]]
@@ -102,6 +102,11 @@ def main() -> None:
     help="CSV, LaTeX, Markdown and PNG.",
 )
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
+@click.option(
+    "--until",
+    type=click.Choice(["images", "classifier", "prior", "inversion", "evidence"]),
+    help="Compute stages of this kind and what they need; write no table.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the stages and compute nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--verbose", is_flag=True, help="A line for every stage that starts and ends.")
@@ -118,6 +123,7 @@ def run(
     threads: int,
     out: Path,
     download: bool,
+    until: str | None,
     dry_run: bool,
     quiet: bool,
     verbose: bool,
@@ -144,6 +150,8 @@ def run(
     from mibench.store import Store
 
     stages = graph(r for rs in records.values() for r in rs)
+    if until is not None:
+        stages = graph(s for s in stages if s.kind == until)
     missing = [s for s in stages if Store(store).state(s) != "done"]
     file = Path(table) if table.endswith(".py") else None
     bench = Bench(store, data, bench_device, threads, jobs, file)
@@ -154,9 +162,12 @@ def run(
         watcher.close()
         fail("interrupted; run the same command again to go on where it was")
     watcher.close()
-    changed = bool(rows or settings or protocol)
-    stem = chosen.name + "-modified" * changed + "-incomplete" * bool(outcome.failures)
-    click.echo(write(chosen, records, Store(store), out, stem))
+    if until is not None:
+        show_accuracy(stages, Store(store))
+    else:
+        changed = bool(rows or settings or protocol)
+        stem = chosen.name + "-modified" * changed + "-incomplete" * bool(outcome.failures)
+        click.echo(write(chosen, records, Store(store), out, stem))
     done = f"{outcome.computed} stages computed, {outcome.cached} found in {store}"
     click.echo("nothing computed: " * (not outcome.computed) + done, err=True)
     if outcome.failures:
@@ -436,6 +447,15 @@ def show_plan(records: Records, store: Path, *, brief: bool = False) -> None:
                 click.echo("  " + ", ".join(f"{s.describe()}: {states[s.key]}" for s in own))
     counts = {s: list(states.values()).count(s) for s in ("done", "partial", "missing")}
     click.echo(", ".join(f"{n} {s}" for s, n in counts.items()) + f" of {len(states)} stages")
+
+
+def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
+    """Prints the test accuracy of every finished classifier."""
+    from mibench.benchmarks.stages import ClassifierStage
+
+    for stage in stages:
+        if isinstance(stage, ClassifierStage) and store.state(stage) == "done":
+            click.echo(f"{stage.describe()}: accuracy {store.load(stage)['accuracy']:.2f} %")
 
 
 def write(table: "Table", records: Records, store: "Store", out: Path, stem: str) -> str:

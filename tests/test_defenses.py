@@ -279,7 +279,7 @@ def test_unilateral_is_the_task_loss_plus_the_weighted_dependence_of_the_logits(
     x, y = torch.rand(6, 1, 2, 2, generator=rng), torch.arange(6) % 3
     logits = network(x)
     terms = Unilateral(lambda_=7.0).loss_terms(network, x, y)
-    want = coco_frobenius(gaussian_kernel(x.flatten(1)), linear_kernel(logits))
+    want = coco_frobenius(gaussian_kernel([x.flatten(1)])[0], linear_kernel([logits])[0])
     torch.testing.assert_close(terms["task"], F.cross_entropy(logits, y))
     torch.testing.assert_close(terms["d(X,Y)"], 7 * want.float())
 

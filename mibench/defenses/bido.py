@@ -28,6 +28,7 @@ class BiDO(Defense):
     """
 
     name: ClassVar[str] = "bido"
+    version: ClassVar[int] = 2
 
     measure: str
     lambda_x: float
@@ -42,14 +43,15 @@ class BiDO(Defense):
 
     def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
         """Returns the task loss and the two dependence terms of Eq. (7)."""
-        d, kernel = measure(self.measure, self.ridge), KERNELS[self.kernel]
         zs = network.latents(x)
         logits = network.head(zs[-1])
-        K_x = kernel(x.flatten(1))
-        K_y = KERNELS[self.label_kernel](F.one_hot(y, logits.shape[1]).to(x.dtype))
-        K_zs = torch.stack([kernel(z.flatten(1)) for z in zs])
+        labels = F.one_hot(y, logits.shape[1]).to(x.dtype)
+        K_x, *K_zs = KERNELS[self.kernel]([x.flatten(1), *(z.flatten(1) for z in zs)])
+        (K_y,) = KERNELS[self.label_kernel]([labels])
+        d = measure(self.measure, self.ridge)
+        both = d(torch.stack(K_zs), torch.stack([K_x, K_y])[:, None]).sum(1).to(x.dtype)
         return {
             "task": F.cross_entropy(logits, y),
-            "d(X,Z)": self.lambda_x * d(K_x, K_zs).sum().to(x.dtype),
-            "d(Z,Y)": -self.lambda_y * d(K_zs, K_y).sum().to(x.dtype),
+            "d(X,Z)": self.lambda_x * both[0],
+            "d(Z,Y)": -self.lambda_y * both[1],
         }

@@ -9,7 +9,7 @@ Of the population quantities, COCO is Eq. (1) and HSIC Eqs (3) and (4); what is 
 their estimators.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Samples: TypeAlias = Sequence[Float[Tensor, "n _"]]
 Gram: TypeAlias = Float[Tensor, "*#b n n"]
 Dependence: TypeAlias = Float[Tensor, "..."]
 
@@ -24,13 +25,16 @@ Dependence: TypeAlias = Float[Tensor, "..."]
 # Kernels ----------------------------------------------------------------------------------
 
 
-def squared_distances(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    """Returns ‖x_i − x_j‖², float64, at least 0 and exactly 0 on the diagonal.
+def squared_distances(xs: Samples) -> Float[Tensor, "b n n"]:
+    """Returns ‖x_i − x_j‖² of every sample, float64, at least 0, exactly 0 on the diagonal.
 
     Rows are centred and multiplied in float64, for rows that nearly repeat each other; the
-    gradient takes one product in the precision of ``x``.
+    gradient takes one product in the precision of each sample.
+
+    Args:
+        xs: Samples of the same n objects, each of its own width.
     """
-    distances: Tensor = _SquaredDistances.apply(x)
+    distances: Tensor = _SquaredDistances.apply(*xs)
     return distances
 
 
@@ -38,64 +42,67 @@ class _SquaredDistances(torch.autograd.Function):
     """∂/∂x_i of Σ_ij g_ij ‖x_i − x_j‖² is 2 Σ_j (g_ij + g_ji)(x_i − x_j): one product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
-        ctx.save_for_backward(x)
-        wide = x.double()
-        wide = wide - wide.mean(0)
-        G = wide @ wide.T
-        squares = G.diagonal()
-        D = (squares[:, None] + squares[None] - 2 * G).clamp(min=0)
-        return D.fill_diagonal_(0)
+    def forward(ctx: Any, *xs: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
+        ctx.save_for_backward(*xs)
+        wide = [x.double() for x in xs]
+        G = linear_kernel([x - x.mean(0) for x in wide])
+        squares = G.diagonal(dim1=1, dim2=2)
+        D = (squares[:, :, None] + squares[:, None] - 2 * G).clamp(min=0)
+        D.diagonal(dim1=1, dim2=2).zero_()
+        return D
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
-        (x,) = ctx.saved_tensors
-        S = grads[0] + grads[0].T
-        S = S - torch.diag(S.diagonal())
-        W = torch.diag(S.sum(1)) - S
-        gradient: Tensor = 2 * W.to(x.dtype) @ (x - x.mean(0))
-        return gradient
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        S = grads[0] + grads[0].mT
+        S = S - torch.diag_embed(S.diagonal(dim1=1, dim2=2))
+        W = 2 * (torch.diag_embed(S.sum(2)) - S)
+        return tuple(
+            w.to(x.dtype) @ (x - x.mean(0)) if needed else None
+            for w, x, needed in zip(W, ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+        )
 
 
-def gaussian_kernel(x: Float[Tensor, "n d"], scale: float = 5.0) -> Float[Tensor, "n n"]:
-    r"""Gram matrix of the Gaussian kernel, Appendix C.
+def gaussian_kernel(xs: Samples, scale: float = 5.0) -> Float[Tensor, "b n n"]:
+    r"""Gram matrices of the Gaussian kernel, Appendix C.
 
     .. math:: K_{ij} = \exp(-\|x_i - x_j\|^2 / 2\sigma^2), \quad \sigma = 5 \sqrt{d}
     """
-    return (-squared_distances(x) / (2 * scale**2 * x.shape[1])).exp()
+    D = squared_distances(xs)
+    widths = torch.tensor([2 * scale**2 * x.shape[1] for x in xs], device=D.device)
+    return (-D / widths[:, None, None]).exp()
 
 
-def median_kernel(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    r"""Gram matrix of the Gaussian kernel with the median heuristic.
+def median_kernel(xs: Samples) -> Float[Tensor, "b n n"]:
+    r"""Gram matrices of the Gaussian kernel with the median heuristic.
 
     .. math:: K_{ij} = \exp(-\|x_i - x_j\|^2 / \mathrm{median}_{k<l} \|x_k - x_l\|^2)
 
     Gretton et al., JMLR 2012. The median is a constant of the batch: no gradient flows
     through it. Where it is 0 (most rows equal), the kernel is that of width 1.
     """
-    D = squared_distances(x)
-    above = torch.ones_like(D, dtype=torch.bool).triu(1)
-    median = D.detach()[above].median()
-    return (-D / torch.where(median > 0, median, 1.0)).exp()
+    D = squared_distances(xs)
+    above = torch.ones_like(D[0], dtype=torch.bool).triu(1)
+    median = D.detach()[:, above].median(1).values
+    return (-D / torch.where(median > 0, median, 1.0)[:, None, None]).exp()
 
 
-def imq_kernel(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    r"""Gram matrix of the inverse multiquadric :math:`(1 + \|x_i - x_j\|^2)^{-1/2}`."""
-    return (1 + squared_distances(x)).rsqrt()
+def imq_kernel(xs: Samples) -> Float[Tensor, "b n n"]:
+    r"""Gram matrices of the inverse multiquadric :math:`(1 + \|x_i - x_j\|^2)^{-1/2}`."""
+    return (1 + squared_distances(xs)).rsqrt()
 
 
-def linear_kernel(y: Float[Tensor, "n q"]) -> Float[Tensor, "n n"]:
-    """Gram matrix Y Yᵀ, float64; the kernel for one-hot labels (Appendix C)."""
-    y = y.double()
-    return y @ y.T
+def linear_kernel(ys: Samples) -> Float[Tensor, "b n n"]:
+    """Gram matrices Y Yᵀ, float64; the kernel for one-hot labels (Appendix C)."""
+    return torch.stack([y @ y.T for y in map(torch.Tensor.double, ys)])
 
 
-KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+KERNELS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
     "gaussian": gaussian_kernel,
     "median": median_kernel,
     "imq": imq_kernel,
     "linear": linear_kernel,
 }
+"""Name → function of samples, each (n, d) with its own d, to their Gram matrices (b, n, n)."""
 
 
 def center(K: Gram) -> Gram:

@@ -41,8 +41,9 @@ class Unilateral(Defense):
         """Returns the task loss and the weighted dependence of logits on the input."""
         logits = network(x)
         d = measure(self.measure, self.ridge)
-        K_x, K_out = KERNELS[self.kernel](x.flatten(1)), KERNELS[self.output_kernel](logits)
+        K_x = KERNELS[self.kernel]([x.flatten(1)])
+        K_out = KERNELS[self.output_kernel]([logits])
         return {
             "task": F.cross_entropy(logits, y),
-            "d(X,Y)": self.lambda_ * d(K_x, K_out).to(x.dtype),
+            "d(X,Y)": self.lambda_ * d(K_x, K_out).sum().to(x.dtype),
         }
