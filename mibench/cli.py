@@ -7,7 +7,7 @@ started (bad input); 1: something failed after work had begun.
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -136,13 +136,13 @@ def run(
         chosen = choose_table(table, rows, settings, protocol)
         if download:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
-        records = plan(chosen, seeds, data)
+        records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
         bench_device = pick_device(device)
         jobs = pick_jobs(executor, bench_device)
         if not dry_run:
             check_writable(store, out)
     if dry_run:
-        show_plan(records, store)
+        show_plan(records, store, data)
         return
     from mibench.benchmarks.executors import Bench, execute
     from mibench.benchmarks.progress import display
@@ -153,6 +153,8 @@ def run(
     if until is not None:
         stages = graph(s for s in stages if s.kind == until)
     missing = [s for s in stages if Store(store).state(s) != "done"]
+    with refusing():
+        fetch_weights(missing, data)
     file = Path(table) if table.endswith(".py") else None
     bench = Bench(store, data, bench_device, threads, jobs, file)
     watcher = display(len(missing), quiet=quiet, verbose=verbose)
@@ -185,7 +187,7 @@ def status(
     """Show for every row of TABLE which stages are done; compute nothing."""
     with refusing():
         records = plan(choose_table(table, rows, settings, protocol), seeds, data)
-    show_plan(records, store, brief=True)
+    show_states(records, store)
 
 
 @main.command()
@@ -378,6 +380,25 @@ def plan(table: "Table", seeds: int, data: Path) -> Records:
     return record_stages(table, seeds, data)
 
 
+def foresee(table: "Table", seeds: int, data: Path) -> Records:
+    """Returns what :func:`plan` does, or, without the raw data, stages whose keys mean nothing."""
+    from mibench.benchmarks.export import record_stages
+
+    try:
+        return record_stages(table, seeds, data)
+    except FileNotFoundError as error:
+        click.echo(f"note: {error}; without it nothing counts as done", err=True)
+        return record_stages(table, seeds, None)
+
+
+def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
+    """Makes sure that the trained weights which stages start from can be had."""
+    from mibench.benchmarks.stages import ClassifierStage
+
+    for network in {s.network: None for s in stages if isinstance(s, ClassifierStage)}:
+        network.fetch(data)
+
+
 def fetch(tasks: "Iterable[Task]", data: Path) -> None:
     """Downloads the raw data of those tasks that are not there."""
     for task in tasks:
@@ -429,8 +450,37 @@ def check_writable(*folders: Path) -> None:
             raise ValueError(f"cannot write to {path}: {error.strerror}") from error
 
 
-def show_plan(records: Records, store: Path, *, brief: bool = False) -> None:
-    """Prints every row's stages and whether they are in the store."""
+def show_plan(records: Records, store: Path, data: Path) -> None:
+    """Prints every row's stages, whether they are in the store, and their steps."""
+    from mibench.benchmarks.plan import known_sizes, planned_steps
+    from mibench.benchmarks.stages import graph
+    from mibench.store import Store
+
+    tasks = {r.cell.setting.task for rs in records.values() for r in rs}
+    sizes = {task: known_sizes(task, data) for task in tasks}
+    to_do: dict[str, int | None] = {}
+    states: dict[str, str] = {}
+    for label, stages in records.items():
+        for seed, record in enumerate(stages):
+            click.echo(f"{label}, seed {seed}")
+            for stage in graph([record]):
+                state = states[stage.key] = Store(store).state(stage)
+                steps = planned_steps(stage, sizes[record.cell.setting.task])
+                if state != "done":
+                    to_do[stage.key] = steps
+                told = "? steps" if steps is None else f"{steps:,} steps" if steps else ""
+                key = stage.key if record.evidence[0].images.digest else "no key without data"
+                click.echo(f"  {state:8s} {stage.describe():40s} {told:>14s}  {key}")
+    unknown = list(to_do.values()).count(None)
+    left = f"{sum(s or 0 for s in to_do.values()):,} steps to do"
+    left += f" and those of {unknown} stages that cannot be told" * bool(unknown)
+    click.echo(f"{count_states(states)}; {left}")
+
+
+def show_states(records: Records, store: Path) -> None:
+    """Prints a line for every row and seed: which of its stages are in the store."""
+    from collections import Counter
+
     from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
@@ -439,14 +489,17 @@ def show_plan(records: Records, store: Path, *, brief: bool = False) -> None:
         for seed, record in enumerate(stages):
             own = graph([record])
             states |= {s.key: Store(store).state(s) for s in own}
-            click.echo(f"{label}, seed {seed}")
-            for stage in own:
-                if not brief:
-                    click.echo(f"  {states[stage.key]:8s} {stage.describe():32s} {stage.key}")
-            if brief:
-                click.echo("  " + ", ".join(f"{s.describe()}: {states[s.key]}" for s in own))
-    counts = {s: list(states.values()).count(s) for s in ("done", "partial", "missing")}
-    click.echo(", ".join(f"{n} {s}" for s, n in counts.items()) + f" of {len(states)} stages")
+            alike = Counter(f"{s.describe()}: {states[s.key]}" for s in own)
+            told = (f"{text} ({n} times)" if n > 1 else text for text, n in alike.items())
+            click.echo(f"{label}, seed {seed}\n  {', '.join(told)}")
+    click.echo(count_states(states))
+
+
+def count_states(states: Mapping[str, str]) -> str:
+    """Returns how many stages are in which state."""
+    values = list(states.values())
+    counts = ", ".join(f"{values.count(s)} {s}" for s in ("done", "partial", "missing"))
+    return f"{counts} of {len(values)} stages"
 
 
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:

@@ -87,15 +87,20 @@ class Classifier(nn.Module, ABC):
         return self.head(self.latents(x)[-1])
 
 
+BATCH_PIXELS = 2**20
+"""What ``predict`` takes at once, unless told: a deep network's maps are many times that."""
+
+
 @torch.no_grad()
 def predict(
-    network: Classifier, x: Images, rng: torch.Generator, batch: int = 512
+    network: Classifier, x: Images, rng: torch.Generator, batch: int | None = None
 ) -> tuple[Logits, Float[Tensor, "n d"]]:
     """Returns the logits and last latents of all images, on the CPU, in eval mode.
 
     A stochastic head gets its noise per image from ``rng``, so the result does not depend on
-    ``batch``.
+    ``batch``, by default the fewer the larger the images.
     """
+    batch = batch or max(1, min(512, BATCH_PIXELS // max(1, x[:1].numel())))
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -130,6 +135,17 @@ class NetworkSpec(ABC):
         Args:
             network: What ``build`` returned, before a defense changes it.
             root: The data folder.
+        """
+
+    def fetch(self, root: Path) -> None:  # noqa: B027 - most name none
+        """Makes sure that the trained weights the spec names can be had, if it names any.
+
+        Args:
+            root: The data folder.
+
+        Raises:
+            FileNotFoundError: If their file is missing.
+            ValueError: If it is another one, or cannot be downloaded.
         """
 
 
@@ -191,6 +207,10 @@ class PriorSpec(ABC):
     def build(self, shape: Shape, num_classes: int) -> Prior:
         """Returns fresh modules; ``num_classes`` is the target's."""
 
+    def planned_steps(self, images: int) -> int | None:
+        """Returns how many steps ``train`` takes on so many images; None if it cannot tell."""
+        return None
+
     @abstractmethod
     def train(
         self,
@@ -244,6 +264,10 @@ class Attack(ABC):
     version: ClassVar[int] = 1
     access: ClassVar[Access] = "white"
     prior: PriorSpec
+
+    def planned_steps(self) -> int | None:
+        """Returns how many steps ``invert`` takes; None if it cannot tell."""
+        return None
 
     @abstractmethod
     def invert(

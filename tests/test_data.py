@@ -233,10 +233,12 @@ TASK = MNIST(size=28, validation=0)
 
 def test_mnist_is_read_from_its_files(tmp_path: Path) -> None:
     folder = write_mnist(tmp_path)
-    train = TASK.load(tmp_path).evaluation.train
+    splits = TASK.load(tmp_path)
+    train = splits.evaluation.train
     raw = (folder / "train-images-idx3-ubyte").read_bytes()[16:]
     assert train.pixels.numpy().tobytes() == raw
     assert train.labels.tolist() == [i % 10 for i in range(20)]
+    assert TASK.sizes(tmp_path) == splits.sizes
 
 
 def test_mnist_is_resized_to_the_tasks_size(tmp_path: Path) -> None:

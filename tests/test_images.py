@@ -58,6 +58,7 @@ def test_a_folder_is_read_identity_by_identity(root: Path) -> None:
     assert len(splits.public) == 6
     assert splits.public.labels.min() == 2
     assert splits.private.train.pixels.shape == (8, 3, 8, 8)
+    assert TASK.sizes(root) == splits.sizes
     first = Image.open(root / "set" / "private" / "train" / "ann" / "0.png").crop((0, 1, 10, 11))
     want = torch.from_numpy(np.array(first.resize((8, 8), Image.Resampling.BILINEAR)))
     assert torch.equal(splits.private.train.pixels[0], want.permute(2, 0, 1))
@@ -198,6 +199,7 @@ def test_private_are_the_first_identities_with_enough_images(celeba: Path) -> No
     assert splits.private.train.labels.bincount().tolist() == [9, 10, 9]  # identities 1, 3, 5
     assert splits.private.test.labels.bincount().tolist() == [1, 2, 1]
     assert len(splits.public) == 12
+    assert SMALL.sizes(celeba) == splits.sizes
     assert splits.private.train.pixels.shape[1:] == (3, 16, 16)
 
 
@@ -264,6 +266,7 @@ def test_cifar10_batches_are_read_without_running_them(batches: Path) -> None:
     assert len(splits.private.train) == 50
     assert len(splits.public) == 60
     assert splits.evaluation.num_classes == 10
+    assert CIFAR10().sizes(batches) == splits.sizes
     raw = batch(20, 0)[b"data"]
     assert isinstance(raw, np.ndarray)
     want = torch.from_numpy(raw[0].reshape(3, 32, 32))
@@ -291,6 +294,7 @@ def test_cifar10_is_read_from_a_tree_of_images_too(tmp_path: Path) -> None:
     splits = task.load(tmp_path)
     assert splits.private.train.labels.bincount().tolist() == [4] * 5
     assert splits.public.labels.bincount().tolist() == [0] * 5 + [5] * 5
+    assert task.sizes(tmp_path) == splits.sizes
     before = task.digest(tmp_path)
     save(tmp_path / "cifar10" / "test" / "truck" / "0.webp", noise(32, 32))
     assert task.digest(tmp_path) != before

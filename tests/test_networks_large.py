@@ -619,6 +619,9 @@ def test_imagenet_weights_that_cannot_be_had_say_what_to_do(offline: Path) -> No
     sentence = r"vgg19_bn-c79401a0\.pth into .*weights, or set setting\.network\.pretrained=false"
     with pytest.raises(ValueError, match=sentence):
         imagenet("vgg19_bn", offline)
+    with pytest.raises(ValueError, match=sentence):
+        VGG19().fetch(offline)
+    VGG19(pretrained=False).fetch(offline)
 
 
 def test_the_official_files_are_torchvisions() -> None:

@@ -85,6 +85,10 @@ class GANSpec(PriorSpec):
             critic_steps=(1, INF),
         )  # fmt: skip
 
+    def planned_steps(self, images: int) -> int:
+        """Returns the discriminator's steps."""
+        return self.epochs * (images // min(self.batch_size, images))
+
     def _optimizers(self, prior: GAN) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """Returns the optimisers of the generator and of the discriminator."""
         g, d = prior.generator.parameters(), prior.discriminator.parameters()

@@ -50,6 +50,10 @@ class GMI(Attack):
             clip=(1e-12, INF),
         )  # fmt: skip
 
+    def planned_steps(self) -> int:
+        """Returns the steps; all blocks and restarts take each together."""
+        return self.steps
+
     def invert(
         self,
         target: Classifier,

@@ -58,6 +58,10 @@ class KEDMI(Attack):
         )  # fmt: skip
         choose(self, prior_loss=PRIOR_LOSSES)
 
+    def planned_steps(self) -> int:
+        """Returns the steps; all blocks take each together."""
+        return self.steps
+
     def invert(
         self,
         target: Classifier,

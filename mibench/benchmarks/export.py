@@ -82,12 +82,14 @@ class Results:
         return pd.DataFrame(rows).set_index("row")
 
 
-def record_stages(table: Table, seeds: int, data: Path) -> dict[str, list[RecordStage]]:
+def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list[RecordStage]]:
     """Returns the last stages of every row, one per seed from 0 on.
 
-    Reads the raw data in ``data`` for its digest; raises as :meth:`Task.digest` does.
+    Reads the raw data in ``data`` for its digest; raises as :meth:`Task.digest` does. Without
+    ``data`` the stages are those that would be, under keys that mean nothing.
     """
-    digests = {task: task.digest(data) for task in {c.setting.task for c in table.rows.values()}}
+    tasks = {cell.setting.task for cell in table.rows.values()}
+    digests = {task: "" if data is None else task.digest(data) for task in tasks}
     return {
         label: [
             record_stage(cell.at(seed), table.columns, digests[cell.setting.task])

@@ -1,6 +1,6 @@
 """Tasks: what is private, what is public, what they look like. To add one: file, line."""
 
-from mibench.data.base import Corpus, Splits, Task
+from mibench.data.base import Corpus, Sizes, Splits, Task
 from mibench.data.celeba import CelebA
 from mibench.data.cifar10 import CIFAR10
 from mibench.data.digits import Digits
@@ -19,6 +19,7 @@ __all__ = [
     "Corpus",
     "Digits",
     "Folder",
+    "Sizes",
     "Splits",
     "Task",
 ]

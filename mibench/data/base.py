@@ -30,6 +30,21 @@ class Corpus:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How many images a task has, enough to say how long its stages are.
+
+    Attributes:
+        private: Train images of the target classifier.
+        evaluation: Train images of the evaluation classifiers.
+        public: Images that a prior may be trained on.
+    """
+
+    private: int
+    evaluation: int
+    public: int
+
+
+@dataclass(frozen=True)
 class Splits:
     """Images of one task.
 
@@ -53,6 +68,11 @@ class Splits:
         if shared:
             raise ValueError(f"classes {sorted(shared)} are both private and public")
 
+    @property
+    def sizes(self) -> Sizes:
+        """How many images there are to train on."""
+        return Sizes(len(self.private.train), len(self.evaluation.train), len(self.public))
+
 
 class Task(ABC):
     """A classification task with private classes. Subclasses are frozen dataclasses."""
@@ -63,6 +83,10 @@ class Task(ABC):
     """Whether the images show people; reports then leave private images out."""
     num_classes: int
     """How many classes are private."""
+    validation: float = 0.0
+    """Share of each class's train images that "validation" selection holds out."""
+    official: ClassVar[Sizes | None] = None
+    """Sizes of the task with its default fields, where they are known without its files."""
 
     @property
     @abstractmethod
@@ -81,6 +105,13 @@ class Task(ABC):
     @abstractmethod
     def load(self, root: Path) -> Splits:
         """Reads and decodes the splits from ``root``; raises like ``digest``."""
+
+    def sizes(self, root: Path) -> Sizes:
+        """Returns how many images there are; raises like ``load``.
+
+        Decodes them all; a task whose images are many or large counts them otherwise.
+        """
+        return self.load(root).sizes
 
     def download(self, root: Path) -> None:
         """Fetches the raw files into ``root``.
@@ -127,6 +158,12 @@ def split_by_class(
             torch.cat([s.pixels for s in others]), torch.cat([s.labels for s in others])
         ),
     )
+
+
+def sizes_by_class(train: Tensor, test: Tensor, private: int) -> Sizes:
+    """Returns the sizes of the splits that :func:`split_by_class` makes, from labels alone."""
+    mine = int((train < private).sum())
+    return Sizes(mine, len(train), len(train) - mine + int((test >= private).sum()))
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:

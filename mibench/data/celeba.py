@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from mibench.data.base import Corpus, Splits, Task, hold_out
+from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
 from mibench.data.images import decode, file_digests, manifest_digest
 from mibench.seeding import generator
 from mibench.spec import require
@@ -37,6 +37,7 @@ class CelebA(Task):
     """
 
     name: ClassVar[str] = "celeba"
+    official: ClassVar[Sizes] = Sizes(private=27_018, evaluation=27_018, public=30_000)
     faces = True
 
     num_classes: int = 1000
@@ -115,6 +116,11 @@ class CelebA(Task):
         mask = hold_out(train.labels, self.validation, generator("celeba", "validation"))
         corpus = Corpus(train, mask, read("test"), self.num_classes)
         return Splits(private=corpus, evaluation=corpus, public=read("public"))
+
+    def sizes(self, root: Path) -> Sizes:
+        """Returns how many images the identity list gives."""
+        parts = {name: len(files) for name, files in self.split(read_identities(root)).items()}
+        return Sizes(parts["train"], parts["train"], parts["public"])
 
     def download(self, root: Path) -> None:
         """Refuses: the images may not be passed on."""

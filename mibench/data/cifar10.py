@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from mibench.data.base import Splits, Task, resize, split_by_class
+from mibench.data.base import Sizes, Splits, Task, resize, sizes_by_class, split_by_class
 from mibench.data.images import decode, file_digests, image_files, manifest_digest
 from mibench.seeding import generator
 from mibench.spec import require
@@ -34,6 +34,7 @@ class CIFAR10(Task):
     """
 
     name: ClassVar[str] = "cifar10"
+    official: ClassVar[Sizes] = Sizes(private=25_000, evaluation=50_000, public=30_000)
 
     num_classes: int = 5
     size: int = 32
@@ -64,6 +65,18 @@ class CIFAR10(Task):
         train, test = (ImageSet(resize(s.pixels, self.size), s.labels) for s in sets.values())
         rng = generator("cifar10", "validation")
         return split_by_class(train, test, self.num_classes, self.validation, rng)
+
+    def sizes(self, root: Path) -> Sizes:
+        """Returns how many images there are; decodes none of a tree's."""
+        batches, tree = _places(root)
+        if batches is not None:
+            train, test = (_read_batches(root, part).labels for part in BATCHES)
+        else:
+            train, test = (
+                torch.tensor([c for (p, c), files in tree.items() if p == part for _ in files])
+                for part in BATCHES
+            )
+        return sizes_by_class(train, test, self.num_classes)
 
     def _read_tree(self, tree: dict[tuple[str, int], list[Path]], part: str) -> ImageSet:
         files = [(f, label) for (p, label), fs in tree.items() if p == part for f in fs]

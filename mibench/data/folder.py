@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from mibench.data.base import Corpus, Splits, Task, hold_out
+from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
 from mibench.data.images import decode, file_digests, image_files, manifest_digest, subfolders
 from mibench.seeding import generator
 from mibench.spec import require
@@ -111,6 +111,11 @@ class Folder(Task):
             raise FileNotFoundError(f"no image in {base / 'public'}")
         kept = {part: {n: found[part][n] for n in names} for part in parts}
         return kept | {"public": dict(sorted(public.items()))}
+
+    def sizes(self, root: Path) -> Sizes:
+        """Returns how many image files there are."""
+        counts = {p: sum(map(len, found.values())) for p, found in self.files(root).items()}
+        return Sizes(counts["train"], counts["train"], counts["public"])
 
     def load(self, root: Path) -> Splits:
         """Decodes all images."""

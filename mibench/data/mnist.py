@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mibench.data.base import Splits, Task, resize, split_by_class
+from mibench.data.base import Sizes, Splits, Task, resize, sizes_by_class, split_by_class
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.types import ImageSet, Shape
@@ -31,6 +31,7 @@ class MNIST(Task):
     """
 
     name: ClassVar[str] = "mnist"
+    official: ClassVar[Sizes] = Sizes(private=30_596, evaluation=60_000, public=34_265)
 
     num_classes: int = 5
     size: int = 32
@@ -61,6 +62,11 @@ class MNIST(Task):
         )
         rng = generator("mnist", "validation")
         return split_by_class(train, test, self.num_classes, self.validation, rng)
+
+    def sizes(self, root: Path) -> Sizes:
+        """Returns how many images there are, from the labels alone."""
+        train, test = (read(root, part)[1] for part in PARTS)
+        return sizes_by_class(train, test, self.num_classes)
 
     def download(self, root: Path) -> None:
         """Fetches the four files with torchvision."""

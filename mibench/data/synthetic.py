@@ -23,6 +23,7 @@ class Blobs(Task):
     """
 
     name: ClassVar[str] = "blobs"
+    validation = 0.1
 
     num_classes: int = 5
     per_class: int = 40
@@ -51,4 +52,4 @@ class Blobs(Task):
             x = patterns[labels] + self.noise * noise
             return ImageSet((x.clamp(0, 1) * 255).round().to(torch.uint8), labels)
 
-        return split_by_class(draw(), draw(), self.num_classes, 0.1, rng)
+        return split_by_class(draw(), draw(), self.num_classes, self.validation, rng)

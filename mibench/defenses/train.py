@@ -67,6 +67,10 @@ class Recipe:
         if self.nesterov and not self.momentum:
             raise ValueError("Recipe.nesterov needs a momentum above 0")
 
+    def planned_steps(self, images: int) -> int:
+        """Returns the steps on so many train images, those held out not counted."""
+        return self.epochs * (images // self.batch_size)
+
     def optimize(self, network: torch.nn.Module) -> torch.optim.Optimizer:
         """Returns the optimiser of the network's trainable weights."""
         weights = [p for p in network.parameters() if p.requires_grad]

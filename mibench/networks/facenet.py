@@ -61,6 +61,11 @@ class FaceSpec(NetworkSpec):
     def __post_init__(self) -> None:
         require(self, width=(1e-3, 16))
 
+    def fetch(self, root: Path) -> None:
+        """Reads ``weights`` once."""
+        if self.weights is not None:
+            read_weights(self.weights, root)
+
     def initialise(self, network: Classifier, root: Path) -> None:
         """Loads ``weights`` into the backbone."""
         assert isinstance(network, Face), "a face network initialises what it built"

@@ -49,6 +49,11 @@ class VGG16(NetworkSpec):
         """Returns the network; raises ValueError unless 32 divides the image's sides."""
         return VGG(self, shape, num_classes)
 
+    def fetch(self, root: Path) -> None:
+        """Reads the ImageNet weights once, downloading them if need be."""
+        if self.pretrained:
+            imagenet(self.official, root)
+
     def initialise(self, network: Classifier, root: Path) -> None:
         """Loads the ImageNet weights into the convolutions if ``pretrained``."""
         assert isinstance(network, VGG), "a VGG initialises what it built"

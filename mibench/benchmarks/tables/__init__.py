@@ -13,6 +13,7 @@ from mibench.benchmarks.tables.celeba300 import CELEBA300
 from mibench.benchmarks.tables.digits import DIGITS
 from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
 from mibench.benchmarks.tables.smoke import SMOKE
+from mibench.benchmarks.tables.sweeps import SWEEP_CELEBA, SWEEP_CIFAR10, SWEEP_MNIST
 from mibench.benchmarks.tables.table3 import (
     TABLE3_CIFAR10,
     TABLE3_CIFAR10_CONTROLLED,
@@ -25,7 +26,8 @@ TABLES: dict[str, Table] = {
     for t in (
         SMOKE, DIGITS, TABLE1, TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED, TABLE3_MNIST,
         TABLE3_MNIST_CONTROLLED, TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED, TABLE5,
-        TABLE5_CONTROLLED, FIG1, FIG1_DIGITS, CELEBA300,
+        TABLE5_CONTROLLED, FIG1, FIG1_DIGITS, CELEBA300, SWEEP_CELEBA, SWEEP_MNIST,
+        SWEEP_CIFAR10,
     )
 }  # fmt: skip
 

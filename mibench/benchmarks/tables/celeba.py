@@ -42,6 +42,7 @@ TRIALS = Trials(classes=300, samples=5, block=60)
 KDD22 = Protocol(spread="block", real=5, stretch=True)
 ATTACK_GMI = GMI(WGANGP(), steps=2000)
 ATTACK_KED = KEDMI(InversionGAN(labelling="train"), steps=5000)
+ATTACK_KED_CONTROLLED = replace(ATTACK_KED, prior=InversionGAN())
 
 DEFENSES: dict[str, tuple[Recipe, Defense]] = {
     "No Def.": (NESTEROV, NoDefense()),
@@ -172,7 +173,7 @@ def under_control(
     table: Table, rows: dict[str, tuple[Recipe, Defense]], twins: dict[str, Defense], title: str
 ) -> Table:
     """Returns a table with one recipe for all rows, and twins; nothing is reported for it."""
-    attack = {"GMI": ATTACK_GMI, "KED-MI": replace(ATTACK_KED, prior=InversionGAN())}[title]
+    attack = {"GMI": ATTACK_GMI, "KED-MI": ATTACK_KED_CONTROLLED}[title]
     return replace(
         table,
         name=f"{table.name}-controlled",

@@ -35,6 +35,7 @@ ON_MNIST = Setting(
 )  # fmt: skip
 SGD = Recipe(epochs=20, optimizer="sgd", lr=0.1, momentum=0.5, select="test")
 ADAM = Recipe(epochs=20, lr=0.1, select="test")
+MNIST_CONTROLLED = Recipe(epochs=20)
 MNIST_DEFENSES: dict[str, tuple[Recipe, Defense]] = {
     "No Def.": (replace(SGD, nesterov=True), NoDefense()),
     "MID": (SGD, MID(lambda_=0.2)),
@@ -62,6 +63,7 @@ CIFAR_SGD = Recipe(
 CIFAR_ADAM = Recipe(
     epochs=30, lr=1e-4, milestones=(25,), gamma=0.5, augment=("crop", "flip"), select="test"
 )
+CIFAR_CONTROLLED = replace(CIFAR_ADAM, select="validation")
 CIFAR_DEFENSES: dict[str, tuple[Recipe, Defense]] = {
     "No Def.": (replace(CIFAR_SGD, nesterov=True), NoDefense()),
     "MID": (CIFAR_SGD, MID(lambda_=0.15)),
@@ -111,7 +113,7 @@ TABLE3_MNIST_CONTROLLED = Table(
         KED_CONTROLLED,
         TRIALS,
         Protocol(),
-        controlled(Recipe(epochs=20), MNIST_DEFENSES),
+        controlled(MNIST_CONTROLLED, MNIST_DEFENSES),
         "KED-MI",
     ),
     notes=UNDER_CONTROL,
@@ -133,7 +135,7 @@ TABLE3_CIFAR10_CONTROLLED = Table(
         KED_CONTROLLED,
         TRIALS,
         Protocol(),
-        controlled(replace(CIFAR_ADAM, select="validation"), CIFAR_DEFENSES),
+        controlled(CIFAR_CONTROLLED, CIFAR_DEFENSES),
         "KED-MI",
     ),
     notes=UNDER_CONTROL,

@@ -1,0 +1,163 @@
+"""What a run says it would do is what it does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from mibench.attacks import ATTACKS, PRIORS
+from mibench.benchmarks.plan import known_sizes, planned_steps
+from mibench.benchmarks.stages import ClassifierStage, ImagesStage, graph, record_stage
+from mibench.benchmarks.tables import TABLES
+from mibench.cli import main
+from mibench.data import MNIST, CelebA, Folder, Sizes
+from mibench.data.synthetic import Blobs
+from mibench.defenses import NoDefense, Recipe
+from mibench.networks import MLP
+from mibench.seeding import generator, seeded
+from mibench.store import Store, Work
+from tests.test_contracts import tiny
+
+TASK = Blobs(num_classes=4)
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """Yields a list that gets an entry at every step of any optimiser."""
+    steps: list[str] = []
+    hook = register_optimizer_step_post_hook(lambda o, *_: steps.append(type(o).__name__))
+    try:
+        yield steps
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("select", ["last", "validation"])
+@pytest.mark.parametrize("part", ["private", "evaluation"])
+def test_a_classifier_takes_the_planned_steps(part: str, select: str, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=2, batch_size=16, select=select)  # type: ignore[arg-type]
+    images = ImagesStage(TASK, TASK.digest(tmp_path))
+    stage = ClassifierStage(images, part, MLP(), NoDefense(), recipe, 0)  # type: ignore[arg-type]
+    store = Store(tmp_path)
+    store.complete(images)
+    with counted() as steps:
+        store.complete(stage)
+    assert len(steps) == planned_steps(stage, TASK.sizes(tmp_path))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_takes_the_planned_steps(name: str) -> None:
+    spec = tiny(PRIORS[name])
+    public = TASK.load(Path()).public
+    with seeded("test"):
+        prior = spec.build(TASK.shape, TASK.num_classes)
+        target = MLP().build(TASK.shape, TASK.num_classes).eval()
+    planned = spec.planned_steps(len(public))
+    with counted() as steps:
+        spec.train(prior, public, target if spec.sees_target else None, generator("p"), Work())
+    assert planned > 0
+    assert len(steps) == planned + planned // spec.critic_steps
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_takes_the_planned_steps(name: str) -> None:
+    attack = tiny(ATTACKS[name])
+    with seeded("test"):
+        target = MLP().build(TASK.shape, TASK.num_classes).eval()
+        prior = tiny(type(attack.prior)).build(TASK.shape, TASK.num_classes).eval()
+    blocks = [torch.arange(2), torch.arange(2, 4)]
+    with counted() as steps:
+        attack.invert(target, prior, blocks, 2, [generator(i) for i in range(2)], Work())
+    assert len(steps) == attack.planned_steps()
+
+
+def test_stages_that_optimise_nothing_plan_no_step_and_unknown_sizes_are_unknown() -> None:
+    table = TABLES["smoke"]
+    cell = table.rows["KED-MI / No Def."]
+    found = {s.kind: planned_steps(s, None) for s in graph([record_stage(cell, [], "x")])}
+    attack = cell.attack.planned_steps()
+    assert found == {
+        "images": 0, "classifier": None, "prior": None, "inversion": attack, "evidence": 0,
+        "record": 0,
+    }  # fmt: skip
+
+
+def test_sizes_are_those_of_the_files_or_else_the_official_ones(tmp_path: Path) -> None:
+    assert known_sizes(TASK, tmp_path) == Sizes(160, 320, 320)
+    assert known_sizes(CelebA(), tmp_path) == Sizes(27_018, 27_018, 30_000)
+    assert known_sizes(CelebA(num_classes=7), tmp_path) is None
+    assert known_sizes(Folder(), tmp_path) is None
+    assert known_sizes(MNIST(), tmp_path) == MNIST.official
+
+
+def dry(table: str, *more: str) -> tuple[int, list[str], str]:
+    done = CliRunner().invoke(main, ["run", table, "--dry-run", "--data", "/nowhere", *more])
+    return done.exit_code, done.stdout.splitlines(), done.stderr
+
+
+PAPER = ["table1", "table2", "table3-mnist", "table3-cifar10", "table5", "fig1"]
+
+
+@pytest.mark.parametrize("table", PAPER)
+def test_the_papers_tables_are_planned_without_their_data(table: str) -> None:
+    status, lines, note = dry(table, "--store", "/nowhere")
+    assert status == 0
+    assert note.startswith("note: ")
+    assert len(note.splitlines()) == 1
+    labels = [line for line in lines if not line.startswith(" ")]
+    assert labels[:-1] == [f"{label}, seed 0" for label in TABLES[table].rows]
+    stages = {line.rpartition("  ")[0].strip() for line in lines if line.startswith(" ")}
+    assert all(line.endswith("no key without data") for line in lines if line.startswith(" "))
+    assert not any("? steps" in s for s in stages)
+    assert "that cannot be told" not in labels[-1]
+
+
+def test_a_plan_adds_up_what_is_shared_once() -> None:
+    status, lines, _ = dry("table3-mnist", "--rows", "No Def.", "--rows", "MID")
+    targets, priors, attacks, evaluator = 2 * 20 * 478, 2 * 100 * 535, 2 * 5 * 5000, 30 * 937
+    assert status == 0
+    total = f"{targets + priors + attacks + evaluator:,} steps to do"
+    assert lines[-1] == f"0 done, 0 partial, 28 missing of 28 stages; {total}"
+
+
+def test_a_run_can_stop_after_the_targets_and_says_their_accuracy(tmp_path: Path) -> None:
+    places = ["--store", str(tmp_path / "s"), "--out", str(tmp_path / "o")]
+    few = ["--rows", "GMI / No Def.", "--rows", "GMI / MID", "--set", "recipe.epochs=1"]
+    few += ["--set", "setting.evaluators.0.recipe.epochs=1", "--executor", "serial"]
+    done = CliRunner().invoke(main, ["run", "smoke", *few, *places, "--until", "classifier"])
+    assert done.exit_code == 0, done.output
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["classifier", "images"]
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "target none mcnn", "evaluator scnn", "target mid mcnn",
+    ]  # fmt: skip
+    assert all(line.endswith(" %") for line in lines)
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_missing_weights_end_a_run_before_it_starts(tmp_path: Path) -> None:
+    weights = {"file": "face.safetensors", "sha256": "0" * 8}
+    evaluator = TABLES["celeba300"].rows["GMI / No Def."].setting.evaluators[0]
+    with pytest.raises(FileNotFoundError, match=r"mobilefacenet.safetensors is missing"):
+        evaluator.network.fetch(tmp_path)
+    arguments = ["run", "smoke", "--rows", "GMI / No Def.", "--store", str(tmp_path / "s")]
+    arguments += ["--out", str(tmp_path / "o"), "--data", str(tmp_path / "d")]
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import replace\n"
+        "from mibench.benchmarks.tables import TABLES\n"
+        "from mibench.networks import MobileFaceNet, Weights\n"
+        f"net = MobileFaceNet(weights=Weights(**{weights}))\n"
+        "smoke = TABLES['smoke']\n"
+        "cell = smoke.rows['GMI / No Def.']\n"
+        "cell = replace(cell, setting=replace(cell.setting, network=net))\n"
+        "TABLE = replace(smoke, rows={'GMI / No Def.': cell})\n"
+    )
+    done = CliRunner().invoke(main, ["run", str(file), *arguments[2:]])
+    assert done.exit_code == 2, done.output
+    assert "face.safetensors is missing" in done.stderr
+    assert not any((tmp_path / "s").iterdir())
