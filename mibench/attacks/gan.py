@@ -1,6 +1,6 @@
 """Generative priors trained on public images: GMI's WGAN-GP and KED-MI's inversion GAN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -47,10 +47,14 @@ class GAN(Prior):
 
     def realism(self, x: Images) -> Float[Tensor, " n"]:
         """Returns the critic's score, or the log-sum-exp of the class logits."""
-        score = self.discriminator(x)
-        if isinstance(score, Tensor):
+        return self.realism_by_group(x, [len(x)])
+
+    def realism_by_group(self, x: Images, sizes: Sequence[int]) -> Float[Tensor, " n"]:
+        """Returns the scores, of all groups in one pass."""
+        if not self.pooled:
+            score: Tensor = self.discriminator(x)
             return score
-        real: Tensor = score[1].logsumexp(1)
+        real: Tensor = self.discriminator(x, sizes)[1].logsumexp(1)
         return real
 
 
@@ -199,7 +203,8 @@ class WGANGP(GANSpec):
 
         def step(picks: list[Tensor], update: bool) -> dict[str, Tensor]:
             x = public.take(picks[0]).images
-            fake = draw(len(x)).detach()
+            with torch.no_grad():
+                fake = draw(len(x))
             alpha = torch.rand(len(x), 1, 1, 1, generator=rng).to(work.device)
             gap = D(fake).mean() - D(x).mean()
             penalty = gradient_penalty(D, alpha * x + (1 - alpha) * fake)
@@ -249,6 +254,7 @@ class InversionGAN(GANSpec):
     """
 
     name: ClassVar[str] = "inversion-gan"
+    version: ClassVar[int] = 2
     sees_target: ClassVar[bool] = True
 
     entropy_weight: float = 1e-4
@@ -281,6 +287,7 @@ class InversionGAN(GANSpec):
         """Trains the prior on ``public`` images and what ``target`` says of them."""
         assert target is not None, "this prior needs the target"
         assert isinstance(prior, GAN)
+        assert isinstance(prior.discriminator, InversionDiscriminator)
         for_G, for_D = self._optimizers(prior)
         G, D = prior.generator, prior.discriminator
         owned = {k: v.clone() for k, v in target.state_dict().items()}
@@ -292,15 +299,20 @@ class InversionGAN(GANSpec):
 
         def step(picks: list[Tensor], update: bool) -> dict[str, Tensor]:
             labelled, unlabelled, match = (public.take(p).images for p in picks)
-            fake = draw(len(labelled)).detach()
-            supervised = soft_cross_entropy(D(labelled)[1], label(picks[0]))
-            real, drawn = (D(x)[1].logsumexp(1) for x in (unlabelled, fake))
-            adversarial = discriminator_loss(real, drawn)
+            with torch.no_grad():
+                fake = draw(len(labelled))
+            views = [labelled, unlabelled, fake]
+            sizes = [len(x) for x in views]
+            seen, real, drawn = torch.split(D(torch.cat(views), sizes)[1], sizes)
+            supervised = soft_cross_entropy(seen, label(picks[0]))
+            adversarial = discriminator_loss(real.logsumexp(1), drawn.logsumexp(1))
             _descend(supervised + adversarial, for_D)
             terms = {"soft labels": supervised.detach(), "adversarial": adversarial.detach()}
             if update:
                 features, logits = D(draw(len(match)))
-                matching = (features.mean(0) - D(match)[0].detach().mean(0)).abs().mean()
+                with torch.no_grad():
+                    wanted = D.features(match).mean(0)
+                matching = (features.mean(0) - wanted).abs().mean()
                 _descend(matching + self.entropy_weight * entropy(logits), for_G)
                 terms["matching"] = matching.detach()
             return terms

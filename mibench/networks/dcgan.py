@@ -4,6 +4,7 @@ Zhang et al., CVPR 2020, https://arxiv.org/abs/1911.07135; Chen et al., ICCV 202
 https://arxiv.org/abs/2010.04092. The layer sizes are those of their released code.
 """
 
+from collections.abc import Sequence
 from math import log2
 
 import torch
@@ -108,11 +109,18 @@ class MinibatchDiscrimination(nn.Module):
         self.T = nn.Parameter(torch.randn(features, out * kernels))
         self.out = out
 
-    def forward(self, f: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
-        """Returns the closeness in each of the ``out`` projections."""
-        M = (f @ self.T).view(len(f), self.out, -1)
-        distance = (M[:, None] - M[None]).abs().sum(3)
-        return (-distance).exp().sum(1) - 1
+    def forward(
+        self, f: Float[Tensor, "n d"], sizes: Sequence[int] | None = None
+    ) -> Float[Tensor, "n o"]:
+        """Returns the closeness in each of the ``out`` projections.
+
+        Args:
+            f: Features, batch after batch.
+            sizes: Lengths of the batches; one by default.
+        """
+        M = (f @ self.T).view(len(f), self.out, -1).transpose(0, 1)
+        batches = torch.split(M, list(sizes or [len(f)]), 1)
+        return torch.cat([(-torch.cdist(m, m, p=1)).exp().sum(2) - 1 for m in batches], 1).T
 
 
 class InversionDiscriminator(nn.Module):
@@ -138,8 +146,20 @@ class InversionDiscriminator(nn.Module):
         self.closeness = MinibatchDiscrimination(features, mbd, mbd_kernels)
         self.last = nn.Linear(features + mbd, num_classes)
 
-    def forward(self, x: Images) -> tuple[Float[Tensor, "n d"], Logits]:
-        """Returns the features before minibatch discrimination, and the logits."""
+    def features(self, x: Images) -> Float[Tensor, "n d"]:
+        """Returns the features before minibatch discrimination."""
         f: Tensor = self.encode(x).flatten(1)
-        logits: Logits = self.last(torch.cat([f, self.closeness(f)], dim=1))
+        return f
+
+    def forward(
+        self, x: Images, sizes: Sequence[int] | None = None
+    ) -> tuple[Float[Tensor, "n d"], Logits]:
+        """Returns the features and the logits.
+
+        Args:
+            x: Images, batch after batch.
+            sizes: Lengths of the batches within which closeness counts; one by default.
+        """
+        f = self.features(x)
+        logits: Logits = self.last(torch.cat([f, self.closeness(f, sizes)], dim=1))
         return f, logits
