@@ -30,6 +30,33 @@ class RefusedError(click.ClickException):
     exit_code = 2
 
 
+class Commands(click.Group):
+    """Commands of which click, too, complains in one sentence."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: ANN401
+        """Parses the group's own options."""
+        with in_one_sentence():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
+        """Parses a command's options and runs it."""
+        with in_one_sentence():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Drops the usage lines that click puts before a complaint."""
+    try:
+        yield
+    except click.UsageError as error:
+        asks_for_help = type(error).__name__ == "NoArgsIsHelpError"
+        if error.ctx is None or asks_for_help:
+            raise
+        sentence = error.format_message().replace("\n", " ").rstrip(".")
+        raise RefusedError(f"{sentence}; see {error.ctx.command_path} --help") from error
+
+
 @contextmanager
 def refusing() -> Iterator[None]:
     """Turns what our own code says of bad input into one sentence."""
@@ -71,7 +98,7 @@ what = apply(
 )  # fmt: skip
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mibench")
 def main() -> None:
     """Train defended classifiers, invert them, and see what the attacks recover."""

@@ -109,6 +109,9 @@ BAD = {
     "no file": (["run", "nosuch.py"], "no file nosuch.py"),
     "too many classes": (["run", "smoke", "--set", "trials.classes=9"], "private ones"),
     "unknown measure": (["run", "smoke", "--set", "defense.measure=mi"], "known: hsic, nhsic"),
+    "unknown option": (["run", "smoke", "--sed", "1"], "No such option"),
+    "unknown command": (["rum"], "No such command 'rum'"),
+    "no seeds": (["run", "smoke", "--seeds", "0"], "'--seeds': 0 is not in the range x>=1; see"),
     "too small": (["run", "smoke", "--set", "setting.task.size=7"], "in [8, 256], got 7"),
 }
 
