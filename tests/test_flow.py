@@ -266,6 +266,16 @@ def test_float32_keeps_a_density_to_a_hundredth_of_a_nat(joint: bool, levels: in
 # The first state ----------------------------------------------------------------------------
 
 
+def test_levels_halve_the_features_and_couplings_keep_the_smaller_half() -> None:
+    bank = FlowBank(generators(0), 1, 21, steps=2, hidden=3, levels=3)
+    norms = [m for m in bank.modules() if isinstance(m, ActNorm)]
+    couplings = [m for m in bank.modules() if isinstance(m, AdditiveCoupling)]
+    splits = [m for m in bank.modules() if isinstance(m, Split)]
+    assert [m.log_scale.shape[2] for m in norms] == [5, 5, 10, 10, 21, 21]
+    assert [m.kept for m in couplings] == [2, 2, 5, 5, 10, 10]
+    assert [m.kept for m in splits] == [10, 5]
+
+
 @KINDS
 def test_without_warmup_a_fresh_flow_is_a_permutation_and_its_kl_is_zero(
     joint: bool, levels: int

@@ -238,7 +238,7 @@ class FlowBank(nn.Module):
     A flow of ``joint`` covers all layers of an identity; otherwise each layer has its own, and
     the flows of one identity share their noise, as in VMI's released code. At first, samples
     are the noise in another order, normalised over ``warmup`` draws. An identity's flows depend
-    on its own generator alone.
+    on its own generator alone; the others beside it change rounding at most.
 
     Args:
         rngs: One generator per identity; the same one may stand for several, which then draw
@@ -296,7 +296,7 @@ class FlowBank(nn.Module):
     def sample_noise(
         self, samples: int, rngs: Sequence[torch.Generator]
     ) -> Float[Tensor, "b s e"]:
-        """Draws N(0, I), on the CPU, each identity's from its own generator."""
+        """Draws N(0, I), in float32 on the CPU, each identity's from its own generator."""
         shape = samples, self.noise_dim
         return torch.stack([torch.randn(shape, generator=rng) for rng in rngs])
 
