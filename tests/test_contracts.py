@@ -33,7 +33,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 SMALL = {
     "steps": 5, "epochs": 2, "generator_width": 4, "discriminator_width": 4, "z_dim": 8,
-    "mbd": 4, "mbd_kernels": 3,
+    "mbd": 4, "mbd_kernels": 3, "couplings": 2, "hidden": 8, "batch": 4, "space": "z",
 }  # fmt: skip
 TASK = Blobs(num_classes=4)
 

@@ -282,7 +282,7 @@ class FlowBank(nn.Module):
                 raise ValueError(f"a bank of flows needs {name} of at least 1, got {value}")
         if warmup < 0 or warmup == 1:
             raise ValueError(f"warmup must be 0 or at least 2 Gaussian vectors, got {warmup}")
-        self.layers, self.dim = layers, dim
+        self.identities, self.layers, self.dim = len(rngs), layers, dim
         self.flows_per_identity = 1 if joint else layers
         self.noise_dim = layers * dim if joint else dim
         if self.noise_dim >> (levels - 1) < 2:
@@ -316,6 +316,16 @@ class FlowBank(nn.Module):
         z, logabsdet = self._fold(rows, len(noise)), self._fold(logabsdet, len(noise))
         log_q = log_normal(noise)[..., None] - logabsdet
         return z.reshape(*noise.shape[:2], self.layers, self.dim), log_q
+
+    def divergence(
+        self, z: Float[Tensor, "b s l d"], log_q: Float[Tensor, "b s f"]
+    ) -> Float[Tensor, "b s"]:
+        """Returns log q(z) − log N(z; 0, I) per layer, in nats.
+
+        Its mean over draws of q estimates the mean over layers of KL(q_l ‖ N(0, I)), or, of a
+        joint flow, KL(q ‖ N(0, I)) / L.
+        """
+        return (log_q.sum(2) - log_normal(z).sum(2)) / self.layers
 
     def log_prob(self, z: Float[Tensor, "b s l d"]) -> Float[Tensor, "b s f"]:
         """Returns log q of given style vectors, by the exact inverse, in nats, in float64."""

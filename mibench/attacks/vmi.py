@@ -1,0 +1,244 @@
+r"""Variational model inversion, Wang et al., NeurIPS 2021, https://arxiv.org/abs/2201.10787.
+
+For every class a distribution over a StyleGAN's latents is fitted, not a point:
+
+.. math:: \min_q E_q[-\log f_y(G(w))] + \lambda \, \mathrm{mean}_l \, \mathrm{KL}(q_l \| N(0, I))
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mibench.attacks.losses import CrossEntropy, IdentityLoss
+from mibench.attacks.stylegan import StyleGAN2, StyleGANPrior
+from mibench.seeding import generator
+from mibench.spec import choose, require
+from mibench.store import Payload, Work, check_finite
+from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
+
+if TYPE_CHECKING:  # it brings nflows, which takes a while to import
+    from mibench.networks.flow import FlowBank
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class VMI(Attack):
+    """Fits a normalising flow over a StyleGAN's styles for every class, then draws from it.
+
+    Classes are fitted at once, and none influences another: the loss is a sum over them.
+
+    Attributes:
+        prior: The StyleGAN; it never sees the target, so every target shares it.
+        space: "z": each style layer l has a latent z_l ~ q_l, w_l = mapping(z_l), and q_l is
+            held near N(0, I), as released. "w": the flow is over the styles themselves, in
+            units of their standard deviation over the mapping's outputs, ours.
+        flow: "layered": a flow per style layer, all fed with the same noise, as released.
+            "joint": one flow over all layers together, ours. "common": one flow, whose
+            latent all layers share.
+        layers: The style layers that are the class's own, from the coarsest on; 0 for all.
+            The others get the style of a random latent at every step.
+        couplings: Additive couplings of a flow.
+        hidden: Width of the coupling's network.
+        steps: Optimisation steps.
+        batch: Draws per class and step.
+        optimizer: "sgd" with momentum 0.9 as released, or "adam".
+        lr: Learning rate.
+        lambda_kl: λ, the weight of the KL divergence, in nats per style layer.
+        max_norm: A class's gradient is shortened to this norm; 0 for no limit.
+        identity: The identity loss.
+    """
+
+    name: ClassVar[str] = "vmi"
+
+    prior: PriorSpec = field(default_factory=StyleGAN2)
+    space: Literal["z", "w"] = "z"
+    flow: Literal["layered", "joint", "common"] = "layered"
+    layers: int = 0
+    couplings: int = 10
+    hidden: int = 100
+    steps: int = 320
+    batch: int = 32
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 1e-4
+    lambda_kl: float = 1e-3
+    max_norm: float = 0.0
+    identity: IdentityLoss = field(default_factory=CrossEntropy)
+
+    def __post_init__(self) -> None:
+        require(
+            self, layers=(0, INF), couplings=(1, INF), hidden=(1, INF), steps=(1, INF),
+            batch=(1, INF), lr=(1e-12, INF), lambda_kl=(0, INF), max_norm=(0, INF),
+        )  # fmt: skip
+        choose(
+            self, space=("z", "w"), flow=("layered", "joint", "common"), optimizer=("sgd", "adam")
+        )
+
+    def planned_steps(self) -> int:
+        """Returns the steps of a block; its classes take each together."""
+        return self.steps
+
+    def invert(
+        self,
+        target: Classifier,
+        prior: Prior,
+        blocks: Sequence[Tensor],
+        samples: int,
+        rngs: Sequence[torch.Generator],
+        work: Work,
+    ) -> Reconstructions:
+        """Fits the flows of a block, draws from them, and goes on to the next."""
+        assert isinstance(prior, StyleGANPrior)
+        styles = Styles(self, prior, work.device)
+        images: list[Tensor] = []
+        latents: list[Tensor] = []
+        saved = work.load()
+        if saved is not None:
+            images, latents = saved["images"], saved["latents"]
+        for i in range(len(images), len(blocks)):
+            fit = Fit(self, styles, target, blocks[i].to(work.device), rngs[i])
+            if saved is not None:
+                fit.load(saved)
+                saved = None
+
+            def state(fit: Fit = fit) -> Payload:
+                return {"images": images, "latents": latents, **fit.state()}
+
+            while fit.done < self.steps:
+                loss = fit.step()
+                work.save(state)
+                if fit.done % 10 == 0 or fit.done == self.steps:
+                    check_finite(loss, f"the loss of a class after step {fit.done}")
+                    work.progress(i * self.steps + fit.done, len(blocks) * self.steps)
+            x, w = fit.draw(samples)
+            images.append(x)
+            latents.append(w)
+        return Reconstructions(torch.cat(images, 1), torch.cat(latents, 1))
+
+
+class Fit:
+    """The flows of one block's classes and what fits them."""
+
+    def __init__(
+        self,
+        attack: VMI,
+        styles: "Styles",
+        target: Classifier,
+        block: Tensor,
+        rng: torch.Generator,
+    ) -> None:
+        self.attack, self.styles, self.target, self.block, self.rng = (
+            attack, styles, target, block, rng,
+        )  # fmt: skip
+        self.flows = styles.flows(len(block), rng)
+        weights = list(self.flows.parameters())
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(weights, attack.lr, momentum=0.9)
+            if attack.optimizer == "sgd"
+            else torch.optim.Adam(weights, attack.lr)
+        )
+        self.done = 0
+
+    def state(self) -> Payload:
+        """Returns all that changes."""
+        modules = {"flows": self.flows.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**modules, "rng": self.rng, "done": self.done}
+
+    def load(self, state: Payload) -> None:
+        """Goes on from what :meth:`state` returned."""
+        self.flows.load_state_dict(state["flows"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.set_state(state["rng"])
+        self.done = state["done"]
+
+    def step(self) -> Float[Tensor, " i"]:
+        """Takes a step of every class and returns their losses."""
+        w, kl = self.styles.draw(self.flows, self.attack.batch, self.rng)
+        x = self.styles.prior.synthesise(w.flatten(0, 1)).clamp(0, 1)
+        labels = self.block.repeat_interleave(self.attack.batch)
+        wrong = self.attack.identity(self.target(x), labels).view(kl.shape)
+        loss = (wrong + self.attack.lambda_kl * kl).mean(1)
+        weights = list(self.flows.parameters())
+        gradients = torch.autograd.grad(loss.sum(), weights)
+        for p, g in zip(weights, shortened(gradients, self.attack.max_norm), strict=True):
+            p.grad = g
+        self.optimizer.step()
+        self.done += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def draw(self, samples: int) -> tuple[Tensor, Tensor]:
+        """Returns images (samples, classes, c, h, w) in [0, 1] and their styles, on the CPU."""
+        w, _ = self.styles.draw(self.flows, samples, self.rng)
+        x = torch.stack([self.styles.prior.synthesise(v).clamp(0, 1).cpu() for v in w], 1)
+        return x, w.cpu().transpose(0, 1)
+
+
+def shortened(gradients: Sequence[Tensor], longest: float) -> list[Tensor]:
+    """Returns gradients whose norm, class by class (dimension 0), is at most ``longest``."""
+    if not longest:
+        return list(gradients)
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+    factor = (longest / squares.sqrt().clamp(min=1e-12)).clamp(max=1)
+    return [g * factor.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
+
+
+class Styles:
+    """From noise to styles: the flows' space, as a :class:`VMI` says."""
+
+    MAPPED = 10_000
+    """Latents that the mean and deviation of the styles are taken over."""
+
+    def __init__(self, attack: VMI, prior: StyleGANPrior, device: torch.device) -> None:
+        self.attack, self.prior, self.device = attack, prior, device
+        total = prior.generator.num_ws
+        if attack.layers > total:
+            raise ValueError(f"VMI.layers is {attack.layers}, but the generator has {total}")
+        self.own = attack.layers or total
+        self.rest = total - self.own
+        if attack.space == "w":
+            z = prior.sample(self.MAPPED, generator("styles")).to(device)
+            with torch.no_grad():
+                w = prior.styles(z)[:, 0]
+            self.mean, self.std = w.mean(0), w.std(0)
+
+    def flows(self, classes: int, rng: torch.Generator) -> "FlowBank":
+        """Returns fresh flows for so many classes."""
+        from mibench.networks.flow import FlowBank
+
+        layers = 1 if self.attack.flow == "common" else self.own
+        width = self.prior.generator.z_dim if self.attack.space == "z" else len(self.mean)
+        bank = FlowBank(
+            [rng] * classes, layers, width, self.attack.couplings, self.attack.hidden,
+            joint=self.attack.flow == "joint",
+        )  # fmt: skip
+        return bank.to(self.device)
+
+    def draw(
+        self, flows: "FlowBank", samples: int, rng: torch.Generator
+    ) -> tuple[Float[Tensor, "i s l w"], Float[Tensor, "i s"]]:
+        """Returns ``samples`` styles of every class, and log q − log p per layer, in nats.
+
+        The mean over samples of the latter estimates the KL divergence from N(0, I).
+        """
+        z, log_q = flows(flows.sample_noise(samples, [rng] * flows.identities).to(self.device))
+        kl = flows.divergence(z, log_q).to(z.dtype)
+        w = self.styles(z)
+        if self.attack.flow == "common":
+            w = w.expand(-1, -1, self.own, -1)
+        if self.rest:
+            others = self.prior.sample(samples * len(z), rng).to(self.device)
+            other = self.prior.styles(others)[:, self.own :].detach()
+            w = torch.cat([w, other.view(len(z), samples, self.rest, -1)], 2)
+        return w, kl
+
+    def styles(self, z: Float[Tensor, "i s l d"]) -> Float[Tensor, "i s l w"]:
+        """Returns the styles of the flows' outputs."""
+        if self.attack.space == "w":
+            return self.mean + self.std * z
+        w = self.prior.styles(z.flatten(0, 2))[:, 0]
+        return w.view(*z.shape[:3], -1)

@@ -1,0 +1,201 @@
+"""VMI: its objective, its spaces, and what its weight does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mibench.attacks import VMI
+from mibench.attacks.stylegan import StyleGANPrior
+from mibench.attacks.vmi import Fit, Styles, shortened
+from mibench.data.synthetic import Blobs
+from mibench.networks import MLP
+from mibench.seeding import generator, seeded
+from mibench.store import Work
+from mibench.types import Classifier
+from tests.test_contracts import tiny
+
+TASK = Blobs(num_classes=4)
+CPU = torch.device("cpu")
+ATTACK = VMI(couplings=2, hidden=8, batch=6, steps=5, optimizer="adam", lr=0.02)
+
+
+@pytest.fixture(scope="module")
+def prior() -> StyleGANPrior:
+    with seeded("prior"):
+        built = tiny(type(ATTACK.prior)).build(TASK.shape, TASK.num_classes)
+    assert isinstance(built, StyleGANPrior)
+    built.eval().requires_grad_(requires_grad=False)
+    return built
+
+
+@pytest.fixture(scope="module")
+def target() -> Classifier:
+    with seeded("target"):
+        network = MLP().build(TASK.shape, TASK.num_classes)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+class Fixed(Classifier):
+    """Says the same of every image."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def latents(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x.flatten(1),)
+
+    def head(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.logits + 0 * z[:, :1]
+
+
+def fit(attack: VMI, prior: StyleGANPrior, target: Classifier, classes: list[int]) -> Fit:
+    block = torch.tensor(classes)
+    return Fit(attack, Styles(attack, prior, CPU), target, block, generator("fit"))
+
+
+def divergence(fitted: Fit) -> Tensor:
+    """Returns each class's KL divergence from N(0, I), in nats per layer."""
+    with torch.no_grad():
+        return fitted.styles.draw(fitted.flows, 500, generator("kl"))[1].mean(1)
+
+
+@pytest.mark.parametrize("flow", ["layered", "joint", "common"])
+def test_the_loss_is_that_of_each_class_plus_lambda_times_its_divergence(
+    flow: str, prior: StyleGANPrior
+) -> None:
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.1])
+    attack = replace(ATTACK, flow=flow, lambda_kl=0.7)  # type: ignore[arg-type]
+    fitted = fit(attack, prior, Fixed(logits), [2, 0, 3])
+    with torch.no_grad():  # flows that start a little off
+        for p in fitted.flows.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator(p.shape))
+    stream = fitted.rng.get_state()
+    loss = fitted.step()
+    fresh = fit(attack, prior, Fixed(logits), [2, 0, 3])
+    with torch.no_grad():
+        for p in fresh.flows.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator(p.shape))
+        rng = torch.Generator()
+        rng.set_state(stream)
+        z, log_q = fresh.flows(fresh.flows.sample_noise(6, [rng] * 3))
+        normal = torch.distributions.Normal(0, 1).log_prob(z).sum((2, 3))
+        kl = (log_q.sum(2) - normal).mean(1) / z.shape[2]
+    own = F.cross_entropy(logits.expand(3, 4), torch.tensor([2, 0, 3]), reduction="none")
+    torch.testing.assert_close(loss, (own + 0.7 * kl).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_without_its_weight_the_divergence_runs_away_and_with_it_it_is_bounded(
+    prior: StyleGANPrior, target: Classifier
+) -> None:
+    ends = {}
+    for lambda_kl in (0.0, 0.01, 1.0):
+        fitted = fit(replace(ATTACK, lambda_kl=lambda_kl), prior, target, [0, 1, 2, 3])
+        for _ in range(80):
+            fitted.step()
+        ends[lambda_kl] = divergence(fitted).mean().item()
+    assert ends[1.0] < 0.5
+    assert ends[0.01] < 10 < ends[0.0]
+
+
+def test_fitting_makes_the_target_see_the_class(prior: StyleGANPrior, target: Classifier) -> None:
+    fitted = fit(replace(ATTACK, lambda_kl=1e-3), prior, target, [0, 1, 2, 3])
+    losses = torch.stack([fitted.step() for _ in range(60)])
+    assert (losses[-10:].mean(0) < losses[:10].mean(0) - 0.02).all()
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+@pytest.mark.parametrize(("flow", "layers"), [("layered", 0), ("joint", 3), ("common", 2)])
+def test_styles_are_drawn_for_every_layer_the_generator_has(
+    space: str, flow: str, layers: int, prior: StyleGANPrior
+) -> None:
+    attack = replace(ATTACK, space=space, flow=flow, layers=layers)  # type: ignore[arg-type]
+    styles = Styles(attack, prior, CPU)
+    flows = styles.flows(3, generator("flows"))
+    w, kl = styles.draw(flows, 5, generator("draw"))
+    assert w.shape == (3, 5, prior.generator.num_ws, prior.generator.w_dim)
+    assert kl.shape == (3, 5)
+    if flow == "common":
+        assert torch.equal(w[:, :, 0], w[:, :, layers - 1])
+    own = layers or prior.generator.num_ws
+    again, _ = styles.draw(flows, 5, generator("draw"))
+    assert torch.equal(w, again)
+    for part, moved in ((w[:, :, :own], True), (w[:, :, own:], False)):
+        slopes = torch.autograd.grad(
+            part.square().sum(), list(flows.parameters()), retain_graph=True
+        )
+        assert any(s.abs().max() > 0 for s in slopes) is moved
+
+
+def test_other_layers_have_the_styles_of_random_latents(prior: StyleGANPrior) -> None:
+    styles = Styles(replace(ATTACK, layers=1), prior, CPU)
+    w, _ = styles.draw(styles.flows(2, generator("flows")), 4, generator("draw"))
+    rest = w[:, :, 1:]
+    assert torch.equal(rest[:, :, 0], rest[:, :, -1])
+    assert not torch.equal(rest[0, 0], rest[0, 1])
+    assert not torch.equal(rest[0, 0], rest[1, 0])
+
+
+def test_in_style_space_noise_has_the_mean_and_deviation_of_the_mapping(
+    prior: StyleGANPrior,
+) -> None:
+    styles = Styles(replace(ATTACK, space="w"), prior, CPU)
+    w = prior.styles(prior.sample(5000, generator("w")))[:, 0]
+    z = (w - styles.mean) / styles.std
+    torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=0.06, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.ones(z.shape[1]), atol=0.06, rtol=0)
+    torch.testing.assert_close(styles.styles(z[:, None, None])[:, 0, 0], w)
+
+
+def test_more_layers_than_the_generator_has_are_refused(prior: StyleGANPrior) -> None:
+    with pytest.raises(ValueError, match=r"VMI\.layers is 99, but the generator has"):
+        Styles(replace(ATTACK, layers=99), prior, CPU)
+
+
+def test_blocks_do_not_influence_each_other(prior: StyleGANPrior, target: Classifier) -> None:
+    two = [torch.tensor([0, 1]), torch.tensor([2, 3])]
+    both = ATTACK.invert(target, prior, two, 3, [generator(0), generator(1)], Work())
+    last = ATTACK.invert(target, prior, two[1:], 3, [generator(1)], Work())
+    assert both.images.shape == (3, 4, *TASK.shape)
+    assert torch.equal(both.images[:, 2:], last.images)
+    assert torch.equal(both.latents[:, 2:], last.latents)
+
+
+def test_a_run_killed_between_two_blocks_goes_on(
+    prior: StyleGANPrior, target: Classifier, tmp_path: Path
+) -> None:
+    blocks = [torch.tensor([0, 1]), torch.tensor([2, 3])]
+
+    def run(work: Work) -> Tensor:
+        return ATTACK.invert(target, prior, blocks, 2, [generator(i) for i in (0, 1)], work).images
+
+    class Doomed(Work):
+        def progress(self, done: int, total: int, note: str = "") -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # at the last step of the first block
+        run(Doomed(tmp_path, every=0.0))
+    assert torch.equal(run(Work(tmp_path)), run(Work()))
+
+
+def test_gradients_are_shortened_class_by_class() -> None:
+    a, b = torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[[4.0]], [[0.4]]])
+    got = shortened([a, b], 1.0)
+    torch.testing.assert_close(got[0], torch.tensor([[0.6, 0.0], [0.3, 0.0]]))
+    torch.testing.assert_close(got[1].flatten(), torch.tensor([0.8, 0.4]))
+    assert torch.equal(shortened([a, b], 0.0)[0], a)
+
+
+def test_the_spread_of_a_class_survives_the_fit(prior: StyleGANPrior, target: Classifier) -> None:
+    """Entropy keeps draws apart: with a large weight they are as spread as the prior's."""
+    fitted = fit(replace(ATTACK, lambda_kl=1.0, steps=60), prior, target, [0, 1])
+    for _ in range(60):
+        fitted.step()
+    x, _ = fitted.draw(64)
+    free = prior.generate(prior.sample(64, generator("free")))
+    for c in range(2):
+        assert x[:, c].std(0).mean() > 0.3 * free.std(0).mean()
