@@ -201,13 +201,21 @@ def evidence() -> Evidence:
         passes=torch.tensor([0, 0, 1, 1]),
         logits=logits,
         features=torch.tensor([[0.0], [2.0], [0.0], [2.0]]),
-        real=torch.tensor([[3.0], [5.0], [3.0], [5.0]]),
+        real=torch.tensor([[1.0], [2.0], [-1.0], [2.0], [3.0], [5.0], [3.0], [5.0]]),
+        real_labels=torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
         test_logits=torch.eye(4, 5),
         test_labels=torch.tensor([0, 1, 2, 4]),
     )
 
 
-KNOWN = {"accuracy": 75.0, "attack_acc": 75.0, "attack_acc5": 100.0, "fid": 9.0}
+KNOWN = {
+    "accuracy": 75.0,
+    "attack_acc": 75.0,
+    "attack_acc5": 100.0,
+    "fid": 1.5**2 + (2 - (4 / 3) ** 0.5) ** 2,  # means 1 and 2.5, variances 4/3 and 4
+    "fid_identity": (0.5**2 + 1) / 2,  # class 0: 0, 0 against 1, 1, -1, 1; class 1: all are 1
+    "fid_identity_floor": (1 + 2) / 2,  # class 0: 1, -1 against 1, 1
+}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -1,17 +1,33 @@
 """Metrics and statistics, against closed forms, a peer and tables."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mibench.evaluation import METRICS, Evidence, Metric, summarise, t_interval
+from mibench.benchmarks.stages import record_stage
+from mibench.benchmarks.tables import TABLES
+from mibench.data import Blobs
+from mibench.evaluation import (
+    METRICS,
+    PROTOCOLS,
+    Evidence,
+    Metric,
+    Protocol,
+    summarise,
+    t_interval,
+)
 from mibench.evaluation.accuracy import topk_accuracy, topk_hits
-from mibench.evaluation.fid import frechet_distance, gaussian_fit
-from mibench.evaluation.metrics import stretch
+from mibench.evaluation.fid import frechet_distance, frechet_distance_of_few, gaussian_fit
+from mibench.evaluation.metrics import fid_identity, fid_identity_floor, stretch
+from mibench.evaluation.statistics import Spread
+from mibench.seeding import seeded
+from mibench.store import Work
+from mibench.types import predict
 
 # Accuracy -----------------------------------------------------------------------------------
 
@@ -134,17 +150,66 @@ def test_the_distance_is_that_of_pytorch_fid(rng: torch.Generator) -> None:
     assert frechet_distance(a, b) == pytest.approx(want, rel=1e-9)
 
 
-def test_a_single_image_is_refused() -> None:
+ROUTES = pytest.mark.parametrize("route", [frechet_distance, frechet_distance_of_few])
+Route = Callable[[Tensor, Tensor], float]
+
+
+@ROUTES
+def test_a_single_image_is_refused(route: Route) -> None:
     with pytest.raises(ValueError, match="two or more rows of one width"):
-        frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+        route(torch.zeros(1, 3), torch.zeros(5, 3))
 
 
-def test_features_that_are_not_finite_are_no_distance_of_zero(rng: torch.Generator) -> None:
+@ROUTES
+def test_features_that_are_not_finite_are_no_distance_of_zero(
+    route: Route, rng: torch.Generator
+) -> None:
     x = torch.randn(20, 3, generator=rng)
     broken = x.clone()
     broken[0, 0] = float("nan")
-    with pytest.raises((ValueError, RuntimeError, FloatingPointError)):
-        frechet_distance(broken, x)
+    for pair in ((broken, x), (x, broken)):
+        with pytest.raises((ValueError, RuntimeError, FloatingPointError)):
+            route(*pair)
+
+
+def by_square_root(a: Tensor, b: Tensor) -> float:
+    """The definition, with SciPy's root of the product of the covariances."""
+    linalg = pytest.importorskip("scipy.linalg")
+    x, y = a.double().numpy(), b.double().numpy()
+    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
+    root = linalg.sqrtm(cov_x @ cov_y).real
+    return float(shift + np.trace(cov_x + cov_y - 2 * root))
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 60), (60, 5), (5, 7), (12, 13), (2, 2), (60, 40)])
+def test_the_distance_by_way_of_the_images_is_the_same(
+    n: int, m: int, rng: torch.Generator
+) -> None:
+    a, b = torch.randn(n, 12, generator=rng), 2 * torch.randn(m, 12, generator=rng) + 0.3
+    assert frechet_distance_of_few(a, b) == pytest.approx(by_eigenvalues(a, b), rel=1e-5)
+    assert frechet_distance_of_few(a, b) == pytest.approx(frechet_distance(a, b), rel=1e-6)
+
+
+def test_the_distance_by_way_of_the_images_is_that_of_the_matrix_root(
+    rng: torch.Generator,
+) -> None:
+    a, b = torch.randn(60, 12, generator=rng), 2 * torch.randn(40, 12, generator=rng) + 0.3
+    assert frechet_distance_of_few(a, b) == pytest.approx(by_square_root(a, b), rel=1e-9)
+
+
+def test_few_images_are_at_no_distance_from_themselves_and_their_order(
+    rng: torch.Generator,
+) -> None:
+    x = torch.randn(6, 300, generator=rng)
+    assert frechet_distance_of_few(x, x.flip(0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_few_images_in_orthogonal_directions_are_as_far_as_both_spread() -> None:
+    a, b = torch.zeros(3, 500), torch.zeros(4, 500)
+    a[:, 7] = torch.tensor([-1.0, 0.0, 1.0])  # variance 1
+    b[:, 400] = torch.tensor([-3.0, 3.0, -3.0, 3.0])  # variance 12
+    assert frechet_distance_of_few(a, b + 1) == pytest.approx(500 + 1 + 12)
 
 
 # Stretching ---------------------------------------------------------------------------------
@@ -179,7 +244,8 @@ def evidence(hits: Sequence[Sequence[int]], blocks: Sequence[int]) -> Evidence:
         passes=torch.arange(passes).repeat_interleave(classes),
         logits=torch.nn.functional.one_hot(guess, max(classes, 5)).float(),
         features=torch.arange(2.0 * n).view(n, 2),
-        real=torch.zeros(3, 2),
+        real=torch.arange(8.0 * classes).view(4 * classes, 2).square(),
+        real_labels=torch.arange(classes).repeat_interleave(4),
         test_logits=LOGITS,
         test_labels=LABELS,
     )
@@ -205,10 +271,34 @@ def test_spread_by_pass_takes_all_classes_together() -> None:
     assert score.std == pytest.approx(100 / 3 / 3**0.5)
 
 
+def test_spread_by_identity_averages_passes_and_takes_classes_apart() -> None:
+    score = summarise(ACC, [evidence(HITS, [0, 0, 1])], "identity")
+    each = [200 / 3, 100 / 3, 200 / 3]  # of the classes; the blocks make no difference
+    assert score.mean == pytest.approx(np.mean(each))
+    assert score.std == pytest.approx(np.std(each, ddof=1))
+    assert score.n == 9
+    acc5 = summarise(METRICS["attack_acc5"], [evidence(HITS, [0, 0, 1])], "identity")
+    assert (acc5.mean, acc5.std) == (100, 0)
+
+
+def test_one_identity_has_no_spread_over_identities() -> None:
+    assert summarise(ACC, [evidence([[1], [0]], [0])], "identity").std is None
+
+
+@pytest.mark.parametrize("spread", ["block", "pass", "identity"])
+def test_a_value_per_identity_spreads_over_identities(spread: Spread) -> None:
+    values = iter([torch.tensor([1.0, 2.0, 6.0]), torch.tensor([3.0, 3.0, 3.0])])
+    metric = Metric("m", "M", lambda e: next(values), per="identity", better="higher")
+    score = summarise(metric, [evidence(HITS, [0, 0, 1])] * 2, spread)
+    assert score.mean == pytest.approx(3)
+    assert score.std == pytest.approx(7**0.5 / 2)
+    assert score.n == 6
+
+
 @pytest.mark.parametrize("spread", ["block", "pass"])
-def test_repeats_of_the_attack_are_averaged(spread: str) -> None:
+def test_repeats_of_the_attack_are_averaged(spread: Spread) -> None:
     trials = [evidence(HITS, [0, 0, 0]), evidence([[1, 1, 1]] * 3, [0, 0, 0])]
-    score = summarise(ACC, trials, "block" if spread == "block" else "pass")
+    score = summarise(ACC, trials, spread)
     assert score.mean == pytest.approx((500 / 9 + 100) / 2)
     assert score.std == pytest.approx(100 / 3 / 3**0.5 / 2)
     assert score.n == 18
@@ -243,6 +333,145 @@ def test_every_metric_reads_its_own_part_of_the_evidence() -> None:
     assert means["attack_acc"] == pytest.approx(500 / 9)
     assert means["attack_acc5"] == 100
     assert means["fid"] == pytest.approx(frechet_distance(e.features, e.real))
+    assert means["fid_identity"] == pytest.approx(fid_identity(e).mean().item())
+    assert means["fid_identity_floor"] == pytest.approx(fid_identity_floor(e).mean().item())
+
+
+# FID per identity ---------------------------------------------------------------------------
+
+CLASSES = 3
+
+
+@pytest.fixture
+def faces(rng: torch.Generator) -> Evidence:
+    """Forty reconstructions and about as many real images of each of three classes."""
+    centres = torch.randn(CLASSES, 6, generator=rng)
+    labels = torch.arange(CLASSES).repeat(40)
+    real_labels = torch.arange(CLASSES).repeat_interleave(torch.tensor([41, 30, 50]))
+    return replace(
+        evidence([[1] * CLASSES] * 40, [0] * CLASSES),
+        features=centres[labels] + torch.randn(len(labels), 6, generator=rng),
+        real=2 * centres[real_labels] + torch.randn(len(real_labels), 6, generator=rng),
+        real_labels=real_labels,
+    )
+
+
+def units(x: Tensor) -> Tensor:
+    rows: Tensor = x.double() / x.double().square().sum(1, keepdim=True).sqrt()
+    return rows
+
+
+def test_the_fid_of_an_identity_compares_its_images_on_the_unit_sphere(faces: Evidence) -> None:
+    want = [
+        by_square_root(
+            units(faces.features[faces.labels == c]), units(faces.real[faces.real_labels == c])
+        )
+        for c in range(CLASSES)
+    ]
+    assert fid_identity(faces).tolist() == pytest.approx(want, rel=1e-9)
+
+
+def test_the_floor_compares_every_other_real_image(faces: Evidence) -> None:
+    rows = [units(faces.real[faces.real_labels == c]) for c in range(CLASSES)]
+    want = [by_square_root(x[0::2], x[1::2]) for x in rows]
+    assert fid_identity_floor(faces).tolist() == pytest.approx(want, rel=1e-9)
+    other = replace(faces, features=faces.features.flip(0))
+    assert torch.equal(fid_identity_floor(other), fid_identity_floor(faces))
+
+
+def test_the_fid_per_identity_knows_no_length_and_no_order(
+    faces: Evidence, rng: torch.Generator
+) -> None:
+    order = torch.randperm(len(faces.real), generator=rng)
+    scale = 0.1 + torch.rand(len(order), 1, generator=rng)
+    mixed = replace(faces, real=(faces.real * scale)[order], real_labels=faces.real_labels[order])
+    torch.testing.assert_close(fid_identity(mixed), fid_identity(faces), rtol=1e-5, atol=0)
+
+
+def test_opposite_points_are_at_the_greatest_distance(faces: Evidence) -> None:
+    """Classes keep their order: only the second has its images at the other pole."""
+    pole = torch.eye(6)[0]
+    sign = 1 - 2 * (faces.real_labels == 1).float()
+    e = replace(faces, features=pole.repeat(len(faces.labels), 1), real=sign[:, None] * pole)
+    assert fid_identity(e).tolist() == pytest.approx([0, 4, 0])
+
+
+@pytest.mark.parametrize(("kept", "sentence"), [
+    (0, "class 1 needs two or more reconstructions and real images, got 40 and 0"),
+    (1, "class 1 needs two or more reconstructions and real images, got 40 and 1"),
+])  # fmt: skip
+def test_an_identity_with_too_few_real_images_is_no_distance_of_zero(
+    faces: Evidence, kept: int, sentence: str
+) -> None:
+    keep = (faces.real_labels != 1) | ((faces.real_labels == 1).cumsum(0) <= kept)
+    few = replace(faces, real=faces.real[keep], real_labels=faces.real_labels[keep])
+    with pytest.raises(ValueError, match=sentence):
+        fid_identity(few)
+    with pytest.raises(ValueError, match=f"class 1 need four or more real images, got {kept}"):
+        fid_identity_floor(few)
+
+
+def test_the_floor_needs_four_real_images_and_an_identity_two_reconstructions() -> None:
+    e = evidence([[1, 1]], [0, 0])
+    with pytest.raises(ValueError, match=r"class 0 needs two or more .* got 1 and 4"):
+        fid_identity(e)
+    assert fid_identity_floor(e).shape == (2,)
+    with pytest.raises(ValueError, match="class 1 need four or more real images, got 3"):
+        fid_identity_floor(replace(e, real=e.real[:-1], real_labels=e.real_labels[:-1]))
+
+
+# What the real images are -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stretched", [False, True])
+@pytest.mark.parametrize(
+    ("part", "real"), [("train", 3), ("train", 100), ("all", 6), ("all", 100)]
+)
+def test_the_evidence_has_the_first_real_images_of_each_attacked_class_with_their_labels(
+    part: str, real: int, stretched: bool, rng: torch.Generator
+) -> None:
+    """Four train images and four test images of each class; "all" takes train before test."""
+    cell = TABLES["smoke"].modified(
+        [
+            "trials.classes=3", "trials.samples=2", "trials.block=2", f"protocol.real={real}",
+            f"protocol.real_part={part}", f"protocol.stretch={str(stretched).lower()}",
+        ]
+    ).rows["GMI / No Def."]  # fmt: skip
+    cell = replace(cell, setting=replace(cell.setting, task=Blobs(num_classes=4, per_class=4)))
+    last = record_stage(cell, ["fid_identity"], "drawn")
+    stage = last.evidence[0]
+    images = stage.images.compute(lambda _: {}, Work())
+    splits = stage.images.splits(lambda _: images)
+    classifiers = {}
+    for made in (stage.evaluator, stage.inversion.target):
+        classes = getattr(splits, made.part).num_classes
+        with seeded("tests"):
+            network = made.network.build(cell.setting.task.shape, classes)
+        classifiers[made.key] = {"state": network.state_dict(), "num_classes": classes}
+    drawn = torch.rand(2, 3, *cell.setting.task.shape, generator=rng)
+    known = {stage.images.key: images, stage.inversion.key: {"images": drawn}, **classifiers}
+    payload = stage.compute(lambda needed: known[needed.key], Work())
+    e = stage.evidence(lambda _: payload)
+
+    owned = [splits.private.train, splits.private.test][: 2 if part == "all" else 1]
+    files = [torch.cat([x.images[x.labels == c] for x in owned])[:real] for c in range(3)]
+    counts = [len(x) for x in files]
+    assert counts == [min(real, 4 * len(owned))] * 3
+    assert e.real_labels.tolist() == [c for c in range(3) for _ in range(counts[c])]
+    evaluator = stage.evaluator.classifier(
+        lambda _: classifiers[stage.evaluator.key], Work().device
+    )
+    shown = stretch(torch.cat(files)) if stretched else torch.cat(files)
+    torch.testing.assert_close(e.real, predict(evaluator, shown, rng)[1])
+    assert METRICS["fid_identity"].compute(e).shape == (3,)  # type: ignore[union-attr]
+
+
+def test_the_protocol_of_vmi_is_a_valid_one() -> None:
+    fields = [f"protocol.{k}={str(v).lower()}" for k, v in PROTOCOLS["vmi"].items()]
+    cell = TABLES["smoke"].modified(fields).rows["GMI / MID"]
+    assert cell.protocol == Protocol(spread="identity", real=100, real_part="all", stretch=False)
+    for name, preset in PROTOCOLS.items():
+        assert {"spread", "stretch", "real_part"} <= set(preset), name
 
 
 # Intervals ----------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from mibench.benchmarks.export import (
     Results,
     collect,
     fid_note,
+    footnotes,
     record_stages,
     render,
     show,
     show_reported,
+    spread_note,
 )
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.store import Store
@@ -106,6 +108,23 @@ def test_the_numbers_behind_fid_are_told_and_unequal_ones_warned_of() -> None:
     two = replace(one, sizes={**one.sizes, "KED-MI / MID": (500, 500, 512)})
     assert "(GMI)" in fid_note(two)[0]
     assert "equal numbers only" in fid_note(two)[0]
+
+
+def test_the_footnote_says_over_what_the_deviations_are() -> None:
+    table = replace(results().table, columns=("attack_acc", "fid", "fid_identity"))
+    aside = "(FID: over repeats of the attack; FID per identity: over identities)"
+    assert f"deviation over passes of one run {aside}." in spread_note(table)
+    assert "over passes of one run. Another" in spread_note(results().table)
+    by_identity = table.modified(["protocol.spread=identity"])
+    aside = "(FID: over repeats of the attack)"
+    assert f"deviation over identities of one run {aside}." in spread_note(by_identity)
+
+
+def test_fid_per_identity_is_not_shown_without_its_warning() -> None:
+    warning = "FID per identity compares few images"
+    assert not [note for note in footnotes(results()) if warning in note]
+    table = replace(results().table, columns=("fid_identity",))
+    assert [note for note in footnotes(replace(results(), table=table)) if warning in note]
 
 
 def test_without_a_paper_there_are_no_reported_columns() -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
-from mibench.data import CIFAR10, CelebA, Folder
+from mibench.cli import main
+from mibench.data import CIFAR10, CelebA, CelebAVMI, Folder
 from mibench.data.cifar10 import CLASSES
 from mibench.data.images import decode, file_digests
 
@@ -241,6 +243,110 @@ def test_celeba_that_is_missing_or_wrong_is_one_sentence(celeba: Path, tmp_path:
     (celeba / "celeba" / "identity_CelebA.txt").write_text("000001.jpg one\n")
     with pytest.raises(ValueError, match="line 1: expected"):
         SMALL.digest(celeba)
+
+
+# CelebA as VMI splits it --------------------------------------------------------------------
+
+VMI = CelebAVMI(num_classes=3, train=8, size=16, validation=0.25)
+COUNTS = [10, 4, 12, 5, 10, 11, 6]  # private: identities 3, 6 and, of the two with 10 images, 1
+
+
+def test_vmis_rule_gives_the_official_counts_on_a_list_with_the_official_histogram() -> None:
+    """983 of the 2,343 identities with 30 images are private beside all 17 with more."""
+    counts = [30] * 2343 + [31] * 11 + [34] * 3 + [35] * 3 + [17] * 6689 + [16] * 1128
+    assert (len(counts), sum(counts)) == (10_177, 202_599)
+    task = CelebAVMI()
+    assert task.official is not None
+    listed = names_for(counts)
+    parts = task.split(listed)
+    assert len(parts["train"]) == task.official.private
+    assert len(parts["test"]) == 5_038
+    assert len(parts["public"]) == task.official.public
+    tests = torch.tensor([label for _, label in parts["test"]]).bincount()
+    assert tests.tolist() == [10] * 3 + [9] * 3 + [6] * 11 + [5] * 983
+    last = {listed[name] for name, label in parts["train"] if label >= 17}
+    assert last == set(range(1, 984))
+
+
+def test_vmi_labels_the_most_frequent_first_and_equals_by_identity() -> None:
+    listed = names_for(COUNTS)
+    parts = VMI.split(listed)
+    owner = {label: listed[name] for name, label in parts["train"]}
+    assert owner == {0: 3, 1: 6, 2: 1}
+    again = VMI.split(dict(reversed(listed.items())))
+    assert again == parts
+
+
+def test_vmi_trains_on_an_identitys_first_images_and_tests_on_the_rest() -> None:
+    listed = names_for(COUNTS)
+    parts = VMI.split(listed)
+    for label, identity in enumerate((3, 6, 1)):
+        mine = sorted(name for name, who in listed.items() if who == identity)
+        assert [n for n, x in parts["train"] if x == label] == mine[:8]
+        assert [n for n, x in parts["test"] if x == label] == mine[8:]
+
+
+def test_vmis_public_images_are_all_of_the_others_or_a_fixed_draw() -> None:
+    listed = names_for(COUNTS)
+    everything = VMI.split(listed)["public"]
+    assert {name for name, _ in everything} == {n for n, i in listed.items() if i in (2, 4, 5, 7)}
+    labels = {2: 3, 4: 4, 5: 5, 7: 6}
+    assert all(label == labels[listed[name]] for name, label in everything)
+    some = replace(VMI, public=10).split(listed)["public"]
+    assert len(some) == 10
+    assert some == [entry for entry in everything if entry in some]
+    assert some != everything[:10]
+    assert replace(VMI, public=10).split(listed)["public"] == some
+    assert len(replace(VMI, public=25).split(listed)["public"]) == 25
+
+
+def test_vmis_crop_is_the_central_128_pixels(celeba: Path) -> None:
+    splits = VMI.load(celeba)
+    name = VMI.split(names_for(COUNTS))["train"][0][0]
+    image = Image.open(celeba / "celeba" / "img_align_celeba" / name).convert("RGB")
+    cut = image.crop((25, 45, 25 + 128, 45 + 128)).resize((16, 16), Image.Resampling.BILINEAR)
+    want = torch.from_numpy(np.array(cut)).permute(2, 0, 1)
+    assert torch.equal(splits.private.train.pixels[0], want)
+    assert splits.private.validation.tolist().count(True) == 6
+    assert VMI.sizes(celeba) == splits.sizes
+
+
+def test_vmis_digest_follows_the_images_in_use(celeba: Path) -> None:
+    task = replace(VMI, public=2)
+    used = {name for part in task.split(names_for(COUNTS)).values() for name, _ in part}
+    spare = min(set(names_for(COUNTS)) - used)
+    folder = celeba / "celeba" / "img_align_celeba"
+    before = task.digest(celeba)
+    save(folder / spare, noise(218, 178))
+    assert task.digest(celeba) == before
+    save(folder / min(used), noise(218, 178))
+    assert task.digest(celeba) != before
+
+
+def test_vmis_split_of_too_few_is_refused() -> None:
+    listed = names_for(COUNTS)
+    with pytest.raises(ValueError, match="has 4 identities with more than the 8 images"):
+        replace(VMI, num_classes=5).split(listed)
+    with pytest.raises(ValueError, match="has 4 identities"):  # 10 images leave none to test on
+        replace(VMI, num_classes=5, train=9).split(listed)
+    with pytest.raises(ValueError, match="has 2 identities"):
+        replace(VMI, train=10).split(listed)
+    with pytest.raises(ValueError, match="have 25 images, fewer than the 26"):
+        replace(VMI, public=26).split(listed)
+    with pytest.raises(ValueError, match="have 0 images, fewer than the 2"):
+        VMI.split(names_for([9, 9, 9]))
+
+
+def test_data_check_reads_vmis_split_whole(celeba: Path) -> None:
+    fields = ("num_classes=3", "train=8", "size=16", "validation=0.25")
+    settings = [word for field in fields for word in ("--set", field)]
+    command = ["data", "check", "celeba-vmi", "--data", str(celeba), *settings]
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 0, outcome.output
+    assert VMI.digest(celeba)[:16] in outcome.output
+    assert "private train     24, 6 of them held out" in outcome.output
+    assert "private test      9\n" in outcome.output
+    assert "public            25 of 4 classes" in outcome.output
 
 
 # CIFAR-10 -----------------------------------------------------------------------------------

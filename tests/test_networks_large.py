@@ -319,6 +319,22 @@ def test_gradients_reach_the_pixels(spec: NetworkSpec, rng: torch.Generator) -> 
 # Defenses -----------------------------------------------------------------------------------
 
 
+def test_mid_on_the_resnet_replaces_the_neck_and_keeps_the_norm_before_the_hidden_layer(
+    rng: torch.Generator,
+) -> None:
+    network = build(ResNet34(width=0.1))
+    plain = network.latents(images(rng))
+    kept = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)]
+    with seeded("tests"):
+        network = MID(lambda_=0).harden(network)
+    assert [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)] == kept[:1]
+    assert network.noise_dim == 25
+    zs = network.latents(images(rng.manual_seed(0)))
+    assert len(zs) == 7
+    torch.testing.assert_close(zs[:6], plain[:6])
+    assert torch.equal(zs[6], zs[5].relu())
+
+
 @every_small
 def test_mid_hardens_it_and_can_train_all_that_is_left(
     spec: NetworkSpec, rng: torch.Generator

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mibench.data import Blobs, Corpus
-from mibench.data.augment import crop, flip
+from mibench.data.augment import AUGMENTATIONS, crop, cutout, flip
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.defenses import train as training
 from mibench.defenses.train import train_classifier
@@ -239,7 +239,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     recipe = Recipe(
         epochs=4, optimizer="adam" if optimizer == "adam" else "sgd",
         momentum=0.0 if optimizer == "adam" else 0.9, lr=0.01,
-        milestones=(2,), augment=("flip", "crop"),
+        milestones=(2,), augment=("flip", "crop", "cutout"),
     )  # fmt: skip
     defense = MID(lambda_=0.01)
     whole = train(corpus, recipe, defense)
@@ -292,7 +292,42 @@ def test_crop_shifts_each_image_by_its_own_amount(
     assert any(down != right for down, right in shifts)
 
 
-@pytest.mark.parametrize("augment", [flip, crop])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (5, 7)])
+def test_cutout_blackens_half_a_side_around_a_middle_anywhere(
+    height: int, width: int, rng: torch.Generator
+) -> None:
+    """The counts of each interval are those of a uniform middle; the axes are independent."""
+    n = 6000
+    holes = cutout(torch.ones(n, 2, height, width), rng) == 0
+    assert torch.equal(holes[:, 0], holes[:, 1])
+    rows, columns = holes[:, 0].any(2), holes[:, 0].any(1)
+    assert torch.equal(holes[:, 0], rows[:, :, None] & columns[:, None, :])
+    middles = []
+    for covered, side in ((rows, height), (columns, width)):
+        length = (side + 1) // 2
+        odd = length % 2
+        wanted = torch.zeros(side + 1 - odd, side, dtype=torch.bool)
+        for middle in range(len(wanted)):
+            wanted[middle, max(0, middle - length // 2) : middle + length // 2 + odd] = True
+        which = (covered[:, None] == wanted).all(2)
+        assert which.sum(1).eq(1).all()
+        mean = n / len(wanted)
+        assert ((which.sum(0) - mean).abs() < 5 * mean**0.5).all()
+        middles.append(which.int().argmax(1).double())
+    correlation = torch.corrcoef(torch.stack(middles))[0, 1]
+    assert abs(correlation) < 5 / n**0.5
+
+
+def test_cutout_leaves_the_rest_and_its_input_as_they_were(rng: torch.Generator) -> None:
+    x = 0.5 + torch.rand(20, 3, 8, 8, generator=rng) / 2
+    before = x.clone()
+    y = cutout(x, rng)
+    assert torch.equal(x, before)
+    assert torch.equal(y[y > 0], x[y > 0])
+    assert len(set((y == 0).sum((1, 2, 3)).tolist())) > 3  # each image its own place
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
 def test_augmentation_keeps_shape_and_range(
     augment: Callable[[Tensor, torch.Generator], Tensor], rng: torch.Generator
 ) -> None:

@@ -146,11 +146,7 @@ def footnotes(results: Results) -> list[str]:
     if seeds > 1:
         notes = [f"Mean over {seeds} seeds ± half of Student's 95 % interval."]
     else:
-        fid = " (FID: over repeats of the attack)" * ("fid" in results.table.columns)
-        notes = [
-            f"± is the standard deviation over passes of one run{fid}. Another training may "
-            "come out otherwise: ask for several seeds."
-        ]
+        notes = [spread_note(results.table)]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
     if results.classes is not None:
@@ -160,10 +156,33 @@ def footnotes(results: Results) -> list[str]:
             "Arrows point to what is better for the defender."
         )
     notes += fid_note(results)
+    if "fid_identity" in results.table.columns:
+        notes.append(
+            "FID per identity compares few images in many dimensions: most of it is bias. "
+            "fid_identity_floor is that between two halves of an identity's real images, which "
+            "are fewer still."
+        )
     short = [label for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")
     return [*notes, *results.table.notes]
+
+
+def spread_note(table: Table) -> str:
+    """Returns over what the deviations of one run are taken."""
+    spreads = {cell.protocol.spread for cell in table.rows.values()}
+    usual = "identities" if spreads == {"identity"} else "passes"
+    over = {"attack": "repeats of the attack", "identity": "identities"}
+    others = [
+        f"{metric.title}: over {over[metric.per]}"
+        for metric in (METRICS[name] for name in table.columns)
+        if over.get(metric.per, usual) != usual
+    ]
+    aside = f" ({'; '.join(others)})" if others else ""
+    return (
+        f"± is the standard deviation over {usual} of one run{aside}. Another training may come "
+        "out otherwise: ask for several seeds."
+    )
 
 
 def fid_note(results: Results) -> list[str]:

@@ -229,11 +229,13 @@ class EvidenceStage(Stage):
     """What the evaluator says of the reconstructions, and the target of its test images."""
 
     kind: ClassVar[str] = "evidence"
+    version: ClassVar[int] = 2
 
     images: ImagesStage
     inversion: InversionStage
     evaluator: ClassifierStage
     real: int
+    real_part: Literal["train", "all"]
     stretch: bool
 
     def describe(self) -> str:
@@ -248,7 +250,9 @@ class EvidenceStage(Stage):
         target = run.target.classifier(load, work.device)
         x = load(run)["images"].float().flatten(0, 1)
         logits, features = predict(evaluator, x, generator("evaluation"))
-        real = private.train.take(_first(private.train.labels, run.classes, self.real)).images
+        owned = private.train if self.real_part == "train" else _joined(private)
+        owned = owned.take(_first(owned.labels, run.classes, self.real))
+        real = owned.images
         if self.stretch:
             _, features = predict(evaluator, stretch(x), generator("evaluation"))
             real = stretch(real)
@@ -262,6 +266,7 @@ class EvidenceStage(Stage):
             logits=logits,
             features=features,
             real=real_features,
+            real_labels=owned.labels,
             test_logits=test_logits,
             test_labels=private.test.labels,
         )
@@ -270,6 +275,12 @@ class EvidenceStage(Stage):
     def evidence(self, load: Load) -> Evidence:
         """Returns the evidence from the store."""
         return Evidence(**load(self))
+
+
+def _joined(corpus: Corpus) -> ImageSet:
+    """Returns the train images, then the test images."""
+    parts = (corpus.train, corpus.test)
+    return ImageSet(torch.cat([p.pixels for p in parts]), torch.cat([p.labels for p in parts]))
 
 
 def _first(labels: Tensor, classes: int, count: int) -> Tensor:
@@ -301,9 +312,9 @@ class RecordStage(Stage):
     def compute(self, load: Load, work: Work) -> Payload:
         """Returns {"scores", "values", "sizes", "evaluator", "cell", "stages", "queries"}.
 
-        "values" has, per repeat, each metric's value of every image, or of the whole; "sizes"
-        how many images of each kind FID compares, in how many dimensions, and how many
-        classes the evaluator knows.
+        "values" has, per repeat, each metric's value of every image or class, or of the
+        whole; "sizes" how many images of each kind FID compares, in how many dimensions, and
+        how many classes the evaluator knows.
         """
         trials = [e.evidence(load) for e in self.evidence]
         scores, values = {}, {}
@@ -359,9 +370,12 @@ def record_stage(cell: Cell, columns: Iterable[str], digest: str) -> RecordStage
         for repeat in range(trials.repeats)
     ]  # fmt: skip
     evidence = tuple(
-        EvidenceStage(images, i, evaluator, cell.protocol.real, cell.protocol.stretch)
+        EvidenceStage(
+            images, i, evaluator, cell.protocol.real, cell.protocol.real_part,
+            cell.protocol.stretch,
+        )
         for i in inversions
-    )
+    )  # fmt: skip
     return RecordStage(cell, evidence, tuple((c, METRICS[c].version) for c in columns))
 
 

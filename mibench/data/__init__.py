@@ -2,13 +2,16 @@
 
 from mibench.data.base import Corpus, Sizes, Splits, Task
 from mibench.data.celeba import CelebA
+from mibench.data.celeba_vmi import CelebAVMI
 from mibench.data.cifar10 import CIFAR10
 from mibench.data.digits import Digits
 from mibench.data.folder import Folder
 from mibench.data.mnist import MNIST
 from mibench.data.synthetic import Blobs
 
-TASKS: dict[str, type[Task]] = {t.name: t for t in (Digits, MNIST, CIFAR10, CelebA, Folder, Blobs)}
+TASKS: dict[str, type[Task]] = {
+    t.name: t for t in (Digits, MNIST, CIFAR10, CelebA, CelebAVMI, Folder, Blobs)
+}
 
 __all__ = [
     "CIFAR10",
@@ -16,6 +19,7 @@ __all__ = [
     "TASKS",
     "Blobs",
     "CelebA",
+    "CelebAVMI",
     "Corpus",
     "Digits",
     "Folder",

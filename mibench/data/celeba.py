@@ -3,6 +3,7 @@
 The split is that of GMI, KED-MI and BiDO, found again from the identity list by a rule.
 """
 
+from abc import abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,71 @@ from typing import ClassVar
 import torch
 
 from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
-from mibench.data.images import decode, file_digests, manifest_digest
+from mibench.data.images import Box, decode, file_digests, manifest_digest
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.types import ImageSet, Shape
 
 INF = float("inf")
-BOX = (35, 55, 143, 163)
-"""The central 108x108 pixels of an aligned 178x218 image."""
+
+
+class AlignedFaces(Task):
+    """A task of aligned CelebA images; subclasses say who is private and what is cut out."""
+
+    faces = True
+    box: ClassVar[Box]
+    """What is cut out of an aligned 178x218 image."""
+    size: int
+    """Height and width in pixels, resized from ``box``."""
+
+    @property
+    def shape(self) -> Shape:
+        """(3, size, size)."""
+        return (3, self.size, self.size)
+
+    @abstractmethod
+    def split(self, identities: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
+        """Returns "train", "test" and "public" → (file, label) of the images in use.
+
+        Args:
+            identities: Image file → identity, in the order of the official list.
+
+        Raises:
+            ValueError: If there are too few identities or public images.
+        """
+
+    def digest(self, root: Path) -> str:
+        """Returns the digest of the identity list and of all images in use."""
+        parts = self.split(read_identities(root))
+        files = [locate(root, name) for part in parts.values() for name, _ in part]
+        return manifest_digest(file_digests(root / "celeba", [identity_list(root), *files]))
+
+    def load(self, root: Path) -> Splits:
+        """Decodes the images in use."""
+        parts = self.split(read_identities(root))
+
+        def read(part: str) -> ImageSet:
+            files = [locate(root, name) for name, _ in parts[part]]
+            labels = torch.tensor([label for _, label in parts[part]])
+            return ImageSet(decode(files, self.size, 3, self.box), labels)
+
+        train = read("train")
+        mask = hold_out(train.labels, self.validation, generator(self.name, "validation"))
+        corpus = Corpus(train, mask, read("test"), self.num_classes)
+        return Splits(private=corpus, evaluation=corpus, public=read("public"))
+
+    def sizes(self, root: Path) -> Sizes:
+        """Returns how many images the identity list gives."""
+        parts = {name: len(files) for name, files in self.split(read_identities(root)).items()}
+        return Sizes(parts["train"], parts["train"], parts["public"])
+
+    def download(self, root: Path) -> None:
+        """Refuses: the images may not be passed on."""
+        raise ValueError(HOW)
 
 
 @dataclass(frozen=True)
-class CelebA(Task):
+class CelebA(AlignedFaces):
     """Aligned faces; private are the first identities with many images.
 
     With the defaults and the official list: 27,018 train and 3,009 test images of 1,000
@@ -38,7 +92,7 @@ class CelebA(Task):
 
     name: ClassVar[str] = "celeba"
     official: ClassVar[Sizes] = Sizes(private=27_018, evaluation=27_018, public=30_000)
-    faces = True
+    box: ClassVar[Box] = (35, 55, 143, 163)  # the central 108x108 pixels
 
     num_classes: int = 1000
     min_images: int = 30
@@ -52,27 +106,14 @@ class CelebA(Task):
             validation=(0, 0.5),
         )  # fmt: skip
 
-    @property
-    def shape(self) -> Shape:
-        """(3, size, size)."""
-        return (3, self.size, self.size)
-
     def split(self, identities: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
-        """Returns "train", "test" and "public" → (file, label) of the images in use.
+        """Returns the part's files and labels; see :meth:`AlignedFaces.split`.
 
         Per private identity 90 % of its images, rounded down, are train images; which, and
         which images are public, is drawn by a fixed seed. Labels of public images follow
         those of private ones.
-
-        Args:
-            identities: Image file → identity, in the order of the official list.
-
-        Raises:
-            ValueError: If there are too few identities or public images.
         """
-        images: dict[int, list[str]] = defaultdict(list)
-        for name, identity in identities.items():
-            images[identity].append(name)
+        images = by_identity(identities)
         many = sorted(i for i, names in images.items() if len(names) >= self.min_images)
         if len(many) < self.num_classes:
             raise ValueError(
@@ -96,35 +137,6 @@ class CelebA(Task):
         drawn = torch.randperm(len(pool), generator=generator("celeba", "public"))[: self.public]
         parts["public"] = [pool[i] for i in sorted(drawn.tolist())]
         return parts
-
-    def digest(self, root: Path) -> str:
-        """Returns the digest of the identity list and of all images in use."""
-        parts = self.split(read_identities(root))
-        files = [locate(root, name) for part in parts.values() for name, _ in part]
-        return manifest_digest(file_digests(root / "celeba", [identity_list(root), *files]))
-
-    def load(self, root: Path) -> Splits:
-        """Decodes the images in use."""
-        parts = self.split(read_identities(root))
-
-        def read(part: str) -> ImageSet:
-            files = [locate(root, name) for name, _ in parts[part]]
-            labels = torch.tensor([label for _, label in parts[part]])
-            return ImageSet(decode(files, self.size, 3, BOX), labels)
-
-        train = read("train")
-        mask = hold_out(train.labels, self.validation, generator("celeba", "validation"))
-        corpus = Corpus(train, mask, read("test"), self.num_classes)
-        return Splits(private=corpus, evaluation=corpus, public=read("public"))
-
-    def sizes(self, root: Path) -> Sizes:
-        """Returns how many images the identity list gives."""
-        parts = {name: len(files) for name, files in self.split(read_identities(root)).items()}
-        return Sizes(parts["train"], parts["train"], parts["public"])
-
-    def download(self, root: Path) -> None:
-        """Refuses: the images may not be passed on."""
-        raise ValueError(HOW)
 
 
 HOW = (
@@ -155,6 +167,14 @@ def read_identities(root: Path) -> dict[str, int]:
             raise ValueError(f"{path}, line {number}: expected a file name and an identity")
         found[name] = int(rest[0])
     return found
+
+
+def by_identity(identities: dict[str, int]) -> dict[int, list[str]]:
+    """Returns identity → its image files, in the order of ``identities``."""
+    images: dict[int, list[str]] = defaultdict(list)
+    for name, identity in identities.items():
+        images[identity].append(name)
+    return images
 
 
 def locate(root: Path, name: str) -> Path:

@@ -19,6 +19,7 @@ class Evidence:
         logits: Evaluation logits of the reconstructions.
         features: Evaluation features (penultimate layer) of the reconstructions.
         real: Evaluation features of the real private images they are compared with.
+        real_labels: Their classes.
         test_logits: The target's logits of the private test images.
         test_labels: Their labels.
     """
@@ -29,5 +30,6 @@ class Evidence:
     logits: Float[Tensor, "n k"]
     features: Float[Tensor, "n d"]
     real: Float[Tensor, "m d"]
+    real_labels: Int[Tensor, " m"]
     test_logits: Float[Tensor, "t c"]
     test_labels: Int[Tensor, " t"]

@@ -26,11 +26,7 @@ def frechet_distance(features_a: Features, features_b: Float[Tensor, "m d"]) -> 
     Raises:
         ValueError: If either set has fewer than two rows, or the widths differ.
     """
-    if min(len(features_a), len(features_b)) < 2 or features_a.shape[1] != features_b.shape[1]:
-        raise ValueError(
-            f"a Fréchet distance needs two or more rows of one width, got "
-            f"{tuple(features_a.shape)} and {tuple(features_b.shape)}"
-        )
+    _check(features_a, features_b)
     (mu_a, sigma_a), (mu_b, sigma_b) = map(gaussian_fit, (features_a, features_b))
     root, failed = torch.linalg.cholesky_ex(sigma_a)
     if failed:
@@ -39,6 +35,41 @@ def frechet_distance(features_a: Features, features_b: Float[Tensor, "m d"]) -> 
     cross = torch.linalg.eigvalsh(root.T @ sigma_b @ root).clamp(min=0).sqrt().sum()
     distance = (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * cross
     return max(0.0, float(distance))
+
+
+def frechet_distance_of_few(features_a: Features, features_b: Float[Tensor, "m d"]) -> float:
+    r"""The same distance by way of the images, quicker where they are fewer than features.
+
+    With A and B the centred rows over √(n − 1), so that Σ_a = AᵀA, the eigenvalues of Σ_aΣ_b
+    are the squared singular values of the n x m matrix ABᵀ (and zeros):
+
+    .. math:: \mathrm{Tr}(\Sigma_a\Sigma_b)^{1/2} = \|AB^\top\|_*
+
+    Args:
+        features_a: One image a row.
+        features_b: The other set, of the same width.
+
+    Returns:
+        The distance, at least 0, in squared units of the features.
+
+    Raises:
+        ValueError: If either set has fewer than two rows, or the widths differ.
+    """
+    _check(features_a, features_b)
+    a, b = features_a.double(), features_b.double()
+    mu_a, mu_b = a.mean(0), b.mean(0)
+    a, b = (a - mu_a) / (len(a) - 1) ** 0.5, (b - mu_b) / (len(b) - 1) ** 0.5
+    spreads = a.square().sum() + b.square().sum()
+    distance = (mu_a - mu_b).square().sum() + spreads - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    return max(0.0, float(distance))
+
+
+def _check(features_a: Features, features_b: Float[Tensor, "m w"]) -> None:
+    if min(len(features_a), len(features_b)) < 2 or features_a.shape[1] != features_b.shape[1]:
+        raise ValueError(
+            f"a Fréchet distance needs two or more rows of one width, got "
+            f"{tuple(features_a.shape)} and {tuple(features_b.shape)}"
+        )
 
 
 def gaussian_fit(features: Features) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
