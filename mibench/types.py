@@ -230,10 +230,13 @@ class Reconstructions:
     Attributes:
         images: Pixels in [0, 1], shape (samples, classes, c, h, w), classes in block order.
         latents: What made them, shape (samples, classes, ...).
+        earlier: Images of earlier moments of the attack, oldest first, where it keeps them,
+            shape (moments, samples, classes, c, h, w).
     """
 
     images: Float[Tensor, "s n c h w"]
     latents: Float[Tensor, "s n *z"]
+    earlier: Float[Tensor, "m s n c h w"] | None = None
 
 
 class Query(nn.Module):

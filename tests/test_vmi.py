@@ -1,5 +1,6 @@
 """VMI: its objective, its spaces, and what its weight does."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from mibench.attacks import VMI
 from mibench.attacks.stylegan import StyleGANPrior
 from mibench.attacks.vmi import Fit, Styles, shortened
+from mibench.benchmarks.stages import _best, record_stage
+from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.seeding import generator, seeded
@@ -64,6 +67,14 @@ def divergence(fitted: Fit) -> Tensor:
         return fitted.styles.draw(fitted.flows, 500, generator("kl"))[1].mean(1)
 
 
+@torch.no_grad()
+def stir(fitted: Fit) -> None:
+    """Moves the flows a little from where they start."""
+    rng = generator("stir")
+    for p in fitted.flows.parameters():
+        p.add_(torch.randn(p.shape, generator=rng), alpha=0.1)
+
+
 @pytest.mark.parametrize("flow", ["layered", "joint", "common"])
 def test_the_loss_is_that_of_each_class_plus_lambda_times_its_divergence(
     flow: str, prior: StyleGANPrior
@@ -71,19 +82,16 @@ def test_the_loss_is_that_of_each_class_plus_lambda_times_its_divergence(
     logits = torch.tensor([0.3, -1.0, 2.0, 0.1])
     attack = replace(ATTACK, flow=flow, lambda_kl=0.7)  # type: ignore[arg-type]
     fitted = fit(attack, prior, Fixed(logits), [2, 0, 3])
-    with torch.no_grad():  # flows that start a little off
-        for p in fitted.flows.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=generator(p.shape))
+    stir(fitted)
     stream = fitted.rng.get_state()
     loss = fitted.step()
     fresh = fit(attack, prior, Fixed(logits), [2, 0, 3])
+    stir(fresh)
     with torch.no_grad():
-        for p in fresh.flows.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=generator(p.shape))
         rng = torch.Generator()
         rng.set_state(stream)
         z, log_q = fresh.flows(fresh.flows.sample_noise(6, [rng] * 3))
-        normal = torch.distributions.Normal(0, 1).log_prob(z).sum((2, 3))
+        normal = -0.5 * (z.square() + math.log(2 * math.pi)).sum((2, 3))
         kl = (log_q.sum(2) - normal).mean(1) / z.shape[2]
     own = F.cross_entropy(logits.expand(3, 4), torch.tensor([2, 0, 3]), reduction="none")
     torch.testing.assert_close(loss, (own + 0.7 * kl).float(), rtol=1e-4, atol=1e-4)
@@ -199,3 +207,53 @@ def test_the_spread_of_a_class_survives_the_fit(prior: StyleGANPrior, target: Cl
     free = prior.generate(prior.sample(64, generator("free")))
     for c in range(2):
         assert x[:, c].std(0).mean() > 0.3 * free.std(0).mean()
+
+
+def test_snapshots_are_draws_of_earlier_moments(
+    prior: StyleGANPrior, target: Classifier, tmp_path: Path
+) -> None:
+    kept = replace(ATTACK, steps=6, snapshots=3)
+    found = kept.invert(target, prior, [torch.arange(2)], 3, [generator(0)], Work())
+    assert found.earlier is not None
+    assert found.earlier.shape == (2, 3, 2, *TASK.shape)  # after 2 and 4 steps; 6 is the last
+    short = replace(ATTACK, steps=2).invert(
+        target, prior, [torch.arange(2)], 3, [generator(0)], Work()
+    )
+    assert torch.equal(found.earlier[0], short.images)
+    assert not torch.equal(found.earlier[1], found.images)
+    assert short.earlier is not None
+    assert len(short.earlier) == 0
+
+
+class Reader(Classifier):
+    """Sees class k in an image whose first pixel is k / 10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def latents(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x.flatten(1),)
+
+    def head(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        return -self.scale * (10 * z[:, :1] - torch.arange(4)).square()
+
+
+def test_the_evaluator_picks_each_classs_first_best_moment() -> None:
+    moments = torch.zeros(3, 2, 2, 1, 8, 8)
+    moments[..., 7, 7] = torch.arange(3).view(3, 1, 1, 1) / 10  # says which moment it is
+    moments[:, :, 0, 0, 0, 0] = torch.tensor([[0.0, 0.3], [0.0, 0.0], [0.0, 0.0]])
+    moments[:, :, 1, 0, 0, 0] = torch.tensor([[0.3, 0.3], [0.3, 0.3], [0.3, 0.1]])
+    x, logits, features = _best(moments, Reader())
+    assert (10 * x[:, 0, 7, 7]).round().int().tolist() == [1, 2, 1, 2]  # samples of both classes
+    assert logits.argmax(1).tolist() == [0, 3, 0, 1]
+    torch.testing.assert_close(features, x.flatten(1))
+
+
+def test_selecting_among_snapshots_needs_snapshots() -> None:
+    cell = TABLES["table4"].rows["VMI / No Def."]
+    cell.check()
+    with pytest.raises(ValueError, match="vmi keeps none"):
+        replace(cell, attack=replace(cell.attack, snapshots=0)).check()  # type: ignore[call-arg]
+    record = record_stage(cell, ["attack_acc"], "x")
+    assert record.evidence[0].select == "evaluator"

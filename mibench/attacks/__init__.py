@@ -10,4 +10,4 @@ from mibench.types import Attack, PriorSpec
 ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI)}
 PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN, StyleGAN2)}
 
-__all__ = ["ATTACKS", "GMI", "KEDMI", "PRIORS", "WGANGP", "InversionGAN", "StyleGAN2", "VMI"]
+__all__ = ["ATTACKS", "GMI", "KEDMI", "PRIORS", "VMI", "WGANGP", "InversionGAN", "StyleGAN2"]

@@ -42,7 +42,8 @@ class VMI(Attack):
             latent all layers share.
         layers: The style layers that are the class's own, from the coarsest on; 0 for all.
             The others get the style of a random latent at every step.
-        couplings: Additive couplings of a flow.
+        couplings: Additive couplings of a flow, on each of its levels.
+        levels: Scales of a flow; between two, half of the dimensions are split off.
         hidden: Width of the coupling's network.
         steps: Optimisation steps.
         batch: Draws per class and step.
@@ -50,6 +51,8 @@ class VMI(Attack):
         lr: Learning rate.
         lambda_kl: λ, the weight of the KL divergence, in nats per style layer.
         max_norm: A class's gradient is shortened to this norm; 0 for no limit.
+        snapshots: So many times, evenly over the steps, samples are drawn and kept, for
+            protocols that select among them.
         identity: The identity loss.
     """
 
@@ -60,6 +63,7 @@ class VMI(Attack):
     flow: Literal["layered", "joint", "common"] = "layered"
     layers: int = 0
     couplings: int = 10
+    levels: int = 1
     hidden: int = 100
     steps: int = 320
     batch: int = 32
@@ -67,12 +71,14 @@ class VMI(Attack):
     lr: float = 1e-4
     lambda_kl: float = 1e-3
     max_norm: float = 0.0
+    snapshots: int = 0
     identity: IdentityLoss = field(default_factory=CrossEntropy)
 
     def __post_init__(self) -> None:
         require(
-            self, layers=(0, INF), couplings=(1, INF), hidden=(1, INF), steps=(1, INF),
-            batch=(1, INF), lr=(1e-12, INF), lambda_kl=(0, INF), max_norm=(0, INF),
+            self, layers=(0, INF), couplings=(1, INF), levels=(1, 16), hidden=(1, INF),
+            steps=(1, INF), batch=(1, INF), lr=(1e-12, INF), lambda_kl=(0, INF),
+            max_norm=(0, INF), snapshots=(0, self.steps),
         )  # fmt: skip
         choose(
             self, space=("z", "w"), flow=("layered", "joint", "common"), optimizer=("sgd", "adam")
@@ -110,14 +116,22 @@ class VMI(Attack):
 
             while fit.done < self.steps:
                 loss = fit.step()
+                if self._keeps(fit.done):
+                    fit.kept.append(fit.draw(samples)[0])
                 work.save(state)
                 if fit.done % 10 == 0 or fit.done == self.steps:
                     check_finite(loss, f"the loss of a class after step {fit.done}")
                     work.progress(i * self.steps + fit.done, len(blocks) * self.steps)
             x, w = fit.draw(samples)
-            images.append(x)
+            images.append(torch.stack([*fit.kept, x]))
             latents.append(w)
-        return Reconstructions(torch.cat(images, 1), torch.cat(latents, 1))
+        found = torch.cat(images, 2)
+        return Reconstructions(found[-1], torch.cat(latents, 1), found[:-1])
+
+    def _keeps(self, done: int) -> bool:
+        """Whether samples are kept after so many steps; the last ones are anyway."""
+        moments = {round(self.steps * (i + 1) / self.snapshots) for i in range(self.snapshots)}
+        return done in moments - {self.steps}
 
 
 class Fit:
@@ -141,19 +155,20 @@ class Fit:
             if attack.optimizer == "sgd"
             else torch.optim.Adam(weights, attack.lr)
         )
+        self.kept: list[Tensor] = []
         self.done = 0
 
     def state(self) -> Payload:
         """Returns all that changes."""
         modules = {"flows": self.flows.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {**modules, "rng": self.rng, "done": self.done}
+        return {**modules, "rng": self.rng, "kept": self.kept, "done": self.done}
 
     def load(self, state: Payload) -> None:
         """Goes on from what :meth:`state` returned."""
         self.flows.load_state_dict(state["flows"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rng.set_state(state["rng"])
-        self.done = state["done"]
+        self.kept, self.done = state["kept"], state["done"]
 
     def step(self) -> Float[Tensor, " i"]:
         """Takes a step of every class and returns their losses."""
@@ -214,7 +229,7 @@ class Styles:
         width = self.prior.generator.z_dim if self.attack.space == "z" else len(self.mean)
         bank = FlowBank(
             [rng] * classes, layers, width, self.attack.couplings, self.attack.hidden,
-            joint=self.attack.flow == "joint",
+            joint=self.attack.flow == "joint", levels=self.attack.levels,
         )  # fmt: skip
         return bank.to(self.device)
 
@@ -242,3 +257,10 @@ class Styles:
             return self.mean + self.std * z
         w = self.prior.styles(z.flatten(0, 2))[:, 0]
         return w.view(*z.shape[:3], -1)
+
+
+BUDGETS: dict[str, dict[str, int]] = {
+    "kdd22": {"steps": 320, "batch": 32, "snapshots": 32},
+    "neurips21": {"steps": 31 * 157, "batch": 64, "snapshots": 31},
+}
+"""Name → fields: what Peng et al. spent on a class, and what VMI's authors did."""

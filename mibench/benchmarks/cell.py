@@ -95,6 +95,11 @@ class Cell:
                 f"{self.attack.name} sees only the target's {self.attack.access}, but its prior "
                 f"{self.attack.prior.name} is trained on the whole target; give it another prior"
             )
+        if self.protocol.select == "evaluator" and not getattr(self.attack, "snapshots", 0):
+            raise ValueError(
+                f"protocol.select=evaluator selects among an attack's snapshots, but "
+                f"{self.attack.name} keeps none; set attack.snapshots, where it has that"
+            )
 
     def at(self, seed: int) -> "Cell":
         """Returns the same cell with all three seeds set to ``seed``."""

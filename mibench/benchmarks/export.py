@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mibench.benchmarks.stages import RecordStage, record_stage
+from mibench.benchmarks.stages import OPTIMISTIC, RecordStage, record_stage
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS, t_interval
 from mibench.store import Payload, Store
@@ -162,6 +162,8 @@ def footnotes(results: Results) -> list[str]:
             "fid_identity_floor is that between two halves of an identity's real images, which "
             "are fewer still."
         )
+    if any(c.protocol.select == "evaluator" for c in results.table.rows.values()):
+        notes.append(OPTIMISTIC)
     short = [label for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")

@@ -219,6 +219,7 @@ class InversionStage(Stage):
             raise ValueError(f"{self.attack.name} returned pixels outside [0, 1]")
         return {
             "images": found.images.half(),
+            "earlier": None if found.earlier is None else found.earlier.half(),
             "latents": found.latents,
             "queries": work.queries,
         }
@@ -236,6 +237,7 @@ class EvidenceStage(Stage):
     evaluator: ClassifierStage
     real: int
     real_part: Literal["train", "all"]
+    select: Literal["last", "evaluator"]
     stretch: bool
 
     def describe(self) -> str:
@@ -248,8 +250,11 @@ class EvidenceStage(Stage):
         private = self.images.splits(load).private
         evaluator = self.evaluator.classifier(load, work.device)
         target = run.target.classifier(load, work.device)
-        x = load(run)["images"].float().flatten(0, 1)
-        logits, features = predict(evaluator, x, generator("evaluation"))
+        found = load(run)
+        moments = found["images"][None]
+        if self.select == "evaluator":
+            moments = torch.cat([found["earlier"], moments])
+        x, logits, features = _best(moments, evaluator)
         owned = private.train if self.real_part == "train" else _joined(private)
         owned = owned.take(_first(owned.labels, run.classes, self.real))
         real = owned.images
@@ -277,6 +282,31 @@ class EvidenceStage(Stage):
         return Evidence(**load(self))
 
 
+def _best(moments: Tensor, evaluator: Classifier) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns each class's images at the moment when most of them hit, the first of equals.
+
+    Args:
+        moments: Images (moments, samples, classes, c, h, w).
+        evaluator: Says what hits.
+
+    Returns:
+        The images, (samples * classes, c, h, w), and the evaluator's logits and features.
+    """
+    samples, classes = moments.shape[1:3]
+    labels = torch.arange(classes).repeat(samples)
+    seen, hits = [], []
+    for images in moments:
+        x = images.float().flatten(0, 1)
+        seen.append((x, *predict(evaluator, x, generator("evaluation"))))
+        hits.append((seen[-1][1].argmax(1) == labels).view(samples, classes).sum(0))
+    first = torch.stack(hits).argmax(0)[labels]  # argmax takes the first of equals
+    if len(moments) == 1:
+        return seen[0]
+    x, logits, features = (torch.stack(part) for part in zip(*seen, strict=True))
+    image = torch.arange(len(labels))
+    return x[first, image], logits[first, image], features[first, image]
+
+
 def _joined(corpus: Corpus) -> ImageSet:
     """Returns the train images, then the test images."""
     parts = (corpus.train, corpus.test)
@@ -286,6 +316,12 @@ def _joined(corpus: Corpus) -> ImageSet:
 def _first(labels: Tensor, classes: int, count: int) -> Tensor:
     """Returns the positions of the first ``count`` images of each class."""
     return torch.cat([(labels == c).nonzero()[:count, 0] for c in range(classes)])
+
+
+OPTIMISTIC = (
+    "The samples of each class are those the evaluator liked best of several moments of the "
+    "attack: optimistic, since an attacker does not have the evaluator."
+)
 
 
 @dataclass(frozen=True)
@@ -310,7 +346,7 @@ class RecordStage(Stage):
         return f"record {self.evidence[0].inversion.describe()}"
 
     def compute(self, load: Load, work: Work) -> Payload:
-        """Returns {"scores", "values", "sizes", "evaluator", "cell", "stages", "queries"}.
+        """Returns scores, values, sizes, evaluator, cell, stages, queries and warnings.
 
         "values" has, per repeat, each metric's value of every image or class, or of the
         whole; "sizes" how many images of each kind FID compares, in how many dimensions, and
@@ -336,6 +372,7 @@ class RecordStage(Stage):
             "cell": canonical(self.cell),
             "stages": [f"{s.kind}/{s.key}" for s in graph([self]) if s is not self],
             "queries": sum(load(e.inversion)["queries"] for e in self.evidence),
+            "warnings": [OPTIMISTIC] * (self.cell.protocol.select == "evaluator"),
         }
 
     @property
@@ -372,7 +409,7 @@ def record_stage(cell: Cell, columns: Iterable[str], digest: str) -> RecordStage
     evidence = tuple(
         EvidenceStage(
             images, i, evaluator, cell.protocol.real, cell.protocol.real_part,
-            cell.protocol.stretch,
+            cell.protocol.select, cell.protocol.stretch,
         )
         for i in inversions
     )  # fmt: skip

@@ -28,6 +28,9 @@ class Protocol:
             paper's evaluation of VMI.
         real: Real images per attacked class that the FID compares with, at most: the first.
         real_part: Of what: the private "train" images, or "all", train before test.
+        select: Which samples count, of an attack that keeps earlier ones too: the "last", or
+            per class those of the moment at which the "evaluator" liked them best, as released
+            for VMI: optimistic, since the attacker does not have it.
         stretch: Whether FID's images are stretched to the full range one by one, as
             released.
     """
@@ -35,10 +38,12 @@ class Protocol:
     spread: Spread = "pass"
     real: int = 100
     real_part: Literal["train", "all"] = "train"
+    select: Literal["last", "evaluator"] = "last"
     stretch: bool = False
 
     def __post_init__(self) -> None:
         choose(self, spread=("block", "pass", "identity"), real_part=("train", "all"))
+        choose(self, select=("last", "evaluator"))
         require(self, real=(1, float("inf")))
 
 
