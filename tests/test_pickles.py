@@ -174,10 +174,11 @@ def test_numpys_older_module_names_are_read_too(tmp_path: Path) -> None:
 
 
 def test_what_a_network_holds_beside_weights_does_not_hinder(tmp_path: Path) -> None:
-    layer = Layer(torch.Generator().manual_seed(0))
+    layer = Layer(torch.Generator().manual_seed(0), short="x" * 256, long="x" * 257, many=[1])
     layer.__dict__ |= {"table": np.arange(6).reshape(2, 3), "own": torch.ones(3)}
-    state, _ = read_network(saved(tmp_path, snapshot(G_ema=layer)))
+    state, given = read_network(saved(tmp_path, snapshot(G_ema=layer)))
     assert list(state) == list(layer.state_dict())
+    assert given == {"short": "x" * 256}
 
 
 def test_tensors_do_not_share_memory(tmp_path: Path) -> None:
@@ -488,6 +489,23 @@ def calls(touch: str) -> dict[str, tuple[bytes, str]]:
     }
 
 
+@pytest.mark.parametrize(
+    "name", [pickles.TENSOR, pickles.PARAMETER, pickles.STORAGE, pickles.ENCODE]
+)
+def test_another_call_with_the_right_arguments_is_none_of_a_tensors(
+    tmp_path: Path, name: str
+) -> None:
+    coded = call(pickles.ENCODE, text(FOUR.decode("latin1")), text("latin1"))
+    for source in (storage(FOUR), call(pickles.STORAGE, coded)):
+        parameter = call(pickles.PARAMETER, tensor(source, (4,), (1,)), pickle.NEWTRUE, b"}")
+        data = file_of(module(entries(w=parameter)))
+        assert torch.equal(read_network(saved(tmp_path, data))[0]["w"], torch.arange(4.0))
+        other = data.replace(name.replace(" ", "\n").encode(), b"torch\nSize")
+        if other != data:
+            with pytest.raises(ValueError, match=r"what should be a (tensor|storage) is none"):
+                read_network(saved(tmp_path, other))
+
+
 @pytest.mark.parametrize("what", calls(""))
 def test_a_file_that_calls_something_is_refused_and_calls_nothing(
     tmp_path: Path, what: str
@@ -529,6 +547,7 @@ MALFORMED = {
     "huge bytes to write to": (b"\x80\x05\x96" + HUGE + b"}.", "expected"),
     "a huge number": (b"\x80\x04\x8b\xff\xff\xff\x7f.", "not enough data"),
     "a long number": (b"\x80\x04\x8b\x01\x00\x00\x00\x01.", "instruction LONG4 "),
+    "a line without end": (b"\x80\x04S" + b"x" * 5000 + b"\n.", "no string quotes"),
     "digits without end": (b"\x80\x04L" + b"9" * 5000 + b"L\n.", "4300 digits"),
     "a place that was not filled": (b"\x80\x04h\x05.", "is damaged"),
     "too little to take": (b"\x80\x04N\x87.", "is damaged"),
@@ -548,7 +567,7 @@ MALFORMED = {
         file_of(module(entries(__metadata__=tensor(storage(FOUR), (4,), (1,))))),
         "impossible name",
     ),
-    "a name with an accent": (file_of(module(buffers=NAMED.replace(text("w"), text("é")))),
+    "a name with an accent": (file_of(module(buffers=NAMED.replace(text("w"), text("wé")))),
                               "impossible name"),
     "a name with a line break": (file_of(module(buffers=NAMED.replace(text("w"), text("w\n")))),
                                  "impossible name"),
@@ -559,6 +578,9 @@ MALFORMED = {
     "an offset past the end": (weights(storage(FOUR), (), (), 4), "larger than its storage"),
     "a negative offset": (weights(storage(FOUR), (1,), (1,), -1), "no count"),
     "a negative size": (weights(storage(FOUR), (-1,), (1,)), "no count"),
+    "a truth as a size": (
+        weights(storage(FOUR), (1,), (1,)).replace(number(1), pickle.NEWTRUE), "no count"
+    ),
     "a negative stride": (weights(storage(FOUR), (2,), (-1,), 1), "no count"),
     "a size that wraps around": (weights(storage(FOUR), (2**64, 1), (0, 0)), "no count"),
     "one number many times": (weights(storage(FOUR), (2**39,), (0,)), "larger than the file"),
@@ -658,6 +680,15 @@ def test_names_of_passing_buffers_count_each_time_they_are_read(
     monkeypatch.setattr(pickles, "ENTRIES", 1000)
     with pytest.raises(ValueError, match="more than 1000 entries"):
         read_network(path)
+
+
+def test_reading_makes_no_more_bytes_than_twice_the_files(tmp_path: Path) -> None:
+    size = len(weights(storage(FOUR), (1,), (0,)))
+    most = (2 * size - len(FOUR)) // 4
+    state, _ = read_network(saved(tmp_path, weights(storage(FOUR), (most,), (0,))))
+    assert len(state["w"]) == most
+    with pytest.raises(ValueError, match="larger than the file"):
+        read_network(saved(tmp_path, weights(storage(FOUR), (most + 1,), (0,))))
 
 
 def test_a_storage_is_read_once_and_bytes_that_many_share_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ A pickle is a program that names functions and calls them. Here it is only follo
 instructions, those that build plain data are known, and the names that these files need stay
 names. What the program would call becomes a :class:`Call`, which nobody makes; nothing is
 imported, looked up, compiled or unpickled. Reading takes at most eight times the file's size in
-memory, and half a gigabyte besides.
+memory, and two hundred megabytes besides.
 """
 
 import io
@@ -27,7 +27,7 @@ from torch import Tensor
 from mibench.spec import Json
 
 LARGEST = 2**30
-"""Bytes of the largest file that is read; NVIDIA's are a third of that."""
+"""Bytes of the largest file that is read; NVIDIA's have a third of that."""
 INSTRUCTIONS = 1_000_000
 """How many instructions are followed; each adds at most some hundred bytes."""
 INNER_INSTRUCTIONS = 100
@@ -119,7 +119,7 @@ def read_network(
         if not isinstance(networks, dict) or not isinstance(networks.get(which), Call):
             raise ValueError(f"there is no network {which}")
         return Reader(len(data)).network(networks[which])
-    except (ValueError, IndexError, KeyError, OverflowError, struct.error) as error:
+    except (ValueError, IndexError, KeyError) as error:
         why = str(error) if isinstance(error, ValueError) else "it is damaged"
         raise ValueError(
             f"{path} is no network pickle of StyleGAN2-ADA-PyTorch, and nothing in it was run: "
@@ -171,7 +171,8 @@ def follow(file: io.BytesIO, names: frozenset[str], limit: int) -> object:
 
     Raises:
         ValueError: If it names anything else, or does anything but build data.
-        IndexError: If it takes what it did not put there; KeyError and others likewise.
+        IndexError: If it takes more than it put on its stack.
+        KeyError: If it recalls what it did not memorise.
     """
     stack: list[object] = []
     outer: list[list[object]] = []
@@ -328,7 +329,7 @@ class Reader:
                 int(), 1001, dict(),
                 Call(args=(("storage", Name(text=kind), str(key), str(), int(count), None),)),
                 [str(only)],
-            ] if kind in DTYPES and only == key:  # fmt: skip
+            ] if only == key:  # fmt: skip
                 dtype = DTYPES[kind]
             case _:
                 raise ValueError("the bytes of a storage are not what torch writes")
