@@ -548,6 +548,7 @@ MALFORMED = {
     "a huge number": (b"\x80\x04\x8b\xff\xff\xff\x7f.", "not enough data"),
     "a long number": (b"\x80\x04\x8b\x01\x00\x00\x00\x01.", "instruction LONG4 "),
     "a line without end": (b"\x80\x04S" + b"x" * 5000 + b"\n.", "no string quotes"),
+    "an odd escape": (b"\x80\x04cos\\l\nsystem\n.", "it names"),
     "digits without end": (b"\x80\x04L" + b"9" * 5000 + b"L\n.", "4300 digits"),
     "a place that was not filled": (b"\x80\x04h\x05.", "is damaged"),
     "too little to take": (b"\x80\x04N\x87.", "is damaged"),
@@ -717,7 +718,7 @@ def survives(path: Path) -> None:
 
 
 @settings(
-    max_examples=300, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     protocol=st.sampled_from(sorted(SMALL)),
@@ -737,7 +738,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused(
 
 
 @settings(
-    max_examples=300, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(program=st.lists(TOKENS, max_size=30))
 def test_any_program_is_read_or_refused(tmp_path: Path, program: list[bytes]) -> None:

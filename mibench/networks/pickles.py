@@ -16,6 +16,7 @@ import math
 import pickletools
 import re
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,12 @@ def read_network(
         raise ValueError(f"{path} is too large for a network: more than {LARGEST} bytes")
     data = path.read_bytes()
     try:
-        networks = follow(io.BytesIO(data), NAMES, INSTRUCTIONS)
-        if not isinstance(networks, dict) or not isinstance(networks.get(which), Call):
-            raise ValueError(f"there is no network {which}")
-        return Reader(len(data)).network(networks[which])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickletools warns of odd escapes in names
+            networks = follow(io.BytesIO(data), NAMES, INSTRUCTIONS)
+            if not isinstance(networks, dict) or not isinstance(networks.get(which), Call):
+                raise ValueError(f"there is no network {which}")
+            return Reader(len(data)).network(networks[which])
     except (ValueError, IndexError, KeyError) as error:
         why = str(error) if isinstance(error, ValueError) else "it is damaged"
         raise ValueError(
