@@ -1,4 +1,4 @@
-"""The command line: run, status, table, list, clean.
+"""The command line: run, status, table, data, import, list, clean.
 
 Results go to stdout; progress, warnings and errors to stderr. Exit status 2: nothing was
 started (bad input); 1: something failed after work had begun.
@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
+    from mibench.spec import Json
     from mibench.store import Stage, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -300,6 +303,35 @@ def check(name: str, settings: Sequence[str], data: Path, download: bool) -> Non
     click.echo(f"evaluation        {len(everything.train)} of {everything.num_classes} classes")
 
 
+@main.group("import")
+def import_() -> None:
+    """Bring trained networks of other projects into the data folder; none of them is run."""
+
+
+@import_.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--as", "name", required=True, metavar="NAME", help="What to call the weights.")
+@click.option(
+    "--data",
+    type=folder,
+    default=Path("data"),
+    envvar="MIBENCH_DATA",
+    show_default=True,
+    help="The weights go to its folder weights.",
+)
+def stylegan(file: Path, name: str, data: Path) -> None:
+    """Read the averaged generator in FILE, a network pickle of StyleGAN2-ADA-PyTorch.
+
+    Writes NAME.safetensors, and the generator's sizes as NAME.json.
+    """
+    from mibench.networks.pickles import generator_arguments, read_network
+
+    with refusing():
+        state, given = read_network(file)
+        written = write_weights(name, state, generator_arguments(given), data / "weights")
+    click.echo(written)
+
+
 @main.command("list")
 @click.argument("what", type=click.Choice(["tables", "attacks", "defenses", "tasks", "metrics"]))
 def list_(what: str) -> None:
@@ -475,6 +507,32 @@ def check_writable(*folders: Path) -> None:
             probe.unlink()
         except OSError as error:
             raise ValueError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def write_weights(
+    name: str, state: Mapping[str, "Tensor"], sizes: Mapping[str, "Json"], place: Path
+) -> str:
+    """Writes NAME.safetensors and NAME.json, whole or not at all; returns what to print."""
+    import hashlib
+    import json
+
+    from safetensors.torch import save
+
+    from mibench.networks.weights import Weights
+
+    content = save(dict(state))
+    weights = Weights(f"{name}.safetensors", hashlib.sha256(content).hexdigest())
+    text = json.dumps(sizes, indent=1) + "\n"
+    files = {place / weights.file: content, place / f"{name}.json": text.encode()}
+    check_writable(place)
+    for path, new in files.items():
+        if path.exists() and path.read_bytes() != new:
+            raise ValueError(f"{path} is there and holds something else: choose another name")
+    for path, new in files.items():
+        fresh = path.with_name(f".{uuid.uuid4().hex[:8]}")
+        fresh.write_bytes(new)
+        fresh.replace(path)
+    return "\n".join(f"{path}" for path in files) + f"\nsha256 {weights.sha256}"
 
 
 def show_plan(records: Records, store: Path, data: Path) -> None:
