@@ -3,9 +3,10 @@
 from mibench.attacks.gan import WGANGP, InversionGAN
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.stylegan import StyleGAN2
 from mibench.types import Attack, PriorSpec
 
 ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI)}
-PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN)}
+PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN, StyleGAN2)}
 
-__all__ = ["ATTACKS", "GMI", "KEDMI", "PRIORS", "WGANGP", "InversionGAN"]
+__all__ = ["ATTACKS", "GMI", "KEDMI", "PRIORS", "WGANGP", "InversionGAN", "StyleGAN2"]
