@@ -1,4 +1,4 @@
-"""The command line: run, status, table, data, import, list, clean.
+"""The command line: run, status, table, data, events, import, list, clean.
 
 Results go to stdout; progress, warnings and errors to stderr. Exit status 2: nothing was
 started (bad input); 1: something failed after work had begun.
@@ -249,6 +249,40 @@ def table(
     if not store.is_dir():
         click.echo(f"note: there is no store at {store}", err=True)
     click.echo(render(results, form, reported=reported), nl=False)
+
+
+@main.command()
+@what
+@click.option(
+    "--out",
+    type=folder,
+    default=Path("mibench-out/events"),
+    show_default=True,
+    help="One folder per prior.",
+)
+def events(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, out: Path,
+) -> None:  # fmt: skip
+    """Write how TABLE's priors trained as TensorBoard event files; compute nothing."""
+    from mibench.benchmarks.stages import PriorStage, graph
+    from mibench.benchmarks.tensorboard import write_events
+    from mibench.store import Store
+
+    done = Store(store)
+    written = 0
+    with refusing():
+        records = plan(choose_table(table, rows, settings, protocol), seeds, data)
+        for stage in graph(r for rs in records.values() for r in rs):
+            if not isinstance(stage, PriorStage) or done.state(stage) != "done":
+                continue
+            if history := done.load(stage).get("history"):
+                path = out / f"{stage.spec.name}-{stage.key}"
+                write_events(history, path)
+                click.echo(path)
+                written += 1
+    if not written:
+        click.echo(f"note: no finished prior in {store} has kept statistics", err=True)
 
 
 @main.group("data")

@@ -171,6 +171,11 @@ class Prior(nn.Module, ABC):
     pooled: bool = False
     """Whether an image's realism depends on the others of its batch."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: dict[str, Tensor] = {}
+        """Statistics of its training by name; nothing is computed from them."""
+
     def sample(self, n: int, rng: torch.Generator) -> Float[Tensor, "n z"]:
         """Draws latents from N(0, I), on the CPU."""
         return torch.randn(n, self.z_dim, generator=rng)

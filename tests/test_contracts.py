@@ -29,8 +29,11 @@ from mibench.types import Access, Classifier, Prior, Query, Reconstructions
 EXAMPLES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.01},
     "unilateral": {"lambda_": 1.0},
+    "stylegan2-ada": {
+        "w_dim": 8, "channel_base": 64, "channel_max": 8, "kimg": 0.05, "batch_size": 8,
+    },
     "bido": {"measure": "nhsic", "lambda_x": 0.1, "lambda_y": 1.0},
-}
+}  # fmt: skip
 SMALL = {
     "steps": 5, "epochs": 2, "generator_width": 4, "discriminator_width": 4, "z_dim": 8,
     "mbd": 4, "mbd_kernels": 3, "couplings": 2, "hidden": 8, "batch": 4, "space": "z",

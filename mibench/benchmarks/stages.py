@@ -153,14 +153,14 @@ class PriorStage(Stage):
         return f"prior {self.spec.name}{seen}"
 
     def compute(self, load: Load, work: Work) -> Payload:
-        """Returns the weights."""
+        """Returns the weights and the history."""
         public = self.images.splits(load).public.to(work.device)
         target = self.target.classifier(load, work.device) if self.target else None
         with seeded(self.seed, "init", self.spec.name):
             prior = self._build().to(work.device)
         with seeded(self.seed, "noise", self.spec.name):  # for targets that draw on their own
             self.spec.train(prior, public, target, generator(self.seed, self.spec.name), work)
-        return {"state": prior.state_dict()}
+        return {"state": prior.state_dict(), "history": prior.history}
 
     def prior(self, load: Load, device: torch.device) -> Prior:
         """Returns the trained prior, frozen and in eval mode."""

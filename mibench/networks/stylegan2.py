@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Maps: TypeAlias = Float[Tensor, "n c h w"]
+Maps: TypeAlias = Float[Tensor, "n _c _h _w"]
 Noise: TypeAlias = Literal["const", "random", "none"]
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -504,7 +504,8 @@ def minibatch_deviation(x: Maps, group: int) -> Maps:
     n, c, h, w = x.shape
     size = next(g for g in range(min(group, n), 0, -1) if n % g == 0)
     groups = x.reshape(size, n // size, c, h, w)
-    deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+    variance = (groups - groups.mean(0)).square().mean(0)
+    deviation = (variance + 1e-8).sqrt().mean((1, 2, 3))
     return torch.cat([x, deviation.repeat(size)[:, None, None, None].expand(-1, 1, h, w)], dim=1)
 
 
