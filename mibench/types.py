@@ -273,8 +273,8 @@ class Attack(ABC):
     access: ClassVar[Access] = "white"
     prior: PriorSpec
 
-    def planned_steps(self) -> int | None:
-        """Returns how many steps ``invert`` takes; None if it cannot tell."""
+    def planned_steps(self, blocks: int) -> int | None:
+        """Returns how many steps ``invert`` takes on so many blocks; None if it cannot tell."""
         return None
 
     @abstractmethod

@@ -17,6 +17,7 @@ from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.seeding import generator, seeded
+from mibench.spec import override
 from mibench.store import Work
 from mibench.types import Classifier
 from tests.test_contracts import tiny
@@ -254,6 +255,6 @@ def test_selecting_among_snapshots_needs_snapshots() -> None:
     cell = TABLES["table4"].rows["VMI / No Def."]
     cell.check()
     with pytest.raises(ValueError, match="vmi keeps none"):
-        replace(cell, attack=replace(cell.attack, snapshots=0)).check()  # type: ignore[call-arg]
+        override(cell, "attack.snapshots", "0").check()
     record = record_stage(cell, ["attack_acc"], "x")
     assert record.evidence[0].select == "evaluator"

@@ -50,7 +50,7 @@ class GMI(Attack):
             clip=(1e-12, INF),
         )  # fmt: skip
 
-    def planned_steps(self) -> int:
+    def planned_steps(self, blocks: int) -> int:
         """Returns the steps; all blocks and restarts take each together."""
         return self.steps
 

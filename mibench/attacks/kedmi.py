@@ -58,7 +58,7 @@ class KEDMI(Attack):
         )  # fmt: skip
         choose(self, prior_loss=PRIOR_LOSSES)
 
-    def planned_steps(self) -> int:
+    def planned_steps(self, blocks: int) -> int:
         """Returns the steps; all blocks take each together."""
         return self.steps
 

@@ -175,6 +175,10 @@ class StyleGAN2(PriorSpec):
             Discriminator(height, channels, *sizes, self.mbstd_group),
         )
 
+    def planned_steps(self, images: int) -> int:
+        """Returns the steps, whatever the number of images."""
+        return ceil(self.kimg * 1000 / self.batch_size)
+
     def train(
         self,
         prior: Prior,
@@ -194,7 +198,7 @@ class StyleGAN2(PriorSpec):
         assert target is None, "this prior never sees a target"
         assert isinstance(prior, StyleGANPrior)
         run = _Run(self, prior, public, rng, work)
-        steps = ceil(self.kimg * 1000 / self.batch_size)
+        steps = self.planned_steps(len(public))
         if (saved := work.load()) is not None:
             run.restore(saved)
         prior.train()

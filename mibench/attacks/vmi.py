@@ -84,9 +84,9 @@ class VMI(Attack):
             self, space=("z", "w"), flow=("layered", "joint", "common"), optimizer=("sgd", "adam")
         )
 
-    def planned_steps(self) -> int:
-        """Returns the steps of a block; its classes take each together."""
-        return self.steps
+    def planned_steps(self, blocks: int) -> int:
+        """Returns the steps; the classes of a block take each together."""
+        return blocks * self.steps
 
     def invert(
         self,
@@ -173,7 +173,7 @@ class Fit:
     def step(self) -> Float[Tensor, " i"]:
         """Takes a step of every class and returns their losses."""
         w, kl = self.styles.draw(self.flows, self.attack.batch, self.rng)
-        x = self.styles.prior.synthesise(w.flatten(0, 1)).clamp(0, 1)
+        x = self.styles.prior.synthesise(w.flatten(0, 1))
         labels = self.block.repeat_interleave(self.attack.batch)
         wrong = self.attack.identity(self.target(x), labels).view(kl.shape)
         loss = (wrong + self.attack.lambda_kl * kl).mean(1)
@@ -189,7 +189,7 @@ class Fit:
     def draw(self, samples: int) -> tuple[Tensor, Tensor]:
         """Returns images (samples, classes, c, h, w) in [0, 1] and their styles, on the CPU."""
         w, _ = self.styles.draw(self.flows, samples, self.rng)
-        x = torch.stack([self.styles.prior.synthesise(v).clamp(0, 1).cpu() for v in w], 1)
+        x = torch.stack([self.styles.prior.synthesise(v).cpu() for v in w], 1)
         return x, w.cpu().transpose(0, 1)
 
 

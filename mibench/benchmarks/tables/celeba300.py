@@ -4,7 +4,7 @@ Below the data folder: ``celeba300/private/{train,test}/<identity>/*``, ``celeba
 and ``weights/mobilefacenet.safetensors``, a face embedding trained on MS1M.
 """
 
-from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
+from mibench.attacks import GMI, KEDMI, VMI, WGANGP, InversionGAN, StyleGAN2
 from mibench.benchmarks.cell import Evaluator, Setting, Trials
 from mibench.benchmarks.tables.base import Table, versus
 from mibench.data import Folder
@@ -38,6 +38,19 @@ DEFENSES: dict[str, tuple[Recipe, Defense]] = {
 ATTACKS = {
     "GMI": GMI(WGANGP(epochs=60), steps=1500),
     "KED-MI": KEDMI(InversionGAN(epochs=60), steps=2400),
+    "VMI": VMI(
+        StyleGAN2(channel_base=4096, channel_max=256, kimg=600),
+        space="w",
+        flow="joint",
+        couplings=2,
+        hidden=128,
+        steps=150,
+        batch=16,
+        optimizer="adam",
+        lr=5e-3,
+        lambda_kl=5e-3,
+        max_norm=5,
+    ),
 }
 
 CELEBA300 = Table(

@@ -1,6 +1,6 @@
 """Every defense against every attack, as small as can be."""
 
-from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
+from mibench.attacks import GMI, KEDMI, VMI, WGANGP, InversionGAN, StyleGAN2
 from mibench.benchmarks.cell import Evaluator, Setting, Trials
 from mibench.benchmarks.tables.base import Table, versus
 from mibench.data import Digits
@@ -29,7 +29,14 @@ WGAN = WGANGP(z_dim=16, generator_width=16, discriminator_width=16, lr=1e-3, epo
 INVERSION_GAN = InversionGAN(
     z_dim=16, generator_width=16, discriminator_width=16, lr=1e-3, epochs=10, mbd=8, mbd_kernels=4
 )
-ATTACKS = {"GMI": GMI(WGAN, steps=50), "KED-MI": KEDMI(INVERSION_GAN, steps=50)}
+STYLEGAN = StyleGAN2(
+    z_dim=16, w_dim=16, channel_base=64, channel_max=16, num_fp16_res=0, kimg=3.2, batch_size=32
+)
+ATTACKS = {
+    "GMI": GMI(WGAN, steps=50),
+    "KED-MI": KEDMI(INVERSION_GAN, steps=50),
+    "VMI": VMI(STYLEGAN, couplings=2, hidden=16, steps=30, batch=8, optimizer="adam", lr=0.01),
+}
 
 SMOKE = Table(
     name="smoke",
