@@ -486,10 +486,13 @@ def foresee(table: "Table", seeds: int, data: Path) -> Records:
 
 def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
     """Makes sure that the trained weights which stages start from can be had."""
-    from mibench.benchmarks.stages import ClassifierStage
+    from mibench.benchmarks.stages import ClassifierStage, PriorStage
 
+    stages = list(stages)
     for network in {s.network: None for s in stages if isinstance(s, ClassifierStage)}:
         network.fetch(data)
+    for prior in {s.spec: None for s in stages if isinstance(s, PriorStage)}:
+        prior.fetch(data)
 
 
 def fetch(tasks: "Iterable[Task]", data: Path) -> None:

@@ -212,6 +212,12 @@ class PriorSpec(ABC):
     def build(self, shape: Shape, num_classes: int) -> Prior:
         """Returns fresh modules; ``num_classes`` is the target's."""
 
+    def fetch(self, root: Path) -> None:  # noqa: B027 - most name none
+        """Makes sure that the trained weights the spec names can be had, if it names any.
+
+        Raises like :meth:`NetworkSpec.fetch`.
+        """
+
     def planned_steps(self, images: int) -> int | None:
         """Returns how many steps ``train`` takes on so many images; None if it cannot tell."""
         return None

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, sqrt
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from mibench.networks.ada import augment
 from mibench.networks.stylegan2 import Discriminator, Generator
+from mibench.networks.weights import Weights, load_exactly, read_weights
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
@@ -110,6 +112,8 @@ class StyleGAN2(PriorSpec):
             images, is above this, and falls while it is below.
         ada_every: Steps between two adjustments of p.
         ada_kimg: Thousands of images in which it can rise from 0 to 1.
+        weights: The averaged generator's, from a file such as ``mibench import stylegan``
+            writes; then nothing is trained, and all but the sizes is without effect.
         mirror: Whether to show each public image flipped for one time in two.
     """
 
@@ -143,6 +147,7 @@ class StyleGAN2(PriorSpec):
     ada_every: int = 4
     ada_kimg: float = 500.0
     mirror: bool = False
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -177,7 +182,14 @@ class StyleGAN2(PriorSpec):
 
     def planned_steps(self, images: int) -> int:
         """Returns the steps, whatever the number of images."""
+        if self.weights is not None:
+            return 0
         return ceil(self.kimg * 1000 / self.batch_size)
+
+    def fetch(self, root: Path) -> None:
+        """Reads ``weights`` once."""
+        if self.weights is not None:
+            read_weights(self.weights, root)
 
     def train(
         self,
@@ -197,6 +209,10 @@ class StyleGAN2(PriorSpec):
         """
         assert target is None, "this prior never sees a target"
         assert isinstance(prior, StyleGANPrior)
+        if self.weights is not None:
+            state = read_weights(self.weights, work.data)
+            load_exactly(prior.generator, state, f"the weights in {self.weights.file}")
+            return
         run = _Run(self, prior, public, rng, work)
         steps = self.planned_steps(len(public))
         if (saved := work.load()) is not None:
