@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import log2, sqrt
 from pathlib import Path
 
@@ -693,6 +694,53 @@ def test_augmentation_rises_while_the_judge_is_sure_and_falls_otherwise(
     assert trainer.p == start
     trainer.advance()
     assert trainer.p == pytest.approx(end)
+    assert trainer.signs == 0
+
+
+def test_a_regularisation_at_every_so_many_steps_counts_so_much_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = run()
+    penalties = []
+    descended = []
+    path, descend = trainer.path_penalty, trainer.descend
+
+    def follow(n: int) -> Tensor:
+        penalties.append((n, path(n)))
+        return penalties[-1][1]
+
+    def note(loss: Tensor, which: int) -> None:
+        descended.append((loss.item(), which))
+        descend(loss, which)
+
+    monkeypatch.setattr(trainer, "path_penalty", follow)
+    monkeypatch.setattr(trainer, "descend", note)
+    for _ in range(4):
+        trainer.advance()
+        assert [which for _, which in descended] == {1: [0, 0, 1, 1], 2: [0, 1], 3: [0, 0, 1]}.get(
+            trainer.step, [0, 1, 1]
+        )
+        if trainer.step == 1:
+            ((n, penalty),) = penalties
+            assert n == 2
+            assert descended[1][0] == pytest.approx(2 * 2 * penalty.item())
+            r1 = trainer.sums["r1"].item()
+            assert descended[3][0] == pytest.approx(3 * 0.0128 / 2 * r1)
+        descended.clear()
+
+
+def test_only_a_mirrored_training_flips_images() -> None:
+    seen = {}
+    for mirror in (False, True):
+        trainer = run(replace(SPEC, mirror=mirror, batch_size=40))
+        known = [x.float() / 127.5 - 1 for x in trainer.public.pixels]
+        drawn = trainer.real()
+        straight = [any(torch.equal(x, k) for k in known) for x in drawn]
+        flipped = [any(torch.equal(x.flip(2), k) for k in known) for x in drawn]
+        assert all(a or b for a, b in zip(straight, flipped, strict=True))
+        seen[mirror] = sum(flipped)
+    assert seen[False] == 0
+    assert 10 <= seen[True] <= 30
 
 
 def test_mixed_styles_switch_once() -> None:
