@@ -1,5 +1,6 @@
 """VMI: its objective, its spaces, and what its weight does."""
 
+import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor
 
-from mibench.attacks import VMI
+from mibench.attacks import VMI, StyleGAN2
 from mibench.attacks.stylegan import StyleGANPrior
 from mibench.attacks.vmi import Fit, Styles, shortened
 from mibench.benchmarks.stages import _best, record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
+from mibench.networks.weights import Weights
 from mibench.seeding import generator, seeded
 from mibench.spec import override
 from mibench.store import Work
@@ -258,3 +261,28 @@ def test_selecting_among_snapshots_needs_snapshots() -> None:
         override(cell, "attack.snapshots", "0").check()
     record = record_stage(cell, ["attack_acc"], "x")
     assert record.evidence[0].select == "evaluator"
+
+
+def test_a_generator_from_a_file_is_the_prior_and_is_not_trained(
+    prior: StyleGANPrior, tmp_path: Path
+) -> None:
+    (tmp_path / "weights").mkdir()
+    content = save(prior.generator.state_dict())
+    (tmp_path / "weights" / "faces.safetensors").write_bytes(content)
+    weights = Weights("faces.safetensors", hashlib.sha256(content).hexdigest())
+    spec = replace(tiny(StyleGAN2), weights=weights)
+    with seeded("other"):
+        fresh = spec.build(TASK.shape, TASK.num_classes)
+    z = prior.sample(3, generator("z"))
+    assert not torch.equal(fresh.eval().generate(z), prior.generate(z))
+    spec.fetch(tmp_path)
+    spec.train(fresh, TASK.load(tmp_path).public, None, generator("t"), Work(data=tmp_path))
+    assert torch.equal(fresh.generate(z), prior.generate(z))
+    assert spec.planned_steps(100) == 0
+    with pytest.raises(FileNotFoundError, match=r"faces\.safetensors is missing"):
+        spec.fetch(tmp_path / "elsewhere")
+    wide = replace(spec, w_dim=spec.w_dim + 1)
+    with seeded("wide"):
+        other = wide.build(TASK.shape, TASK.num_classes)
+    with pytest.raises(ValueError, match=r"do not fit Generator: .*of another shape"):
+        wide.train(other, TASK.load(tmp_path).public, None, generator("t"), Work(data=tmp_path))
