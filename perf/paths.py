@@ -1,7 +1,8 @@
 """The hot paths, each one step of what a stage does over and over."""
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
 from mibench.attacks.gan import GAN, GANSpec
+from mibench.benchmarks.tables import digits
 from mibench.benchmarks.tables.table3 import MNIST_DEFENSES
 from mibench.defenses import Recipe
 from mibench.networks import MCNN, SCNN
@@ -36,10 +38,11 @@ class Path:
 
 
 def every(device: torch.device) -> Iterator[Path]:
-    """Yields all hot paths at MNIST's sizes."""
+    """Yields all hot paths at MNIST's sizes, those of VMI at the digits'."""
     yield from targets(device)
     yield from priors(device)
     yield from attacks(device)
+    yield from variational(device)
     yield from evaluation(device)
 
 
@@ -126,6 +129,29 @@ def attacks(device: torch.device) -> Iterator[Path]:
             straight.step(torch.randn(5, 100, generator=rng).to(device))
 
     yield Path("ked-mi, 20 steps on 5 classes, straightforward", 100, plain)
+
+
+def variational(device: torch.device) -> Iterator[Path]:
+    """Sixteen steps of the StyleGAN of the digits table, and ten of its VMI."""
+    spec = replace(digits.STYLEGAN, kimg=16 * digits.STYLEGAN.batch_size / 1000)
+    shape = digits.SETTING.task.shape
+    with seeded("perf"):
+        prior = spec.build(shape, 5).to(device)
+        target = digits.SETTING.network.build(shape, 5).to(device)
+    rng = generator("perf")
+    pixels = torch.randint(0, 256, (900, *shape), generator=rng).to(torch.uint8).to(device)
+    public = ImageSet(pixels, torch.full((900,), 5, device=device))
+    train = partial(spec.train, prior, public, None, rng, Work(device=device))
+    yield Path("stylegan2-ada training, 16 steps", 16 * spec.batch_size, train)
+    attack = replace(digits.JOINT, steps=10)
+    frozen_prior = copy.deepcopy(prior).eval().requires_grad_(requires_grad=False)
+    target.eval().requires_grad_(requires_grad=False)
+    one = ([torch.arange(5)], 1, [rng], Work(device=device))
+    yield Path(
+        "vmi, 10 steps on 5 classes",
+        10 * 5 * attack.batch,
+        partial(attack.invert, target, frozen_prior, *one),
+    )
 
 
 def evaluation(device: torch.device) -> Iterator[Path]:
