@@ -157,7 +157,7 @@ def test_missing_weights_end_a_run_before_it_starts(tmp_path: Path) -> None:
         evaluator.network.fetch(tmp_path)
     arguments = ["run", "smoke", "--rows", "GMI / No Def.", "--store", str(tmp_path / "s")]
     arguments += ["--out", str(tmp_path / "o"), "--data", str(tmp_path / "d")]
-    file = tmp_path / "mine.py"
+    file = tmp_path / "face_table.py"
     file.write_text(
         "from dataclasses import replace\n"
         "from mibench.benchmarks.tables import TABLES\n"
