@@ -164,7 +164,7 @@ def run(
     """
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
-        if download:
+        if download and not dry_run:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
         bench_device = pick_device(device)
@@ -172,16 +172,13 @@ def run(
         if not dry_run:
             check_writable(store, out)
     if dry_run:
-        show_plan(records, store, data)
+        show_plan(records, store, data, until)
         return
     from mibench.benchmarks.executors import Bench, execute
     from mibench.benchmarks.progress import display
-    from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
-    stages = graph(r for rs in records.values() for r in rs)
-    if until is not None:
-        stages = graph(s for s in stages if s.kind == until)
+    stages = chosen_stages([r for rs in records.values() for r in rs], until)
     missing = [s for s in stages if Store(store).state(s) != "done"]
     with refusing():
         fetch_weights(missing, data)
@@ -410,9 +407,10 @@ def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
     """Delete what is not needed from the store; says what, and deletes with --yes."""
     import shutil
 
-    paths = sorted(
-        store.glob("*/*.partial*") if which == "partial" else orphans(store, seeds, data)
-    )
+    with refusing():
+        paths = sorted(
+            store.glob("*/*.partial*") if which == "partial" else orphans(store, seeds, data)
+        )
     for path in paths:
         size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
         click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
@@ -572,10 +570,9 @@ def write_weights(
     return "\n".join(f"{path}" for path in files) + f"\nsha256 {weights.sha256}"
 
 
-def show_plan(records: Records, store: Path, data: Path) -> None:
+def show_plan(records: Records, store: Path, data: Path, until: str | None) -> None:
     """Prints every row's stages, whether they are in the store, and their steps."""
     from mibench.benchmarks.plan import known_sizes, planned_steps
-    from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
     tasks = {r.cell.setting.task for rs in records.values() for r in rs}
@@ -585,7 +582,7 @@ def show_plan(records: Records, store: Path, data: Path) -> None:
     for label, stages in records.items():
         for seed, record in enumerate(stages):
             click.echo(f"{label}, seed {seed}")
-            for stage in graph([record]):
+            for stage in chosen_stages([record], until):
                 state = states[stage.key] = Store(store).state(stage)
                 steps = planned_steps(stage, sizes[record.cell.setting.task])
                 if state != "done":
@@ -624,13 +621,22 @@ def count_states(states: Mapping[str, str]) -> str:
     return f"{counts} of {len(values)} stages"
 
 
+def chosen_stages(records: "Sequence[RecordStage]", until: str | None) -> "list[Stage]":
+    """Returns the stages of the records, or those of one kind and what they need."""
+    from mibench.benchmarks.stages import graph
+
+    stages = graph(records)
+    return stages if until is None else graph(s for s in stages if s.kind == until)
+
+
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
     """Prints the test accuracy of every finished classifier."""
     from mibench.benchmarks.stages import ClassifierStage
 
     for stage in stages:
         if isinstance(stage, ClassifierStage) and store.state(stage) == "done":
-            click.echo(f"{stage.describe()}: accuracy {store.load(stage)['accuracy']:.2f} %")
+            accuracy = store.load(stage)["accuracy"]
+            click.echo(f"{stage.describe()}, seed {stage.seed}: accuracy {accuracy:.2f} %")
 
 
 def write(table: "Table", records: Records, store: "Store", out: Path, stem: str) -> str:
@@ -680,21 +686,55 @@ def registry(what: str) -> Iterator[tuple[str, str]]:
 
 
 def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
-    """Yields finished stages that no built-in table needs."""
+    """Yields finished stages that no built-in table needs.
+
+    What belongs to a task whose raw data cannot be read is kept: which of it a table needs
+    cannot be told.
+    """
     from mibench.benchmarks.stages import graph
     from mibench.benchmarks.tables import TABLES
 
     kept: set[str] = set()
+    unread: set[str] = set()
     for table in TABLES.values():
         try:
             records = plan(table, seeds, data)
-        except FileNotFoundError:
-            click.echo(f"keeping nothing for {table.name}: its data is not there", err=True)
+        except (FileNotFoundError, ValueError):
+            unread |= {cell.setting.task.name for cell in table.rows.values()}
             continue
         kept |= {s.key for s in graph(r for rs in records.values() for r in rs)}
+    if unread:
+        names = ", ".join(sorted(unread))
+        click.echo(f"keeping all of {names}: the data is not readable under {data}", err=True)
+    tasks = tasks_of(store)
     for path in store.glob("*/*"):
-        if path.is_dir() and ".partial" not in path.name and path.name not in kept:
+        finished = path.is_dir() and ".partial" not in path.name
+        if finished and path.name not in kept and tasks.get(path.name) not in unread:
             yield path
+
+
+def tasks_of(store: Path) -> dict[str, str]:
+    """Returns stage key → the task it rests on, as the stages' own specs say."""
+    import json
+
+    tasks: dict[str, str] = {}
+    needs: dict[str, list[str]] = {}
+    for path in store.glob("*/*/spec.json"):
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        if path.parent.parent.name == "images":
+            tasks[path.parent.name] = spec["task"]["is"]
+        listed = [v if isinstance(v, list) else [v] for v in spec.values()]
+        fields = [v for values in listed for v in values]
+        needs[path.parent.name] = [v["key"] for v in fields if isinstance(v, dict) and "key" in v]
+    while found := {
+        key: tasks[need]
+        for key, others in needs.items()
+        if key not in tasks
+        for need in others
+        if need in tasks
+    }:
+        tasks |= found
+    return tasks
 
 
 def fail(sentence: str) -> NoReturn:

@@ -150,10 +150,13 @@ def choose(spec: object, **allowed: Iterable[str]) -> None:
 
 
 def brief(spec: object) -> str:
-    """Returns a spec's name with those of its text fields that are not at their default."""
-    fields = dataclasses.fields(spec) if dataclasses.is_dataclass(spec) else ()
-    texts = [(v, f.default) for f in fields if isinstance(v := getattr(spec, f.name), str)]
-    words = [v for v, default in texts if v != default]
+    """Returns a spec's name with its text and number fields that are not at their default."""
+    words = []
+    for f in dataclasses.fields(spec) if dataclasses.is_dataclass(spec) else ():
+        value = getattr(spec, f.name)
+        if value == f.default or not isinstance(value, str | int | float):
+            continue
+        words.append(value if isinstance(value, str) else f"{f.name.rstrip('_')}={value:g}")
     return " ".join([getattr(spec, "name", type(spec).__name__), *words])
 
 

@@ -1,5 +1,6 @@
 """The command line, through click's runner and as a real process."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,23 @@ def test_clean_says_and_with_yes_deletes_what_interrupted_stages_left(tmp_path: 
     assert not left.exists()
     assert kept.exists()
     assert "4567" in call("clean", "--orphans").stdout
+
+
+def test_clean_keeps_what_rests_on_data_that_is_not_there(tmp_path: Path) -> None:
+    specs = {
+        "images/aa": {"task": {"is": "celeba"}},
+        "classifier/bb": {"images": {"is": "images", "key": "aa"}},
+        "record/cc": {"evidence": [{"is": "evidence", "key": "x"}, {"is": "c", "key": "bb"}]},
+        "images/dd": {"task": {"is": "blobs"}},
+        "classifier/ee": {"images": {"is": "images", "key": "dd"}},
+    }
+    for name, spec in specs.items():
+        (tmp_path / "mibench-store" / name).mkdir(parents=True)
+        (tmp_path / "mibench-store" / name / "spec.json").write_text(json.dumps(spec))
+    done = call("clean", "--orphans", "--yes")
+    assert "keeping all of celeba" in done.stderr
+    left = {str(p.relative_to(tmp_path / "mibench-store")) for p in tmp_path.glob("*/*/*")}
+    assert left == {"images/aa", "classifier/bb", "record/cc"}
 
 
 USER_FILE = """

@@ -440,3 +440,14 @@ def test_a_ridge_reaches_the_measures_that_have_one(rng: torch.Generator) -> Non
     assert torch.equal(measure("nhsic", 0.1)(K, L), nhsic(K, L, 0.1))
     assert torch.equal(measure("kcca", 0.1)(K, L), kcca(K, L, 0.1))
     assert torch.equal(measure("hsic", 0.1)(K, L), hsic(K, L))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_diverged_latent_is_not_taken_for_independence(name: str, rng: torch.Generator) -> None:
+    x = torch.randn(6, 3, generator=rng)
+    K, L = (gaussian_kernel([v])[0] for v in (x, torch.full((6, 3), torch.nan)))
+    if name in ("coco", "kcca"):  # torch has no singular values of what is not finite
+        with pytest.raises(RuntimeError, match="linalg"):
+            MEASURES[name](K, L)
+    else:
+        assert MEASURES[name](K, L).isnan()

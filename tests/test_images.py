@@ -123,6 +123,13 @@ def test_grey_beside_colour_is_refused(root: Path) -> None:
         replace(TASK, channels=1).load(root)
 
 
+def test_more_than_8_bits_are_refused(root: Path) -> None:
+    path = root / "set" / "private" / "train" / "ann" / "0.png"
+    Image.fromarray(np.full((10, 10), 1024, dtype=np.uint16)).save(path)
+    with pytest.raises(ValueError, match=r"0\.png has more than 8 bits per pixel"):
+        TASK.load(root)
+
+
 def test_too_few_images_or_identities_are_refused(root: Path) -> None:
     with pytest.raises(ValueError, match="has 4 images, fewer than the 5"):
         replace(TASK, min_images=5).load(root)
@@ -242,6 +249,9 @@ def test_celeba_that_is_missing_or_wrong_is_one_sentence(celeba: Path, tmp_path:
         SMALL.digest(celeba)
     (celeba / "celeba" / "identity_CelebA.txt").write_text("000001.jpg one\n")
     with pytest.raises(ValueError, match="line 1: expected"):
+        SMALL.digest(celeba)
+    (celeba / "celeba" / "identity_CelebA.txt").write_bytes(b"000001.jpg 1\n\n\xff\n")
+    with pytest.raises(ValueError, match="line 2: expected"):
         SMALL.digest(celeba)
 
 

@@ -16,7 +16,7 @@ from mibench.benchmarks.plan import known_sizes, planned_steps
 from mibench.benchmarks.stages import ClassifierStage, ImagesStage, graph, record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
-from mibench.data import MNIST, CelebA, Folder, Sizes
+from mibench.data import CIFAR10, MNIST, CelebA, Folder, Sizes
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
@@ -102,7 +102,8 @@ def test_sizes_are_those_of_the_files_or_else_the_official_ones(tmp_path: Path) 
     assert known_sizes(CelebA(), tmp_path) == Sizes(27_018, 27_018, 30_000)
     assert known_sizes(CelebA(num_classes=7), tmp_path) is None
     assert known_sizes(Folder(), tmp_path) is None
-    assert known_sizes(MNIST(), tmp_path) == MNIST.official
+    assert known_sizes(MNIST(), tmp_path) == Sizes(30_596, 60_000, 34_265)
+    assert known_sizes(CIFAR10(), tmp_path) == Sizes(25_000, 50_000, 30_000)
 
 
 def dry(table: str, *more: str) -> tuple[int, list[str], str]:
@@ -144,10 +145,24 @@ def test_a_run_can_stop_after_the_targets_and_says_their_accuracy(tmp_path: Path
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["classifier", "images"]
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "target none mcnn", "evaluator scnn", "target mid mcnn",
-    ]  # fmt: skip
+        "target none mcnn, seed 0",
+        "evaluator scnn, seed 0",
+        "target mid lambda=0.02 mcnn, seed 0",
+    ]
     assert all(line.endswith(" %") for line in lines)
     assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_a_plan_until_the_classifiers_counts_no_more() -> None:
+    _, lines, _ = dry("table3-mnist", "--rows", "No Def.", "--until", "classifier")
+    assert lines[-1].startswith("0 done, 0 partial, 3 missing of 3 stages")
+    assert lines[-1].endswith(f"; {20 * 478 + 30 * 937:,} steps to do")
+
+
+def test_rows_that_differ_in_a_weight_have_stages_that_say_so() -> None:
+    _, lines, _ = dry("fig1", "--until", "classifier")
+    targets = {line.split(" steps")[0] for line in lines if "unilateral" in line}
+    assert len(targets) == len(TABLES["fig1"].rows)
 
 
 def test_missing_weights_end_a_run_before_it_starts(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor
 from mibench.attacks import VMI, StyleGAN2
 from mibench.attacks.stylegan import StyleGANPrior
 from mibench.attacks.vmi import Fit, Styles, shortened
-from mibench.benchmarks.stages import _best, record_stage
+from mibench.benchmarks.stages import _best, graph, record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.networks.weights import Weights
 from mibench.seeding import generator, seeded
 from mibench.spec import override
-from mibench.store import Work
+from mibench.store import Store, Work
 from mibench.types import Classifier
 from tests.test_contracts import tiny
 
@@ -286,3 +286,20 @@ def test_a_generator_from_a_file_is_the_prior_and_is_not_trained(
         other = wide.build(TASK.shape, TASK.num_classes)
     with pytest.raises(ValueError, match=r"do not fit Generator: .*of another shape"):
         wide.train(other, TASK.load(tmp_path).public, None, generator("t"), Work(data=tmp_path))
+
+
+@pytest.mark.slow
+def test_draws_of_a_class_are_about_as_far_apart_as_its_real_images(tmp_path: Path) -> None:
+    """On real digits, with a StyleGAN trained for half as long as in the digits table."""
+    cell = override(TABLES["digits"].rows["VMI / No Def."], "attack.prior.kimg", "16")
+    cell = override(cell, "trials.samples", "50")
+    store = Store(tmp_path)
+    record = record_stage(cell, [], cell.setting.task.digest(tmp_path))
+    run = record.evidence[0].inversion
+    for stage in graph([run]):
+        store.complete(stage)
+    images = store.load(run)["images"].float()
+    train = record.evidence[0].images.splits(store.load).private.train
+    for c in range(5):
+        real = train.images[train.labels == c].std(0).mean().item()
+        assert 0.5 * real < images[:, c].std(0).mean().item() < 1.5 * real

@@ -13,7 +13,7 @@ from mibench.benchmarks.stages import ClassifierStage, RecordStage
 from mibench.spec import fingerprint
 from mibench.store import Store
 
-VERSION = 2
+VERSION = 3
 COLUMNS = 16
 """Classes that a picture shows at most."""
 COLOURS = (
@@ -21,8 +21,8 @@ COLOURS = (
 )  # fmt: skip
 """Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow darkened."""
 MARKERS = "osD^vPX<"
-PASSES = 2
-"""Reconstructions of each class that a picture shows at most."""
+IMAGES = 40
+"""Images that a row of a picture shows at most: of each class 8 or, if there are many, 2."""
 
 
 def draw_reconstructions(
@@ -44,15 +44,16 @@ def draw_reconstructions(
         return
     first = next(iter(done.values())).evidence[0]
     classes = min(COLUMNS, min(r.evidence[0].inversion.classes for r in done.values()))
+    passes = max(2, min(8, IMAGES // classes))
     strips: list[tuple[str, Tensor]] = []
     if private:
         train = first.images.splits(store.load).private.train
-        examples = [train.pixels[train.labels == c][:PASSES] for c in range(classes)]
+        examples = [train.pixels[train.labels == c][:passes] for c in range(classes)]
         strips.append(("Private", torch.cat(examples).float() / 255))
     for label, record in done.items():
-        images = store.load(record.evidence[0].inversion)["images"][:PASSES, :classes].float()
+        images = store.load(record.evidence[0].inversion)["images"][:passes, :classes].float()
         strips.append((label, images.transpose(0, 1).flatten(0, 1)))
-    figure = _new_figure((1.9 + 0.42 * classes * PASSES, 0.46 * len(strips) + 0.4))
+    figure = _new_figure((1.9 + 0.42 * classes * passes, 0.46 * len(strips) + 0.4))
     per_class = len(strips[-1][1]) // classes
     for i, (label, images) in enumerate(strips):
         axes = figure.add_subplot(len(strips), 1, i + 1)

@@ -161,8 +161,8 @@ def read_identities(root: Path) -> dict[str, int]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; {HOW}")
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        name, *rest = line.split()
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+        name, *rest = line.split() or [""]
         if len(rest) != 1 or not rest[0].isdigit() or Path(name).name != name:
             raise ValueError(f"{path}, line {number}: expected a file name and an identity")
         found[name] = int(rest[0])

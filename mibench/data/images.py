@@ -106,7 +106,9 @@ def _decode(path: Path, size: int, channels: int, box: Box | None) -> Tensor:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{path} claims {width}x{height} pixels, more than mibench reads")
-            grey = image.mode in ("1", "L", "LA", "I;16", "I")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"{path} has more than 8 bits per pixel; convert it to 8")
+            grey = image.mode in ("1", "L", "LA")
             if grey != (channels == 1):
                 kind, wanted = ("grey", "colour") if grey else ("in colour", "grey")
                 raise ValueError(

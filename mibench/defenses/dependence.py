@@ -68,7 +68,7 @@ def gaussian_kernel(xs: Samples, scale: float = 5.0) -> Float[Tensor, "b n n"]:
     .. math:: K_{ij} = \exp(-\|x_i - x_j\|^2 / 2\sigma^2), \quad \sigma = 5 \sqrt{d}
     """
     D = squared_distances(xs)
-    widths = torch.tensor([2 * scale**2 * x.shape[1] for x in xs], device=D.device)
+    widths = D.new_tensor([2 * scale**2 * x.shape[1] for x in xs])
     return (-D / widths[:, None, None]).exp()
 
 
@@ -82,7 +82,8 @@ def median_kernel(xs: Samples) -> Float[Tensor, "b n n"]:
     """
     D = squared_distances(xs)
     above = torch.ones_like(D[0], dtype=torch.bool).triu(1)
-    median = D.detach()[:, above].median(1).values
+    pairs = D.detach()[:, above].sort(1).values  # torch's median has no deterministic CUDA form
+    median = pairs[:, (pairs.shape[1] - 1) // 2]
     return (-D / torch.where(median > 0, median, 1.0)[:, None, None]).exp()
 
 
@@ -156,11 +157,16 @@ def _shrunk(K: Gram, ridge: float) -> Gram:
 
 
 class _Inverse(torch.autograd.Function):
-    """Inverse of positive definite matrices by Cholesky; its gradient takes two products."""
+    """Inverse of positive definite matrices by Cholesky; its gradient takes two products.
+
+    What has no such root, as after a divergence, gives NaN, which training reports.
+    """
 
     @staticmethod
     def forward(ctx: Any, K: Tensor) -> Tensor:  # noqa: ANN401
-        inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(K))
+        root, failed = torch.linalg.cholesky_ex(K)
+        inverse: Tensor = torch.cholesky_inverse(root)
+        inverse = inverse.masked_fill(failed[..., None, None] > 0, torch.nan)
         ctx.save_for_backward(inverse)
         return inverse
 
@@ -222,8 +228,8 @@ def kcca(K: Gram, L: Gram, kappa: float = 0.02) -> Dependence:
 
 def _root(x: Tensor, power: float = 0.5) -> Tensor:
     """Returns x^power with gradient 0, not infinity, at 0: a constant sample is no error."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0) ** power, 0.0)
+    zero = x <= 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** power)
 
 
 def _samples(K: Tensor) -> int:

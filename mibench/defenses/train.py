@@ -68,8 +68,11 @@ class Recipe:
             raise ValueError("Recipe.nesterov needs a momentum above 0")
 
     def planned_steps(self, images: int) -> int:
-        """Returns the steps on so many train images, those held out not counted."""
-        return self.epochs * (images // self.batch_size)
+        """Returns the steps on so many train images, those held out not counted.
+
+        The balanced sampler leaves some images out, so it takes up to a tenth fewer.
+        """
+        return self.epochs * max(1, images // self.batch_size)
 
     def optimize(self, network: torch.nn.Module) -> torch.optim.Optimizer:
         """Returns the optimiser of the network's trainable weights."""
