@@ -27,7 +27,6 @@ SETTINGS: dict[str, tuple[NetworkSpec, Shape, int]] = {
     "mcnn": (MCNN(), (1, 32, 32), 5),
     "vgg16": (VGG16(pretrained=False), (3, 64, 64), 1000),
 }
-GROWTH = [16, 32, 64, 128, 256, 512]
 
 
 class Stepper:
@@ -151,6 +150,7 @@ def main() -> None:
     parser.add_argument("--batches", default="16,64,256", help="of the steps")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--growth", default="16,32,64,128,256,512", help="batches; '' for none")
     options = parser.parse_args()
     prepare(Bench(Path(), Path(), options.device))
     device = torch.device(options.device)
@@ -162,11 +162,15 @@ def main() -> None:
         for batch in map(int, options.batches.split(",")):
             for line in measure(name, batch, options.rounds, options.steps, device):
                 print(line, flush=True)
-    print(f"\n| network | measure | {' | '.join(f'm = {b}' for b in GROWTH)} | last exponent |")
-    print("|:--|:--|" + "--:|" * (len(GROWTH) + 1))
-    for name in options.networks.split(","):
-        for line in grow(name, GROWTH, options.rounds, device):
-            print(line, flush=True)
+    growth = [int(b) for b in options.growth.split(",") if b]
+    if growth:
+        print(
+            f"\n| network | measure | {' | '.join(f'm = {b}' for b in growth)} | last exponent |"
+        )
+        print("|:--|:--|" + "--:|" * (len(growth) + 1))
+        for name in options.networks.split(","):
+            for line in grow(name, growth, options.rounds, device):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
