@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from mibench.attacks import StyleGAN2
+from mibench.attacks import StyleGAN2, stylegan
 from mibench.attacks.stylegan import GRIDS, StyleGANPrior, _Run, r1_penalty
 from mibench.benchmarks.stages import ImagesStage, PriorStage, graph
 from mibench.benchmarks.tensorboard import write_events
@@ -752,6 +752,24 @@ def test_mixed_styles_switch_once() -> None:
         assert len(new) == 1
         cuts |= set(new)
     assert cuts == {1, 2, 3}
+    assert trainer.G.mapping.w_avg.abs().sum() > 0
+
+
+def test_the_discriminator_sees_everything_through_the_augmentations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = run()
+    seen = []
+
+    def note(x: Tensor, p: float, rng: torch.Generator) -> Tensor:
+        seen.append((x.requires_grad, p))
+        return augment(x, p, rng)
+
+    monkeypatch.setattr(stylegan, "augment", note)
+    trainer.p = 0.25
+    trainer.advance()
+    drawn, real, fake, penalised = (True, 0.25), (False, 0.25), (False, 0.25), (True, 0.25)
+    assert seen == [drawn, real, fake, penalised]
 
 
 def test_the_average_starts_as_a_copy_and_follows_with_its_half_life() -> None:
