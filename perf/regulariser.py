@@ -164,9 +164,8 @@ def main() -> None:
                 print(line, flush=True)
     growth = [int(b) for b in options.growth.split(",") if b]
     if growth:
-        print(
-            f"\n| network | measure | {' | '.join(f'm = {b}' for b in growth)} | last exponent |"
-        )
+        sizes = " | ".join(f"m = {b}" for b in growth)
+        print(f"\n| network | measure | {sizes} | last exponent |")
         print("|:--|:--|" + "--:|" * (len(growth) + 1))
         for name in options.networks.split(","):
             for line in grow(name, growth, options.rounds, device):
