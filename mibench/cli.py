@@ -641,8 +641,8 @@ def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
 
 def write(table: "Table", records: Records, store: "Store", out: Path, stem: str) -> str:
     """Writes the table's files, named ``stem``, and returns what to print."""
+    from mibench.benchmarks import figures
     from mibench.benchmarks.export import collect, render
-    from mibench.benchmarks.figures import draw_reconstructions, draw_tradeoff, draw_training
     from mibench.spec import fingerprint
 
     results = collect(table, records, store)
@@ -650,12 +650,13 @@ def write(table: "Table", records: Records, store: "Store", out: Path, stem: str
     for suffix, form in files.items():
         (out / f"{stem}.{suffix}").write_text(render(results, form), encoding="utf-8")
     faces = any(r[0].cell.setting.task.faces for r in records.values())
-    draw_reconstructions(records, store, out / f"{stem}.png", private=not faces)
+    figures.draw_reconstructions(records, store, out / f"{stem}.png", private=not faces)
     key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
-    draw_tradeoff(results, out / f"{stem}-tradeoff.png", key)
-    draw_training(records, store, out / f"{stem}-training.png")
+    figures.draw_tradeoff(results, out / f"{stem}-tradeoff.png", key)
+    figures.draw_samples(records, store, out / f"{stem}-samples.png")
+    figures.draw_training(records, store, out / f"{stem}-training.png")
     names = [*(f"{stem}.{s}" for s in (*files, "png"))]
-    names += [f"{stem}-{figure}.png" for figure in ("tradeoff", "training")]
+    names += [f"{stem}-{figure}.png" for figure in ("tradeoff", "training", "samples")]
     written = [out / name for name in names if (out / name).exists()]
     return render(results, "text") + "\n" + "\n".join(str(p) for p in written)
 

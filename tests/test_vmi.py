@@ -14,6 +14,7 @@ from torch import Tensor
 from mibench.attacks import VMI, StyleGAN2
 from mibench.attacks.stylegan import StyleGANPrior
 from mibench.attacks.vmi import Fit, Styles, shortened
+from mibench.benchmarks.figures import draw_samples
 from mibench.benchmarks.stages import _best, graph, record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
@@ -286,6 +287,20 @@ def test_a_generator_from_a_file_is_the_prior_and_is_not_trained(
         other = wide.build(TASK.shape, TASK.num_classes)
     with pytest.raises(ValueError, match=r"do not fit Generator: .*of another shape"):
         wide.train(other, TASK.load(tmp_path).public, None, generator("t"), Work(data=tmp_path))
+
+
+def test_a_picture_shows_what_a_prior_drew_at_its_end(tmp_path: Path) -> None:
+    cell = override(TABLES["smoke"].rows["VMI / No Def."], "attack.prior.kimg", "0.064")
+    store = Store(tmp_path)
+    record = record_stage(cell, [], cell.setting.task.digest(tmp_path))
+    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    assert not (tmp_path / "s.png").exists()
+    for stage in graph([record.evidence[0].inversion.prior]):
+        store.complete(stage)
+    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    drawn = (tmp_path / "s.png").stat().st_mtime_ns
+    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_mtime_ns == drawn
 
 
 @pytest.mark.slow

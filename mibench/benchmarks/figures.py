@@ -57,23 +57,28 @@ def draw_reconstructions(
     per_class = len(strips[-1][1]) // classes
     for i, (label, images) in enumerate(strips):
         axes = figure.add_subplot(len(strips), 1, i + 1)
-        strip = _strip(images, per_class)
-        grey = strip.shape[2] == 1
-        axes.imshow(
-            strip[:, :, 0] if grey else strip, cmap="gray" if grey else None, vmin=0, vmax=1,
-            interpolation="nearest", aspect="equal",
-        )  # fmt: skip
-        width = strip.shape[1] / classes
+        width = _draw_strip(axes, label, images, per_class) / classes
         if i == 0:
             axes.set_xticks([(c + 0.5) * width for c in range(classes)], map(str, range(classes)))
             axes.xaxis.tick_top()
-        else:
-            axes.set_xticks([])
-        axes.set_yticks([])
-        axes.tick_params(length=0, labelsize=8)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-        axes.spines[:].set_visible(b=False)
     _save(figure, path, stamp)
+
+
+def _draw_strip(axes: Any, label: str, images: Tensor, per_class: int) -> float:  # noqa: ANN401
+    """Draws images side by side, the label before them; returns the width."""
+    strip = _strip(images, per_class)
+    grey = strip.shape[2] == 1
+    axes.imshow(
+        strip[:, :, 0] if grey else strip, cmap="gray" if grey else None, vmin=0, vmax=1,
+        interpolation="nearest", aspect="equal",
+    )  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    axes.spines[:].set_visible(b=False)
+    width: float = strip.shape[1]
+    return width
 
 
 def _strip(images: Tensor, per_class: int) -> Any:  # noqa: ANN401 - a NumPy array (h, w, c)
@@ -156,6 +161,26 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
+    _save(figure, path, stamp)
+
+
+def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> None:
+    """Writes a PNG: a row for every prior that kept samples of its end, one per seed."""
+    priors = [r.evidence[0].inversion.prior for stages in records.values() for r in stages]
+    done = {p.key: p for p in priors if store.state(p) == "done"}
+    if _current(path, stamp := fingerprint(["samples", VERSION, list(done)])):
+        return
+    histories = {key: store.load(p).get("history", {}) for key, p in done.items()}
+    strips = {
+        f"{done[key].spec.name}, seed {done[key].seed}": history["samples"][-1].float() / 255
+        for key, history in histories.items()
+        if "samples" in history
+    }
+    if not strips:
+        return
+    figure = _new_figure((9.0, 0.55 * len(strips) + 0.1))
+    for i, (label, images) in enumerate(strips.items()):
+        _draw_strip(figure.add_subplot(len(strips), 1, i + 1), label, images, 1)
     _save(figure, path, stamp)
 
 
