@@ -300,7 +300,8 @@ class Attack(ABC):
                 :class:`Query` unless ``access`` is "white".
             prior: The trained prior, frozen and in eval mode.
             blocks: Classes to invert. Losses are means over a block, so the step size is
-                coupled to its length; blocks do not influence each other.
+                coupled to its length; blocks do not influence each other, but for the noise
+                that a stochastic target draws.
             samples: Reconstructions per class.
             rngs: One source of randomness per block, on the CPU.
             work: Where to save state, report progress and find the device.

@@ -21,7 +21,7 @@ from mibench.benchmarks.stages import ImagesStage, PriorStage, graph
 from mibench.benchmarks.tensorboard import write_events
 from mibench.cli import choose_table, main, plan
 from mibench.data.synthetic import Blobs
-from mibench.networks.ada import SYM6, _Sample, augment, colour, geometry, recolour, warp
+from mibench.networks.ada import SYM6, augment, colour, geometry, recolour, sample, warp
 from mibench.networks.stylegan2 import (
     Conv,
     Dense,
@@ -382,10 +382,13 @@ def test_nothing_is_drawn_or_changed_at_zero(rng: torch.Generator) -> None:
 
 def test_sampling_has_both_derivatives(rng: torch.Generator) -> None:
     x = torch.randn(2, 2, 5, 5, generator=rng, dtype=torch.float64, requires_grad=True)
-    grid = torch.randn(2, 4, 4, 2, generator=rng, dtype=torch.float64)
+    grid = 2 * torch.randn(2, 4, 4, 2, generator=rng, dtype=torch.float64)
+    grid[0, 0, 0] = torch.tensor([1.0, -1.0])
+    peer = F.grid_sample(x, grid, padding_mode="reflection", align_corners=True)
+    torch.testing.assert_close(sample(x, grid), peer)
     with seeded("directions"):
-        assert torch.autograd.gradcheck(lambda t: _Sample.apply(t, grid), (x,))
-        assert torch.autograd.gradgradcheck(lambda t: _Sample.apply(t, grid).square(), (x,))
+        assert torch.autograd.gradcheck(lambda t: sample(t, grid), (x,))
+        assert torch.autograd.gradgradcheck(lambda t: sample(t, grid).square(), (x,))
 
 
 N = 20_000

@@ -197,10 +197,12 @@ def test_a_run_killed_between_two_blocks_goes_on(
 
 def test_gradients_are_shortened_class_by_class() -> None:
     a, b = torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[[4.0]], [[0.4]]])
-    got = shortened([a, b], 1.0)
+    got = shortened([a, b], 1.0, 2)
     torch.testing.assert_close(got[0], torch.tensor([[0.6, 0.0], [0.3, 0.0]]))
     torch.testing.assert_close(got[1].flatten(), torch.tensor([0.8, 0.4]))
-    assert torch.equal(shortened([a, b], 0.0)[0], a)
+    assert torch.equal(shortened([a, b], 0.0, 2)[0], a)
+    together = shortened([a, b], 1.0, 1)  # two flows of one class
+    assert torch.cat([g.flatten() for g in together]).norm() == pytest.approx(1.0)
 
 
 def test_the_spread_of_a_class_survives_the_fit(prior: StyleGANPrior, target: Classifier) -> None:
@@ -224,7 +226,7 @@ def test_snapshots_are_draws_of_earlier_moments(
     short = replace(ATTACK, steps=2).invert(
         target, prior, [torch.arange(2)], 3, [generator(0)], Work()
     )
-    assert torch.equal(found.earlier[0], short.images)
+    assert torch.equal(found.earlier[0], short.images.half().float())
     assert not torch.equal(found.earlier[1], found.images)
     assert short.earlier is not None
     assert len(short.earlier) == 0

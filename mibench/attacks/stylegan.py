@@ -118,6 +118,7 @@ class StyleGAN2(PriorSpec):
     """
 
     name: ClassVar[str] = "stylegan2-ada"
+    version: ClassVar[int] = 2
     sees_target: ClassVar[bool] = False
 
     z_dim: int = 512
@@ -271,7 +272,7 @@ class _Run:
         share = every / (every + 1) if weight else 1.0
         first, second = (beta**share for beta in self.spec.betas)
         return torch.optim.Adam(
-            network.parameters(), self.spec.lr * share, (first, second), self.spec.eps, fused=True
+            network.parameters(), self.spec.lr * share, (first, second), self.spec.eps
         )
 
     def state(self) -> Payload:

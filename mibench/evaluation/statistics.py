@@ -52,7 +52,8 @@ PROTOCOLS: dict[str, dict[str, str | int]] = {
     "per-pass": {"spread": "pass", "stretch": False, "real_part": "train"},
     "vmi": {"spread": "identity", "stretch": False, "real_part": "all", "real": 100},
 }
-"""Name → fields: the paper's released evaluation, ours, and the paper's of VMI."""
+"""Name → fields: the paper's released evaluation, ours, and the paper's of VMI but for its choice
+among moments, which is ``select``."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from functools import cache
 from math import pi, sqrt
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -120,7 +119,7 @@ def warp(x: Float[Tensor, "n c s s"], maps: Float[Tensor, "n 2 3"]) -> Float[Ten
     here = torch.cartesian_prod(along, along).flip(1)
     grid = torch.baddbmm(maps[:, None, :, 2], here.expand(len(x), -1, -1), maps[:, :, :2].mT)
     fine = up @ x @ up.T
-    moved: Tensor = _Sample.apply(fine, grid.view(len(x), len(along), -1, 2))
+    moved = sample(fine, grid.view(len(x), len(along), -1, 2))
     return down @ moved @ down.T
 
 
@@ -146,45 +145,32 @@ def _resampling(
     return up.to(device), down.to(device)
 
 
-class _Sample(torch.autograd.Function):
-    """Bilinear sampling with mirrored borders; PyTorch's own has no second derivative.
+def sample(
+    x: Float[Tensor, "n c h w"], grid: Float[Tensor, "n i j 2"]
+) -> Float[Tensor, "n c i j"]:
+    """Samples bilinearly, mirroring beyond the outermost pixels' centres.
 
-    It is linear in the image, so the derivative of its derivative is sampling again.
+    As ``grid_sample`` with reflection and aligned corners does, which has no second derivative
+    and no deterministic first one on a GPU.
+
+    Args:
+        x: Images.
+        grid: Where, (column, row) in [-1, 1] from the first pixel's centre to the last's.
     """
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, grid: Tensor) -> Tensor:
-        ctx.save_for_backward(grid)
-        ctx.shape = x.shape  # type: ignore[attr-defined]
-        return F.grid_sample(x, grid, padding_mode="reflection", align_corners=True)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, slope: Tensor) -> tuple[Tensor, None]:
-        (grid,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        back: Tensor = _Spread.apply(slope, grid, ctx.shape)  # type: ignore[attr-defined]
-        return back, None
-
-
-class _Spread(torch.autograd.Function):
-    """The transpose of :class:`_Sample`."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, slope: Tensor, grid: Tensor, shape: torch.Size
-    ) -> Tensor:
-        ctx.save_for_backward(grid)
-        with torch.enable_grad():
-            x = slope.new_zeros(shape).requires_grad_()
-            y = F.grid_sample(x, grid, padding_mode="reflection", align_corners=True)
-        return torch.autograd.grad(y, x, slope)[0]
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, slope: Tensor
-    ) -> tuple[Tensor, None, None]:
-        (grid,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        forth: Tensor = _Sample.apply(slope, grid)
-        return forth, None, None
+    h, w = x.shape[2:]
+    sides = grid.new_tensor([w - 1, h - 1])
+    at = ((grid + 1) / 2 * sides).remainder(2 * sides)
+    at = torch.where(at > sides, 2 * sides - at, at)
+    low = at.floor().minimum(sides - 1).clamp(min=0)
+    share = (at - low).unbind(3)
+    column, row = low.long().unbind(3)
+    flat = x.flatten(2)
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        index = ((row + down) * w + column + right).flatten(1)[:, None].expand(-1, x.shape[1], -1)
+        weight = (share[0] if right else 1 - share[0]) * (share[1] if down else 1 - share[1])
+        total = total + flat.gather(2, index) * weight.flatten(1)[:, None]
+    return total.view(len(x), x.shape[1], *grid.shape[1:3])
 
 
 # Colour -----------------------------------------------------------------------------------
