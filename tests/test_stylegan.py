@@ -655,6 +655,24 @@ def test_lazy_regularisation_lowers_learning_and_decay_rates() -> None:
     assert run(plain).optimizers[0].param_groups[0]["lr"] == 2.5e-3
 
 
+def test_a_step_of_r1_moves_every_weight_against_its_own_slope() -> None:
+    """Slopes of slopes lie in memory in another order than the weights; the first step of Adam
+    moves each weight by the learning rate, whatever the slope's size."""
+    training = run()
+    real = training.real()
+    weights = list(training.D.parameters())
+    slopes = torch.autograd.grad(r1_penalty(training.D, real), weights, materialize_grads=True)
+    assert any(not s.is_contiguous() for s in slopes)
+    before = [w.detach().clone() for w in weights]
+    training.descend(r1_penalty(training.D, real), 1)
+    lr = training.optimizers[1].param_groups[0]["lr"]
+    for old, new, slope in zip(before, weights, slopes, strict=True):
+        large = slope.abs() > 1e-5
+        torch.testing.assert_close(
+            (new - old)[large], -lr * slope.sign()[large], rtol=1e-2, atol=1e-7
+        )
+
+
 def test_r1_of_a_linear_judge_is_its_squared_weight(rng: torch.Generator) -> None:
     weight = torch.randn(3, 4, 4, generator=rng)
     x = images(5, 3, 4, rng)

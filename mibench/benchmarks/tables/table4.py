@@ -62,8 +62,8 @@ TABLE4 = Table(
     notes=(
         "As released: weights are selected on the test images; the target without a defense is "
         "trained twice as long; MID has weight 0, so only its bottleneck is left.",
-        "COCO is the Frobenius form and HSIC the normalised form of the released code. The weights "
-        "(0.05, 2.5) of COCO look like HSIC's; at COCO's scale they add next to nothing.",
+        "COCO is the Frobenius form and HSIC the normalised form of the released code. COCO's "
+        "weights (0.05, 2.5) look like HSIC's; at COCO's scale they add next to nothing.",
         "The released choice of identities depends on the sorting routine; this one does not, "
         "so its identities are others.",
         "The evaluation classifier starts from scratch unless weights are given; the paper's "
