@@ -91,3 +91,28 @@ def test_every_table_says_where_it_is_from_and_what_to_know(table: str) -> None:
     own = TABLES[table].name.partition("-")[0] in ("smoke", "digits", "celeba300")
     assert bool(TABLES[table].source) != own
     assert TABLES[table].notes or table == "smoke"
+
+
+@pytest.mark.parametrize("table", ["table4", "table4-controlled"])
+def test_vmis_table_runs_from_official_files_to_table(
+    table: str, celeba: Path, tmp_path: Path
+) -> None:
+    small = [
+        "recipe.epochs=1", "recipe.milestones=[1]", "recipe.batch_size=8", "recipe.lr=0.001",
+        "setting.evaluators.0.recipe.epochs=1", "setting.evaluators.0.recipe.batch_size=8",
+        "setting.task.num_classes=5", "setting.task.train=5", "setting.task.public=20",
+        "setting.task.validation=0.2",
+        "setting.network.width=0.05", "setting.evaluators.0.network.width=0.1",
+        "setting.evaluators.0.network.blocks=[1,1,1,1]", "setting.evaluators.0.network.size=32",
+        "attack.prior.kimg=0.016", "attack.prior.batch_size=8", "attack.prior.z_dim=8",
+        "attack.prior.w_dim=8", "attack.prior.channel_base=64", "attack.prior.channel_max=4",
+        "attack.couplings=1", "attack.hidden=4", "attack.levels=2", "attack.steps=4",
+        "attack.batch=2", "trials.classes=5", "trials.samples=3", "trials.block=5",
+    ]  # fmt: skip
+    if table == "table4":
+        small.append("attack.snapshots=2")
+    rows = ["No Def.", "MID", "BiDO-HSIC"]
+    done = run(table, celeba, tmp_path, rows, small)
+    assert done.exit_code == 0, done.output
+    assert ("liked best" in done.stdout) == (table == "table4")
+    assert "FID per identity" in done.stdout

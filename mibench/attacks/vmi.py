@@ -78,7 +78,7 @@ class VMI(Attack):
         require(
             self, layers=(0, INF), couplings=(1, INF), levels=(1, 16), hidden=(1, INF),
             steps=(1, INF), batch=(1, INF), lr=(1e-12, INF), lambda_kl=(0, INF),
-            max_norm=(0, INF), snapshots=(0, self.steps),
+            max_norm=(0, INF), snapshots=(0, INF),
         )  # fmt: skip
         choose(
             self, space=("z", "w"), flow=("layered", "joint", "common"), optimizer=("sgd", "adam")
