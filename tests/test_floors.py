@@ -11,6 +11,7 @@ FLOORS = [
     {"data", "networks"},
     {"defenses", "attacks", "evaluation"},
     {"benchmarks"},
+    {"commands"},
     {"cli"},
 ]
 LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}

@@ -19,7 +19,8 @@ from mibench.attacks import StyleGAN2, stylegan
 from mibench.attacks.stylegan import GRIDS, StyleGANPrior, _Run, r1_penalty
 from mibench.benchmarks.stages import ImagesStage, PriorStage, graph
 from mibench.benchmarks.tensorboard import write_events
-from mibench.cli import choose_table, main, plan
+from mibench.cli import main
+from mibench.commands.shared import choose_table, plan
 from mibench.data.synthetic import Blobs
 from mibench.networks.ada import SYM6, augment, colour, geometry, recolour, sample, warp
 from mibench.networks.stylegan2 import (

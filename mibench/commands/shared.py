@@ -1,0 +1,183 @@
+"""What commands share: options, refusals, and the tables they name."""
+
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mibench.benchmarks.stages import RecordStage
+    from mibench.benchmarks.tables import Table
+    from mibench.data import Task
+    from mibench.store import Stage
+
+F = TypeVar("F", bound=Callable[..., Any])
+Records = dict[str, list["RecordStage"]]
+
+
+class RefusedError(click.ClickException):
+    """Bad input: one sentence on stderr, exit status 2."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """Commands of which click, too, complains in one sentence."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: ANN401
+        """Parses the group's own options."""
+        with in_one_sentence():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
+        """Parses a command's options and runs it."""
+        with in_one_sentence():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Drops the usage lines that click puts before a complaint."""
+    try:
+        yield
+    except click.UsageError as error:
+        asks_for_help = type(error).__name__ == "NoArgsIsHelpError"
+        if error.ctx is None or asks_for_help:
+            raise
+        sentence = error.format_message().replace("\n", " ").rstrip(".")
+        raise RefusedError(f"{sentence}; see {error.ctx.command_path} --help") from error
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turns what our own code says of bad input into one sentence."""
+    try:
+        yield
+    except KeyError as error:
+        raise RefusedError(str(error.args[0])) from error
+    except (ValueError, TypeError) as error:
+        raise RefusedError(str(error)) from error
+    except OSError as error:
+        text = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        raise RefusedError(text) from error
+
+
+def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Returns a decorator that adds the options in the order given."""
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+folder = click.Path(path_type=Path, file_okay=False)
+what = apply(
+    click.argument("table"),
+    click.option("--rows", multiple=True, metavar="PATTERN", help="Only rows like 'BiDO-HSIC*'."),
+    click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
+                 help="Change a field of the cells, for example attack.steps=10."),
+    click.option("--protocol", metavar="NAME", help="Evaluation protocol: kdd22 or per-pass."),
+    click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
+                 help="How many seeds, from 0 on."),
+    click.option("--store", type=click.Path(path_type=Path), default=Path("mibench-store"),
+                 envvar="MIBENCH_STORE", show_default=True, help="Finished stages."),
+    click.option("--data", type=click.Path(path_type=Path), default=Path("data"),
+                 envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
+)  # fmt: skip
+
+
+def choose_table(
+    name: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None
+) -> "Table":
+    """Returns the named table, or the one in a user's file, as the options change it."""
+    from dataclasses import replace
+
+    from mibench.benchmarks.tables import TABLES
+    from mibench.evaluation import PROTOCOLS
+
+    if name.endswith(".py"):
+        table = table_of(Path(name))
+    elif name in TABLES:
+        table = TABLES[name]
+    else:
+        raise KeyError(f"unknown table {name!r}; known: {', '.join(TABLES)}, or a file NAME.py")
+    if protocol is not None:
+        if protocol not in PROTOCOLS:
+            raise KeyError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+        fields = [f"protocol.{k}={str(v).lower()}" for k, v in PROTOCOLS[protocol].items()]
+        table = replace(table.modified(fields), caption=f"{table.caption} (protocol {protocol})")
+    if rows:
+        table = table.only(rows)
+    return table.modified(settings)
+
+
+def table_of(path: Path) -> "Table":
+    """Returns the one Table that a user's file defines."""
+    from mibench.benchmarks.tables import Table
+    from mibench.benchmarks.userfile import load_user_file
+
+    module = load_user_file(path)
+    tables = {id(v): v for v in vars(module).values() if isinstance(v, Table)}
+    own = [t for n, t in vars(module).items() if isinstance(t, Table) and n == "TABLE"]
+    if len(own or tables) != 1:
+        raise ValueError(
+            f"{path} must define one mibench Table (or name one of several TABLE), "
+            f"found {len(tables)}"
+        )
+    return own[0] if own else next(iter(tables.values()))
+
+
+def plan(table: "Table", seeds: int, data: Path) -> Records:
+    """Returns the last stages of every row; reads the raw data's digest, computes nothing."""
+    from mibench.benchmarks.export import record_stages
+
+    return record_stages(table, seeds, data)
+
+
+def fetch(tasks: "Iterable[Task]", data: Path) -> None:
+    """Downloads the raw data of those tasks that are not there."""
+    for task in tasks:
+        try:
+            task.digest(data)
+        except (FileNotFoundError, ValueError):
+            task.download(data)
+
+
+def check_writable(*folders: Path) -> None:
+    """Makes the folders, and proves that files can be made in them."""
+    for path in folders:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".probe-{uuid.uuid4().hex[:8]}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def count_states(states: Mapping[str, str]) -> str:
+    """Returns how many stages are in which state."""
+    values = list(states.values())
+    counts = ", ".join(f"{values.count(s)} {s}" for s in ("done", "partial", "missing"))
+    return f"{counts} of {len(values)} stages"
+
+
+def chosen_stages(records: "Sequence[RecordStage]", until: str | None) -> "list[Stage]":
+    """Returns the stages of the records, or those of one kind and what they need."""
+    from mibench.benchmarks.stages import graph
+
+    stages = graph(records)
+    return stages if until is None else graph(s for s in stages if s.kind == until)
+
+
+def fail(sentence: str) -> NoReturn:
+    """Ends with exit status 1."""
+    click.echo(f"Error: {sentence}", err=True)
+    sys.exit(1)

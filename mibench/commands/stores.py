@@ -1,0 +1,109 @@
+"""The commands that look after a store: clean."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from mibench.commands.shared import folder, plan, refusing
+
+
+@click.command()
+@click.option(
+    "--partial",
+    "which",
+    flag_value="partial",
+    default=True,
+    help="What interrupted stages left (default).",
+)
+@click.option(
+    "--orphans",
+    "which",
+    flag_value="orphans",
+    help="Finished stages that no built-in table needs (at its defaults).",
+)
+@click.option("--yes", is_flag=True, help="Delete; without it, only say what would be.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Seeds whose stages --orphans keeps.",
+)
+@click.option(
+    "--store",
+    type=folder,
+    default=Path("mibench-store"),
+    envvar="MIBENCH_STORE",
+    show_default=True,
+)
+@click.option(
+    "--data", type=folder, default=Path("data"), envvar="MIBENCH_DATA", show_default=True
+)
+def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
+    """Delete what is not needed from the store; says what, and deletes with --yes."""
+    import shutil
+
+    with refusing():
+        paths = sorted(
+            store.glob("*/*.partial*") if which == "partial" else orphans(store, seeds, data)
+        )
+    for path in paths:
+        size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
+        if yes:
+            shutil.rmtree(path)
+    if not paths:
+        click.echo("nothing to delete")
+
+
+def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
+    """Yields finished stages that no built-in table needs.
+
+    What belongs to a task whose raw data cannot be read is kept: which of it a table needs
+    cannot be told.
+    """
+    from mibench.benchmarks.stages import graph
+    from mibench.benchmarks.tables import TABLES
+
+    kept: set[str] = set()
+    unread: set[str] = set()
+    for table in TABLES.values():
+        try:
+            records = plan(table, seeds, data)
+        except (FileNotFoundError, ValueError):
+            unread |= {cell.setting.task.name for cell in table.rows.values()}
+            continue
+        kept |= {s.key for s in graph(r for rs in records.values() for r in rs)}
+    if unread:
+        names = ", ".join(sorted(unread))
+        click.echo(f"keeping all of {names}: the data is not readable under {data}", err=True)
+    tasks = tasks_of(store)
+    for path in store.glob("*/*"):
+        finished = path.is_dir() and ".partial" not in path.name
+        if finished and path.name not in kept and tasks.get(path.name) not in unread:
+            yield path
+
+
+def tasks_of(store: Path) -> dict[str, str]:
+    """Returns stage key → the task it rests on, as the stages' own specs say."""
+    import json
+
+    tasks: dict[str, str] = {}
+    needs: dict[str, list[str]] = {}
+    for path in store.glob("*/*/spec.json"):
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        if path.parent.parent.name == "images":
+            tasks[path.parent.name] = spec["task"]["is"]
+        listed = [v if isinstance(v, list) else [v] for v in spec.values()]
+        fields = [v for values in listed for v in values]
+        needs[path.parent.name] = [v["key"] for v in fields if isinstance(v, dict) and "key" in v]
+    while found := {
+        key: tasks[need]
+        for key, others in needs.items()
+        if key not in tasks
+        for need in others
+        if need in tasks
+    }:
+        tasks |= found
+    return tasks

@@ -1,0 +1,144 @@
+"""The commands that read a table from the store: status, table, events; and list."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from mibench.commands.shared import (
+    Records,
+    choose_table,
+    count_states,
+    folder,
+    plan,
+    refusing,
+    what,
+)
+
+
+@click.command()
+@what
+def status(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path,
+) -> None:  # fmt: skip
+    """Show for every row of TABLE which stages are done; compute nothing."""
+    with refusing():
+        records = plan(choose_table(table, rows, settings, protocol), seeds, data)
+    show_states(records, store)
+
+
+@click.command()
+@what
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv", "latex", "markdown"]),
+    default="text",
+    show_default=True,
+)
+@click.option(
+    "--reported/--measured-only",
+    default=True,
+    show_default=True,
+    help="Whether a paper's numbers stand beside.",
+)
+def table(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, form: str, reported: bool,
+) -> None:  # fmt: skip
+    """Print TABLE from the store alone; gaps print as --."""
+    from mibench.benchmarks.export import collect, render
+    from mibench.store import Store
+
+    with refusing():
+        chosen = choose_table(table, rows, settings, protocol)
+        results = collect(chosen, plan(chosen, seeds, data), Store(store))
+    if not store.is_dir():
+        click.echo(f"note: there is no store at {store}", err=True)
+    click.echo(render(results, form, reported=reported), nl=False)
+
+
+@click.command()
+@what
+@click.option(
+    "--out",
+    type=folder,
+    default=Path("mibench-out/events"),
+    show_default=True,
+    help="One folder per prior.",
+)
+def events(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, out: Path,
+) -> None:  # fmt: skip
+    """Write how TABLE's priors trained as TensorBoard event files; compute nothing."""
+    from mibench.benchmarks.stages import PriorStage, graph
+    from mibench.benchmarks.tensorboard import write_events
+    from mibench.store import Store
+
+    done = Store(store)
+    written = 0
+    with refusing():
+        records = plan(choose_table(table, rows, settings, protocol), seeds, data)
+        for stage in graph(r for rs in records.values() for r in rs):
+            if not isinstance(stage, PriorStage) or done.state(stage) != "done":
+                continue
+            if history := done.load(stage).get("history"):
+                path = out / f"{stage.spec.name}-{stage.key}"
+                write_events(history, path)
+                click.echo(path)
+                written += 1
+    if not written:
+        click.echo(f"note: no finished prior in {store} has kept statistics", err=True)
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["tables", "attacks", "defenses", "tasks", "metrics"]))
+def list_(what: str) -> None:
+    """List names, each with a line that says what it is."""
+    for name, line in registry(what):
+        click.echo(f"{name:26s} {line}")
+
+
+def show_states(records: Records, store: Path) -> None:
+    """Prints a line for every row and seed: which of its stages are in the store."""
+    from collections import Counter
+
+    from mibench.benchmarks.stages import graph
+    from mibench.store import Store
+
+    states: dict[str, str] = {}
+    for label, stages in records.items():
+        for seed, record in enumerate(stages):
+            own = graph([record])
+            states |= {s.key: Store(store).state(s) for s in own}
+            alike = Counter(f"{s.describe()}: {states[s.key]}" for s in own)
+            told = (f"{text} ({n} times)" if n > 1 else text for text, n in alike.items())
+            click.echo(f"{label}, seed {seed}\n  {', '.join(told)}")
+    click.echo(count_states(states))
+
+
+def registry(what: str) -> Iterator[tuple[str, str]]:
+    """Yields the names of a kind of component and their first docstring lines."""
+    if what == "tables":
+        from mibench.benchmarks.tables import TABLES
+
+        for name, table in TABLES.items():
+            yield name, table.caption + (f" [{table.source}]" if table.source else "")
+        return
+    if what == "metrics":
+        from mibench.evaluation import METRICS
+
+        for name, metric in METRICS.items():
+            yield name, (metric.compute.__doc__ or "").split("\n")[0]
+        return
+    from mibench.attacks import ATTACKS
+    from mibench.data import TASKS
+    from mibench.defenses import DEFENSES
+
+    components: dict[str, dict[str, type]] = {
+        "attacks": dict(ATTACKS), "defenses": dict(DEFENSES), "tasks": dict(TASKS),
+    }  # fmt: skip
+    for name, cls in components[what].items():
+        yield name, (cls.__doc__ or "").split("\n")[0]
