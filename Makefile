@@ -2,7 +2,7 @@
 # `make RUN= check` takes the tools on your PATH instead.
 RUN = python3 quickstart.py
 
-.PHONY: setup fmt check test slow smoke keys
+.PHONY: setup fmt check test slow smoke docs keys
 
 setup:  ## make the environment, with tests and linters
 	$(RUN) ruff --version
@@ -25,6 +25,9 @@ slow:  ## the tests that take longer
 
 smoke:  ## every defense against every attack, as small as can be
 	$(RUN) mibench run smoke
+
+docs:  ## build the documentation site into build/site
+	$(RUN) sphinx-build -W --keep-going -q -b html docs build/site
 
 keys:  ## rewrite the frozen keys and show what changed
 	$(RUN) python tests/rewrite_keys.py

@@ -4,7 +4,7 @@ from importlib import metadata
 
 project = "mibench"
 author = "The mibench authors"
-copyright = author  # noqa: A001 - Sphinx reads this name
+copyright = author
 release = metadata.version("mibench")
 
 extensions = [

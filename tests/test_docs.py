@@ -1,7 +1,9 @@
 """Every code block and every command in the documentation does what it is there for."""
 
+import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,12 +53,7 @@ def commands(page: Path) -> list[str]:
 
 def words(line: str) -> list[str]:
     """Returns a command's arguments with placeholders replaced and ``digits`` made small."""
-    named = re.sub(r"\b[A-Z][A-Z]+\b", lambda m: PLACEHOLDERS.get(m[0], m[0]), line)
-    given = shlex.split(line)[1:]
-    found = []
-    for word in given:
-        found.append(PLACEHOLDERS.get(word, word))
-    assert named is not None
+    found = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)[1:]]
     return ["smoke" if w == "digits" and found[0] != "data" else w for w in found]
 
 
@@ -120,3 +117,22 @@ def test_snippets_run_in_the_order_of_their_page(page: Path, workplace: Path) ->
     names: dict[str, object] = {}
     for code in snippets(page):
         exec(compile(code, str(page), "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what Jupyter's own packages warn of
+def test_the_notebook_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbformat, nbclient = (pytest.importorskip(name) for name in ("nbformat", "nbclient"))
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv(
+        "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
+    notebook = nbformat.read(ROOT / "examples" / "digits.ipynb", as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    assert (tmp_path / "mibench-out" / "digits-modified.csv").is_file()
+    assert "(20, 5, 1, 16, 16)" in str(notebook.cells)
