@@ -1,0 +1,239 @@
+"""What a difference between numbers is worth: intervals, tests, and how many seeds they need.
+
+Which truth each interval is about, and how well it covers it, is in ``docs/statistics.md``.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+LEVEL = 0.05
+"""Level of the tests; intervals hold with 95 %."""
+POWER = 0.8
+"""Chance that :func:`seeds_needed` seeds tell a difference apart."""
+MOST_SEEDS = 100
+"""Seeds that :func:`seeds_needed` asks for at most."""
+FEWEST_IDENTITIES = 20
+"""Identities that :func:`identity_interval` needs: with few it covers too rarely."""
+RESAMPLES = 2000
+SAME = 1e-9
+"""Values that differ by less than this, relative to the largest, are the same."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval.
+
+    Attributes:
+        mean: In the unit of the values.
+        low: Lower end; None where there is no interval.
+        high: Upper end; None where there is no interval.
+        n: How many values it rests on.
+        method: How the interval was made or, where there is none, why.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+
+    @property
+    def half(self) -> float | None:
+        """Half the width; None where there is no interval."""
+        if self.low is None or self.high is None:
+            return None
+        return (self.high - self.low) / 2
+
+    def clipped(self, low: float, high: float) -> "Interval":
+        """Returns the interval without what lies outside of what the values can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
+
+@dataclass(frozen=True)
+class Test:
+    """A paired comparison.
+
+    Attributes:
+        p: Two-sided p value before any correction; None where there is no test.
+        diff: Mean of a - b over the pairs.
+        interval: Of that mean; its method says why there is no test, where there is none.
+    """
+
+    __test__ = False  # pytest shall not collect it
+
+    p: float | None
+    diff: float
+    interval: Interval
+
+
+def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds") -> Interval:
+    """Returns Student's t interval for the mean of independent values, one per seed.
+
+    One value, or values that all agree, carry no interval.
+
+    Args:
+        values: At least one.
+        level: 0.05 for an interval that holds with 95 %.
+        over: What the values belong to, in the words of ``method``.
+
+    Raises:
+        ValueError: If there is no value, or one is not finite.
+    """
+    from scipy.stats import t
+
+    _check(values)
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return Interval(mean, None, None, n, "none: one seed carries no interval")
+    if _alike(values):
+        return Interval(mean, None, None, n, f"none: all {n} {over} agree")
+    quantile = float(t.ppf(1 - level / 2, n - 1))
+    half = quantile * statistics.stdev(values) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n, f"Student's t over {n} {over}")
+
+
+def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Test:
+    """Returns the paired t test of ``a`` against ``b``, the same seeds in the same order.
+
+    With one pair, or differences that all agree, there is no test: how much they would vary
+    cannot be told.
+
+    Raises:
+        ValueError: If there is no pair, the lengths differ or a value is not finite.
+    """
+    from scipy.stats import t
+
+    if len(a) != len(b):
+        raise ValueError(f"a paired test needs as many values on both sides: {len(a)}, {len(b)}")
+    _check([*a, *b])
+    n = len(a)
+    diffs = [x - y for x, y in zip(a, b, strict=True)]
+    scale = max(abs(v) for v in (*a, *b))
+    if n > 1 and max(diffs) - min(diffs) <= SAME * scale:  # rounding is no variance
+        mean = statistics.fmean(diffs)
+        return Test(None, mean, Interval(mean, None, None, n, f"none: all {n} differences agree"))
+    span = interval(diffs, level, "paired differences")
+    if n == 1:
+        return Test(None, span.mean, span)
+    statistic = span.mean / (statistics.stdev(diffs) / math.sqrt(n))
+    return Test(2 * float(t.sf(abs(statistic), n - 1)), span.mean, span)
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Returns p values after Holm's step-down correction (Scand. J. Statist. 6, 1979).
+
+    Compared with the level they keep the chance of one or more false positives among all of
+    them below it, whatever the dependence. A None, a test that could not be made, stays None
+    and does not count.
+    """
+    order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    highest = 0.0
+    for rank, (p, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        corrected[i] = highest
+    return corrected
+
+
+def power(effect: float, n: int, level: float = LEVEL) -> float:
+    """Returns the power of the two-sided paired t test.
+
+    Args:
+        effect: Mean difference in standard deviations of the differences.
+        n: Pairs, at least 2.
+        level: Of the test.
+    """
+    from scipy.special import ndtr
+    from scipy.stats import nct, t
+
+    critical = float(t.isf(level / 2, n - 1))
+    shift = abs(effect) * math.sqrt(n)
+    found = float(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))
+    # Far out the noncentral t has no value; the normal one is then as good.
+    return found if math.isfinite(found) else float(ndtr(shift - critical))
+
+
+def seeds_needed(
+    diffs: Sequence[float], level: float = LEVEL, chance: float = POWER, most: int = MOST_SEEDS
+) -> int | None:
+    """Returns how many more seeds would tell a difference apart, were it as it looks now.
+
+    The observed mean and deviation are taken for the true ones: a rough guide.
+
+    Args:
+        diffs: Paired differences, at least two.
+        level: Of the test, after correction: with m tests, 0.05 / m is enough for Holm's.
+        chance: Power wanted.
+        most: More than so many are not counted.
+
+    Returns:
+        At least 1; None if more than ``most``, or if nothing can be told since the mean
+        difference is 0 or all differences agree.
+
+    Raises:
+        ValueError: If there are fewer than two differences or one is not finite.
+    """
+    _check(diffs)
+    if len(diffs) < 2:
+        raise ValueError("how many seeds are needed can be told from two or more")
+    mean = statistics.fmean(diffs)
+    if mean == 0 or _alike(diffs):
+        return None
+    effect = mean / statistics.stdev(diffs)
+    low, high = len(diffs), len(diffs) + most
+    if power(effect, high, level) < chance:
+        return None
+    while high - low > 1:  # power grows with n
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(effect, middle, level) >= chance else (middle, high)
+    return high - len(diffs)
+
+
+def identity_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -> Interval:
+    """Returns the bootstrap interval over identities of the mean, the seeds held fixed.
+
+    An identity is drawn with its values at all seeds, so its images are never taken for
+    independent ones. Percentiles of 2000 draws; the same values give the same interval.
+
+    Args:
+        values: Per seed, the mean of each identity, in the same order.
+        level: 0.05 for an interval that holds with 95 %.
+
+    Raises:
+        ValueError: If there is no seed, seeds differ in their identities, a value is not
+            finite, or there are fewer than 20 identities.
+    """
+    import numpy as np
+
+    _check([v for seed in values for v in seed])
+    if len({len(seed) for seed in values}) != 1:
+        raise ValueError("the seeds attacked different numbers of identities")
+    means = np.asarray(values, dtype=np.float64).mean(0)
+    n = len(means)
+    if n < FEWEST_IDENTITIES:
+        raise ValueError(
+            f"a bootstrap over identities needs {FEWEST_IDENTITIES} or more, got {n}: with few it "
+            "covers the truth too rarely"
+        )
+    mean = float(means.mean())
+    if _alike(means.tolist()):
+        return Interval(mean, None, None, n, f"none: all {n} identities agree")
+    rng = np.random.default_rng(0)
+    drawn = np.array([means[rng.integers(n, size=n)].mean() for _ in range(RESAMPLES)])
+    low, high = np.quantile(drawn, [level / 2, 1 - level / 2])
+    return Interval(mean, float(low), float(high), n, f"bootstrap over {n} identities")
+
+
+def _check(values: Sequence[float]) -> None:
+    if not values:
+        raise ValueError("there are no values")
+    if not all(map(math.isfinite, values)):
+        raise ValueError("a value is not finite")
+
+
+def _alike(values: Sequence[float]) -> bool:
+    return max(values) - min(values) <= SAME * max(map(abs, values))
