@@ -19,7 +19,6 @@ from mibench.evaluation import (
     Metric,
     Protocol,
     summarise,
-    t_interval,
 )
 from mibench.evaluation.accuracy import topk_accuracy, topk_hits
 from mibench.evaluation.fid import frechet_distance, frechet_distance_of_few, gaussian_fit
@@ -472,18 +471,3 @@ def test_the_protocol_of_vmi_is_a_valid_one() -> None:
     assert cell.protocol == Protocol(spread="identity", real=100, real_part="all", stretch=False)
     for name, preset in PROTOCOLS.items():
         assert {"spread", "stretch", "real_part"} <= set(preset), name
-
-
-# Intervals ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "quantile"), [(3, 4.302653), (5, 2.776445)])
-def test_the_interval_uses_students_table(n: int, quantile: float) -> None:
-    values = [float(i) for i in range(n)]
-    deviation = np.std(values, ddof=1)
-    assert t_interval(values) == pytest.approx(quantile * deviation / n**0.5, rel=1e-6)
-
-
-def test_an_interval_needs_two_values() -> None:
-    with pytest.raises(ValueError, match="at least two seeds"):
-        t_interval([1.0])

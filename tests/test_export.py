@@ -20,7 +20,8 @@ from mibench.benchmarks.export import (
     spread_note,
 )
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.store import Store
+from mibench.evaluation.significance import Interval
+from mibench.store import Payload, Stage, Store
 
 SMOKE = TABLES["smoke"]
 
@@ -34,15 +35,20 @@ def results(seeds: int = 1, **changes: object) -> Results:
         reported={"GMI / No Def.": {"attack_acc": (16.73, 1.5)}},
         notes=("Watch out: #1 {braces}.",),
     )
-    interval = 2.5 if seeds > 1 else None
     entries = {
         "GMI / No Def.": {
-            "accuracy": Entry(98.0, None, interval),
-            "attack_acc": Entry(34.123456789, 9.66, interval),
+            "accuracy": Entry(98.0, None, made(98.0, seeds)),
+            "attack_acc": Entry(34.123456789, 9.66, made(34.123456789, seeds)),
         },
         "KED-MI / MID": {"accuracy": Entry(), "attack_acc": Entry()},
     }
     return Results(table, seeds, entries, {"GMI / No Def.": seeds, "KED-MI / MID": 0}, 97.5, {})
+
+
+def made(mean: float, seeds: int) -> Interval:
+    if seeds == 1:
+        return Interval(mean, None, None, 1, "none: one seed carries no interval")
+    return Interval(mean, mean - 2.5, mean + 2.5, seeds, "made")
 
 
 GOLDEN_LATEX = r"""\begin{table}
@@ -59,12 +65,14 @@ KED-MI / MID & -- & -- & -- \\
 \end{tabular}
 """
 
-GOLDEN_CSV = (
-    "row,seeds,accuracy,accuracy_std,accuracy_t95,accuracy_reported,accuracy_reported_std,"
-    "attack_acc,attack_acc_std,attack_acc_t95,attack_acc_reported,attack_acc_reported_std\n"
-    "GMI / No Def.,1,98,,,,,34.12345679,9.66,,16.73,1.5\n"
-    "KED-MI / MID,0,,,,,,,,,,\n"
-)
+GOLDEN_CSV = """row,seeds,\
+accuracy,accuracy_std,accuracy_t95,accuracy_low,accuracy_high,accuracy_diff,accuracy_p,\
+accuracy_reported,accuracy_reported_std,\
+attack_acc,attack_acc_std,attack_acc_t95,attack_acc_low,attack_acc_high,attack_acc_diff,\
+attack_acc_p,attack_acc_reported,attack_acc_reported_std
+GMI / No Def.,1,98,,,,,,,,,34.12345679,9.66,,,,,,16.73,1.5
+KED-MI / MID,0,,,,,,,,,,,,,,,,,,
+"""
 
 
 def test_latex_is_the_golden_and_its_braces_and_columns_balance() -> None:
@@ -114,7 +122,7 @@ def test_the_footnote_says_over_what_the_deviations_are() -> None:
     table = replace(results().table, columns=("attack_acc", "fid", "fid_identity"))
     aside = "(FID: over repeats of the attack; FID per identity: over identities)"
     assert f"deviation over passes of one run {aside}." in spread_note(table)
-    assert "over passes of one run. Another" in spread_note(results().table)
+    assert "over passes of one run. One seed carries no interval" in spread_note(results().table)
     by_identity = table.modified(["protocol.spread=identity"])
     aside = "(FID: over repeats of the attack)"
     assert f"deviation over identities of one run {aside}." in spread_note(by_identity)

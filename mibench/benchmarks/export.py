@@ -1,14 +1,24 @@
 """Tables as numbers, and numbers as text for people and for papers."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mibench.benchmarks.contrasts import Contrast, between, with_none
 from mibench.benchmarks.stages import OPTIMISTIC, RecordStage, record_stage
 from mibench.benchmarks.tables.base import Table
-from mibench.evaluation import METRICS, t_interval
+from mibench.evaluation import METRICS, Metric
+from mibench.evaluation.significance import (
+    FEWEST_IDENTITIES,
+    LEVEL,
+    MOST_SEEDS,
+    Interval,
+    identity_interval,
+    interval,
+)
 from mibench.store import Payload, Store
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ ESCAPES = str.maketrans(
         "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
         "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
         "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$",
+        "†": r"$\dagger$",
         "λ": r"$\lambda$", "×": r"$\times$",
     }
 )  # fmt: skip
@@ -35,12 +46,24 @@ class Entry:
     Attributes:
         mean: Over seeds; None if nothing is in the store.
         std: Over passes or repeats, averaged over seeds; None where there is only one.
-        interval: Half of Student's 95 % interval over seeds; None with one seed.
+        interval: Student's over seeds, not clipped; None if nothing is in the store.
+        values: Seed → the metric's value, of those in the store.
+        identities: The bootstrap's over identities; None where there are fewer than 20 or the
+            metric is not measured on each.
+        contrast: The comparison with no defense; None where there is none to compare with.
     """
 
     mean: Number = None
     std: Number = None
-    interval: Number = None
+    interval: Interval | None = None
+    values: Mapping[int, float] = field(default_factory=dict)
+    identities: Interval | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def half(self) -> Number:
+        """Half the width of the interval over seeds; None where there is none."""
+        return self.interval.half if self.interval else None
 
 
 @dataclass(frozen=True)
@@ -66,20 +89,56 @@ class Results:
     classes: int | None = None
 
     def frame(self, *, reported: bool = False) -> "pd.DataFrame":
-        """Returns one row per label: per metric mean, ``_std``, ``_t95``, and the reported."""
+        """Returns one row per label, named "row": plain numbers, NaN where there is none.
+
+        "seeds" is how many the row rests on. Per metric: its mean; ``_std`` within a run;
+        ``_t95``, half of Student's 95 % interval over seeds; ``_low`` and ``_high``, that
+        interval's ends within what the metric can be; ``_diff``, the paired difference from no
+        defense, and ``_p``, its p value after Holm's correction; ``_id_low`` and ``_id_high``,
+        the bootstrap's over identities, if any row has 20 or more; a paper's ``_reported``.
+        """
         import pandas as pd
 
         rows = []
         for label, entries in self.entries.items():
             row: dict[str, object] = {"row": label, "seeds": self.found[label]}
             for name in self.table.columns:
-                entry = entries[name]
-                row |= {name: entry.mean, f"{name}_std": entry.std, f"{name}_t95": entry.interval}
+                row |= self._numbers(name, entries[name])
                 if reported:
                     mean, std = self.table.reported.get(label, {}).get(name, (None, None))
                     row |= {f"{name}_reported": mean, f"{name}_reported_std": std}
             rows.append(row)
-        return pd.DataFrame(rows).set_index("row")
+        numbers = [c for c in rows[0] if c not in ("row", "seeds")]
+        return pd.DataFrame(rows).set_index("row").astype(dict.fromkeys(numbers, "float64"))
+
+    def _numbers(self, name: str, entry: Entry) -> dict[str, Number]:
+        """Returns the columns of one metric."""
+        low, high = bounds(METRICS[name])
+        span = entry.interval and entry.interval.clipped(low, high)
+        contrast = entry.contrast
+        numbers = {
+            name: entry.mean,
+            f"{name}_std": entry.std,
+            f"{name}_t95": entry.half,
+            f"{name}_low": span.low if span else None,
+            f"{name}_high": span.high if span else None,
+            f"{name}_diff": contrast.test.diff if contrast else None,
+            f"{name}_p": contrast.p if contrast else None,
+        }
+        if any(_has_identities(METRICS[name], r.trials.classes) for r in self.table.rows.values()):
+            ids = entry.identities
+            numbers |= {f"{name}_id_low": ids.low if ids else None}
+            numbers |= {f"{name}_id_high": ids.high if ids else None}
+        return numbers
+
+    def contrasts(self, name: str) -> list[Contrast]:
+        """Returns a metric's comparisons between defenses under one attack."""
+        return between(self.table, name, {k: e[name].values for k, e in self.entries.items()})
+
+
+def bounds(metric: Metric) -> tuple[float, float]:
+    """Returns what a metric lies between."""
+    return (0, 100) if metric.unit == "percent" else (-math.inf, math.inf)
 
 
 def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list[RecordStage]]:
@@ -106,29 +165,57 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     evaluator = classes = None
     sizes = {}
     for label, stages in records.items():
-        payloads = [store.load(s) for s in stages if store.state(s) == "done"]
+        payloads = {i: store.load(s) for i, s in enumerate(stages) if store.state(s) == "done"}
         found[label] = len(payloads)
-        entries[label] = {name: _entry(name, payloads) for name in table.columns}
+        classes_attacked = table.rows[label].trials.classes
+        entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
         if payloads:
-            evaluator = payloads[0]["evaluator"]["accuracy"]
-            size = payloads[0]["sizes"]
+            payload = next(iter(payloads.values()))
+            evaluator = payload["evaluator"]["accuracy"]
+            size = payload["sizes"]
             classes = size["classes"]
             sizes[label] = (size["reconstructions"], size["real"], size["dimensions"])
+    for name in table.columns:
+        values = {label: row[name].values for label, row in entries.items()}
+        for label, contrast in with_none(table, name, values).items():
+            entries[label][name] = replace(entries[label][name], contrast=contrast)
     seeds = max(len(stages) for stages in records.values())
     return Results(table, seeds, entries, found, evaluator, sizes, classes)
 
 
-def _entry(name: str, payloads: Sequence[Payload]) -> Entry:
-    scores = [p["scores"][name] for p in payloads]
-    if not scores:
+def _entry(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
+    scores = {seed: p["scores"][name] for seed, p in payloads.items()}
+    means = {seed: s["mean"] for seed, s in scores.items() if _finite(s["mean"])}
+    if not means:
         return Entry()
-    means = [s["mean"] for s in scores]
-    stds = [s["std"] for s in scores if s["std"] is not None]
+    stds = [s["std"] for s in scores.values() if s["std"] is not None]
+    ids = None
+    if _has_identities(METRICS[name], classes):
+        by_identity = [_by_identity(payloads[seed]["values"][name], classes) for seed in means]
+        if all(_finite(v) for seed in by_identity for v in seed):
+            ids = identity_interval(by_identity)
     return Entry(
-        statistics.mean(means),
+        statistics.mean(means.values()),
         statistics.mean(stds) if stds else None,
-        t_interval(means) if len(means) > 1 else None,
+        interval(list(means.values())),
+        means,
+        ids,
     )
+
+
+def _finite(value: Number) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _has_identities(metric: Metric, classes: int) -> bool:
+    """Whether a bootstrap over identities is made."""
+    return metric.per in ("image", "identity") and classes >= FEWEST_IDENTITIES
+
+
+def _by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float]:
+    """Returns each identity's mean; values come pass by pass, a value per identity in each."""
+    each = [[statistics.fmean(v[c::classes]) for v in repeats] for c in range(classes)]
+    return [statistics.fmean(means) for means in each]
 
 
 # Text -------------------------------------------------------------------------------------
@@ -140,11 +227,17 @@ def heading(name: str) -> str:
     return f"{metric.title} {ARROWS[metric.better]}"
 
 
-def footnotes(results: Results) -> list[str]:
-    """Returns what a reader must know beside the numbers."""
+def footnotes(results: Results, bold: str = "*") -> list[str]:
+    """Returns what a reader must know beside the numbers.
+
+    Args:
+        results: The table.
+        bold: How a number is marked that is better for the defender than without a defense.
+    """
     seeds = results.seeds
     if seeds > 1:
         notes = [f"Mean over {seeds} seeds ± half of Student's 95 % interval."]
+        notes += significance_notes(results, bold)
     else:
         notes = [spread_note(results.table)]
     if results.evaluator is not None:
@@ -164,10 +257,80 @@ def footnotes(results: Results) -> list[str]:
         )
     if any(c.protocol.select == "evaluator" for c in results.table.rows.values()):
         notes.append(OPTIMISTIC)
-    short = [label for label, n in results.found.items() if 0 < n < seeds]
+    short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")
     return [*notes, *results.table.notes]
+
+
+def significance_notes(results: Results, bold: str) -> list[str]:
+    """Returns what was tested, what more seeds would tell, and where there is no interval."""
+    tested = {
+        name: {
+            label: entries[name].contrast
+            for label, entries in results.entries.items()
+            if entries[name].contrast
+        }
+        for name in results.table.columns
+    }
+    notes = []
+    others = dict.fromkeys(_last(c.other) for row in tested.values() for c in row.values() if c)
+    against = " or ".join(others)
+    if others:
+        notes.append(
+            f"{bold} better, † worse for the defender than {against} of the same attack, by "
+            f"paired t tests at the same seeds and Holm's correction over all rows of a column, "
+            f"at {100 * LEVEL:g} %. What is not marked has not been told apart."
+        )
+    for name, contrasts in tested.items():
+        needs: dict[str, None] = {}
+        for label, c in contrasts.items():
+            if c and not c.significant and c.p is not None:
+                n = f"more than {MOST_SEEDS}" if c.more is None else c.more
+                needs[f"{_whose(name, label)} {n}"] = None
+        if needs:
+            notes.append(
+                f"{METRICS[name].title} needs about so many more seeds to be told apart from "
+                f"{against}: {', '.join(needs)}."
+            )
+    for why, lacking in (
+        ("Seeds agree, which leaves no interval", _agreeing(results)),
+        ("Differences agree, which leaves no test", _untested(tested)),
+    ):
+        if lacking:
+            notes.append(f"{why}: {', '.join(lacking)}.")
+    return notes
+
+
+def _agreeing(results: Results) -> list[str]:
+    return list(
+        dict.fromkeys(
+            f"{METRICS[name].title} of {_whose(name, label)}"
+            for name in results.table.columns
+            for label, entries in results.entries.items()
+            if len(entries[name].values) > 1 and entries[name].half is None
+        )
+    )
+
+
+def _untested(tested: Mapping[str, Mapping[str, Contrast | None]]) -> list[str]:
+    return list(
+        dict.fromkeys(
+            f"{METRICS[name].title} of {_whose(name, label)}"
+            for name, row in tested.items()
+            for label, c in row.items()
+            if c and c.p is None and len(c.seeds) > 1
+        )
+    )
+
+
+def _whose(name: str, label: str) -> str:
+    """Returns a row's label, or its defense alone where the attack has no say."""
+    return _last(label) if METRICS[name].per == "target" else label
+
+
+def _last(label: str) -> str:
+    return label.rpartition(" / ")[2]
 
 
 def spread_note(table: Table) -> str:
@@ -182,8 +345,8 @@ def spread_note(table: Table) -> str:
     ]
     aside = f" ({'; '.join(others)})" if others else ""
     return (
-        f"± is the standard deviation over {usual} of one run{aside}. Another training may come "
-        "out otherwise: ask for several seeds."
+        f"± is the standard deviation over {usual} of one run{aside}. One seed carries no "
+        "interval: another training may come out otherwise, so ask for several seeds."
     )
 
 
@@ -206,13 +369,21 @@ def fid_note(results: Results) -> list[str]:
 def show(entry: Entry, seeds: int) -> str:
     """Returns "mean ± spread" with two decimals; a gap is "--".
 
-    The spread is that over passes with one seed, the interval over seeds with more; where
-    fewer than two seeds are there yet, none.
+    The spread is that over passes with one seed, half of the interval over seeds with more;
+    where fewer than two seeds are there yet, or all agree, none.
     """
     if entry.mean is None:
         return "--"
-    spread = entry.std if seeds == 1 else entry.interval
+    spread = entry.std if seeds == 1 else entry.half
     return f"{entry.mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
+def mark(entry: Entry, metric: Metric) -> str:
+    """Returns "* " or "† " if a number is better or worse for the defender than without."""
+    if entry.contrast is None or not entry.contrast.significant:
+        return ""
+    higher = entry.contrast.test.diff > 0
+    return "* " if higher == (metric.better == "higher") else "† "
 
 
 def show_reported(value: tuple[float, Number] | None) -> str:
@@ -232,7 +403,7 @@ def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str
     body = [
         [
             label,
-            *(show(entries[c], results.seeds) for c in columns),
+            *(mark(entries[c], METRICS[c]) + show(entries[c], results.seeds) for c in columns),
             *(show_reported(claimed.get(label, {}).get(c)) for c in papers),
         ]
         for label, entries in results.entries.items()
@@ -295,8 +466,14 @@ def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
         if attack != group:
             lines.append(r"\midrule")
         group = attack
-        lines.append(" & ".join(c.translate(ESCAPES) for c in row) + r" \\")
-    notes = " ".join(n.translate(ESCAPES) for n in footnotes(results))
+        text = [
+            rf"\textbf{{{c[2:].translate(ESCAPES)}}}"
+            if c.startswith("* ")
+            else c.translate(ESCAPES)
+            for c in row
+        ]
+        lines.append(" & ".join(text) + r" \\")
+    notes = " ".join(n.translate(ESCAPES) for n in footnotes(results, "Bold:"))
     lines += [r"\bottomrule", r"\end{tabular}", "", rf"\smallskip{{\footnotesize {notes}}}"]
     return "\n".join([*lines, r"\end{table}", ""])
 
@@ -305,5 +482,7 @@ def markdown(results: Results, head: list[str], body: list[list[str]]) -> str:
     """Returns a table for a README."""
     lines = [f"**{results.table.caption}**", "", "| " + " | ".join(head) + " |"]
     lines.append("|" + "|".join([":--", *["--:"] * (len(head) - 1)]) + "|")
-    lines += ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in body]
-    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(results)), ""])
+    for row in body:
+        text = [f"**{c[2:]}**" if c.startswith("* ") else c for c in row]
+        lines.append("| " + " | ".join(c.replace("|", r"\|") for c in text) + " |")
+    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(results, "Bold:")), ""])

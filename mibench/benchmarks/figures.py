@@ -110,9 +110,9 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
             if label not in rows:
                 continue
             x, y = rows[label]
-            spread = y.std if results.seeds == 1 else y.interval
+            spread = y.std if results.seeds == 1 else y.half
             axes.errorbar(
-                x.mean, y.mean, xerr=x.interval, yerr=spread, color=COLOURS[j % 8],
+                x.mean, y.mean, xerr=x.half, yerr=spread, color=COLOURS[j % 8],
                 marker=MARKERS[j % 8], label=defense, capsize=3, linestyle="",
             )  # fmt: skip
         axes.set_title(attack, fontsize=9)

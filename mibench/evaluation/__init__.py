@@ -2,7 +2,7 @@
 
 from mibench.evaluation.evidence import Evidence
 from mibench.evaluation.metrics import METRICS, Metric
-from mibench.evaluation.statistics import PROTOCOLS, Protocol, Score, summarise, t_interval
+from mibench.evaluation.statistics import PROTOCOLS, Protocol, Score, summarise
 
 __all__ = [
     "METRICS",
@@ -12,5 +12,4 @@ __all__ = [
     "Protocol",
     "Score",
     "summarise",
-    "t_interval",
 ]

@@ -1,6 +1,5 @@
-"""From values per image to a mean and its spread, and from seeds to an interval."""
+"""From values per image to a mean and its spread."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,18 +107,3 @@ def _grouped(v: Tensor, e: Evidence, spread: Spread) -> list[list[float]]:
 
 def _stdev(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
-
-
-def t_interval(values: Sequence[float], level: float = 0.95) -> float:
-    """Returns half the width of Student's t interval for the mean of ``values``.
-
-    Raises:
-        ValueError: If there are fewer than two values.
-    """
-    from scipy.stats import t
-
-    n = len(values)
-    if n < 2:
-        raise ValueError("an interval over seeds needs at least two seeds")
-    quantile = float(t.ppf((1 + level) / 2, n - 1))
-    return quantile * statistics.stdev(values) / math.sqrt(n)

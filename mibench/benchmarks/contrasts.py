@@ -1,0 +1,117 @@
+"""Which rows of a table differ: paired tests between its defenses, corrected together."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from mibench.benchmarks.cell import Cell
+from mibench.benchmarks.tables.base import Table
+from mibench.defenses import NoDefense
+from mibench.evaluation import METRICS
+from mibench.evaluation.significance import LEVEL, Test, holm, paired, seeds_needed
+
+Values = Mapping[str, Mapping[int, float]]
+"""Label → seed → a metric's value."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One row compared with another by one metric.
+
+    Attributes:
+        row: Its label.
+        other: The label of the row it is compared with.
+        seeds: The seeds that both have.
+        test: Of the row minus the other, at those seeds.
+        p: After Holm's correction; None where there is no test.
+        tests: How many tests were corrected together.
+        more: About how many more seeds would tell the rows apart: None if more than 100, if
+            that cannot be told, or if they are told apart.
+    """
+
+    row: str
+    other: str
+    seeds: tuple[int, ...]
+    test: Test
+    p: float | None
+    tests: int
+    more: int | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the rows differ at the level of 5 %, after correction."""
+        return self.p is not None and self.p <= LEVEL
+
+
+def reference(table: Table, label: str) -> str | None:
+    """Returns the row without a defense, same setting, attack, trials and protocol.
+
+    Of several the one with the same recipe, else the first; None for a row that itself has
+    no defense.
+    """
+    cell = table.rows[label]
+    if isinstance(cell.defense, NoDefense):
+        return None
+    bare = [
+        other
+        for other, c in table.rows.items()
+        if isinstance(c.defense, NoDefense) and _conditions(c) == _conditions(cell)
+    ]
+    same = [other for other in bare if table.rows[other].recipe == cell.recipe]
+    return next(iter(same or bare), None)
+
+
+def with_none(table: Table, metric: str, values: Values) -> dict[str, Contrast]:
+    """Returns label → its comparison with no defense; all of them are corrected together."""
+    pairs = [(label, other) for label in table.rows if (other := reference(table, label))]
+    return {c.row: c for c in _compare(table, metric, values, pairs)}
+
+
+def between(table: Table, metric: str, values: Values) -> list[Contrast]:
+    """Returns all comparisons of two defenses under one attack, corrected together."""
+    defended = {k: c for k, c in table.rows.items() if not isinstance(c.defense, NoDefense)}
+    pairs = [
+        (a, b)
+        for a, b in combinations(defended, 2)
+        if _conditions(defended[a]) == _conditions(defended[b])
+    ]
+    return _compare(table, metric, values, pairs)
+
+
+def _conditions(cell: Cell) -> tuple[object, ...]:
+    return cell.setting, cell.attack, cell.trials, cell.protocol
+
+
+def _compare(
+    table: Table, metric: str, values: Values, pairs: Iterable[tuple[str, str]]
+) -> list[Contrast]:
+    tested: dict[tuple[str, str], tuple[tuple[int, ...], Test]] = {}
+    questions: dict[tuple[str, str], object] = {}
+    for a, b in pairs:
+        seeds = tuple(sorted(values[a].keys() & values[b].keys()))
+        if seeds:
+            test = paired([values[a][s] for s in seeds], [values[b][s] for s in seeds])
+            tested[a, b] = (seeds, test)
+            questions[a, b] = _question(table, metric, a, b, seeds)
+    # One target meets every attack: what its accuracy says is asked once, not once per attack.
+    firsts = {questions[pair]: pair for pair in reversed(tested)}
+    order = list(firsts)
+    corrected = dict(zip(order, holm([tested[firsts[q]][1].p for q in order]), strict=True))
+    tests = sum(p is not None for p in corrected.values())
+    found = []
+    for (a, b), (seeds, test) in tested.items():
+        p = corrected[questions[a, b]]
+        more = None
+        if p is not None and p > LEVEL:
+            diffs = [values[a][s] - values[b][s] for s in seeds]
+            more = seeds_needed(diffs, LEVEL / tests)
+        found.append(Contrast(a, b, seeds, test, p, tests, more))
+    return found
+
+
+def _question(table: Table, metric: str, a: str, b: str, seeds: tuple[int, ...]) -> object:
+    """Returns what is asked: of two targets, the same under every attack, or of two rows."""
+    if METRICS[metric].per != "target":
+        return a, b
+    targets = [(c.setting, c.recipe, c.defense) for c in (table.rows[a], table.rows[b])]
+    return (*targets, seeds)

@@ -1,0 +1,256 @@
+"""The command explain: where one number of a table came from, in words."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mibench.commands.shared import Records, RefusedError, choose_table, plan, refusing, what
+
+if TYPE_CHECKING:
+    from mibench.benchmarks.contrasts import Contrast
+    from mibench.benchmarks.export import Results
+    from mibench.benchmarks.tables import Table
+    from mibench.evaluation import Metric
+    from mibench.evaluation.significance import Interval
+    from mibench.store import Store
+
+
+@click.command()
+@what
+@click.argument("row")
+@click.argument("metric")
+def explain(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, row: str, metric: str,
+) -> None:  # fmt: skip
+    """Say where the number of METRIC in ROW of TABLE came from; compute nothing.
+
+    Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
+    """
+    from mibench.benchmarks.export import collect
+    from mibench.store import Store
+
+    done = Store(store)
+    with refusing():
+        chosen = choose_table(table, rows, settings, protocol)
+        if row not in chosen.rows:
+            raise KeyError(f"no row {row!r} in {chosen.name}; rows: {', '.join(chosen.rows)}")
+        if metric not in chosen.columns:
+            known = ", ".join(chosen.columns)
+            raise KeyError(f"no metric {metric!r} in {chosen.name}; its metrics: {known}")
+        if _is_default("seeds"):
+            seeds = _count_seeds(chosen, row, done, data)
+        records = plan(chosen, seeds, data)
+        results = collect(chosen, records, done)
+    lacking = list(_lacking(chosen, row, records, done))
+    if not results.found[row]:
+        raise RefusedError(f"no record of {row} in {store}; fill it with: {_command(lacking)}")
+    for line in _told(results, row, metric, records, done):
+        click.echo(line)
+    if lacking:
+        told = ", ".join(f"{label} (seed {seed})" for label, seed in lacking)
+        click.echo(f"\nMissing\n  {told}; fill with: {_command(lacking)}")
+
+
+def _is_default(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.DEFAULT
+
+
+def _count_seeds(table: "Table", row: str, store: "Store", data: Path) -> int:
+    """Returns how many seeds of a row, from 0 on, are in the store; 1 if none is."""
+    alone = table.only([row])
+    seeds = 1
+    while store.state(plan(alone, seeds + 1, data)[row][seeds]) == "done":
+        seeds += 1
+    return seeds
+
+
+def _lacking(
+    table: "Table", row: str, records: Records, store: "Store"
+) -> Iterator[tuple[str, int]]:
+    """Yields the label and seed of every missing record of the row and what it is tested with."""
+    from mibench.benchmarks.contrasts import reference
+
+    for label in (row, reference(table, row)):
+        for seed, record in enumerate(records[label] if label else []):
+            if label and store.state(record) != "done":
+                yield label, seed
+
+
+def _command(lacking: Sequence[tuple[str, int]]) -> str:
+    """Returns the command that fills what is missing."""
+    given = click.get_current_context().params
+    words = ["mibench", "run", given["table"]]
+    for label in dict.fromkeys(label for label, _ in lacking):
+        words += ["--rows", label]
+    for setting in given["settings"]:
+        words += ["--set", setting]
+    if given["protocol"]:
+        words += ["--protocol", given["protocol"]]
+    words += ["--seeds", str(1 + max(seed for _, seed in lacking))]
+    for name in ("store", "data"):
+        if not _is_default(name):
+            words += [f"--{name}", str(given[name])]
+    return shlex.join(words)
+
+
+def _told(
+    results: "Results", row: str, name: str, records: Records, store: "Store"
+) -> Iterator[str]:
+    """Yields the explanation line by line."""
+    from mibench.benchmarks.export import show_reported
+    from mibench.evaluation import METRICS
+
+    table, entry, metric = results.table, results.entries[row][name], METRICS[name]
+    unit = _unit(metric)
+    yield f"{metric.title} of {row} in {table.name}"
+    line = (metric.compute.__doc__ or "").split("\n")[0]
+    yield f"  {line} {metric.better.capitalize()} is better for the defender."
+    if entry.mean is None:
+        yield "  The value of no seed is a finite number."
+        return
+    yield f"  {entry.mean:.2f}{unit}, the mean of {_count(len(entry.values), 'seed')}."
+    if claimed := table.reported.get(row, {}).get(name):
+        yield f"  {table.source} reports {show_reported(claimed)}{unit}."
+    else:
+        yield "  No paper's number stands beside it."
+
+    yield "\nValues"
+    for seed, value in entry.values.items():
+        score = store.load(records[row][seed])["scores"][name]
+        within = f", spread within the run {score['std']:.2f}{unit}" if score["std"] else ""
+        of = {"image": "image", "identity": "identity"}.get(metric.per)
+        rests = f", over {_count(score['n'], of)}" if of else ""
+        yield f"  seed {seed}: {value:.2f}{unit}{rests}{within}"
+
+    yield from _intervals(results, row, metric)
+    yield from _comparisons(results, row, metric)
+    yield from _parts(results, row)
+    yield from _stages(row, metric, records, store)
+
+
+def _intervals(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
+    from mibench.evaluation.significance import FEWEST_IDENTITIES
+
+    entry = results.entries[row][metric.name]
+    classes = results.table.rows[row].trials.classes
+    yield "\nInterval (95 %)"
+    about = ""
+    if entry.interval and entry.interval.low is not None:
+        about = (
+            f"; about targets, priors and attacks of other seeds, the {classes} attacked "
+            "classes and the evaluator being these"
+        )
+    yield f"  {_span(entry.interval, metric)}{about}"
+    if metric.per not in ("image", "identity"):
+        yield "  over identities none: the metric is not measured on each identity"
+    elif classes < FEWEST_IDENTITIES:
+        yield (
+            f"  over identities none: {classes} were attacked, and a bootstrap over fewer than "
+            f"{FEWEST_IDENTITIES} covers the truth too rarely"
+        )
+    else:
+        about = "; about other identities, the trained targets and the evaluator being these"
+        yield f"  {_span(entry.identities, metric)}{about}"
+
+
+def _span(span: "Interval | None", metric: "Metric") -> str:
+    from mibench.benchmarks.export import bounds
+
+    if span is None:
+        return "none: a value is not a finite number"
+    shown = span.clipped(*bounds(metric))
+    if span.half is None or shown.low is None or shown.high is None:
+        return span.method
+    unit = _unit(metric)
+    cut = " (cut off at what the metric can be)" * (shown != span)
+    return (
+        f"{span.method}: ± {span.half:.2f}{unit}, {shown.low:.2f} to {shown.high:.2f}{unit}{cut}"
+    )
+
+
+def _comparisons(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
+    yield "\nCompared by paired t tests at the same seeds, with Holm's correction"
+    contrast = results.entries[row][metric.name].contrast
+    if contrast:
+        yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
+    else:
+        yield "  with no defense: no such row to compare it with"
+    for other in results.contrasts(metric.name):
+        if row in (other.row, other.other):
+            yield f"  {other.row} with {other.other}: {_verdict(other, metric)}"
+
+
+def _verdict(contrast: "Contrast", metric: "Metric") -> str:
+    from mibench.evaluation.significance import LEVEL, MOST_SEEDS
+
+    span, unit = contrast.test.interval, _unit(metric)
+    text = f"{contrast.test.diff:+.2f}{unit} over {_count(len(contrast.seeds), 'seed')}"
+    if contrast.p is None:
+        return f"{text}; no test: {span.method.removeprefix('none: ')}"
+    text += f" ({span.low:+.2f} to {span.high:+.2f}), p = {contrast.test.p:.3g}"
+    text += f", corrected for {_count(contrast.tests, 'test')} p = {contrast.p:.3g}: "
+    if contrast.significant:
+        return f"{text}told apart at {100 * LEVEL:g} %"
+    more = f"more than {MOST_SEEDS}" if contrast.more is None else f"about {contrast.more}"
+    return f"{text}not told apart at {100 * LEVEL:g} %; it takes {more} more seeds"
+
+
+def _parts(results: "Results", row: str) -> Iterator[str]:
+    from mibench.spec import brief
+
+    cell = results.table.rows[row]
+    evaluator = cell.setting.evaluators[0]
+    yield "\nMade of (fields that are not at their default)"
+    parts = {
+        "task": (cell.setting.task,),
+        "target": (cell.setting.network, cell.recipe),
+        "defense": (cell.defense,),
+        "prior": (cell.attack.prior,),
+        "attack": (cell.attack,),
+        "trials": (cell.trials,),
+        "evaluator": (evaluator.network, evaluator.recipe),
+        "protocol": (cell.protocol,),
+    }
+    for part, specs in parts.items():
+        yield f"  {part:10s} {', '.join(map(brief, specs))}"
+    if results.evaluator is not None:
+        yield f"  The evaluator is right about {results.evaluator:.2f} % of its test images."
+
+
+def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Iterator[str]:
+    from mibench.benchmarks.stages import graph
+
+    seeds: dict[str, list[int]] = {}
+    stages = {}
+    for seed, record in enumerate(records[row]):
+        for stage in graph([record]):
+            stages[stage.key] = stage
+            seeds.setdefault(stage.key, []).append(seed)
+    yield "\nStages in the store"
+    made = {}
+    for key, stage in stages.items():
+        used = ", ".join(map(str, seeds[key]))
+        state = store.state(stage)
+        yield (
+            f"  {stage.kind}/{key}  {stage.describe()}, version {stage.version}, "
+            f"{'seed' if len(seeds[key]) == 1 else 'seeds'} {used}: {state}"
+        )
+        if state == "done":
+            meta = store.meta(stage)
+            made[f"python {meta['versions']['python']}, torch {meta['versions']['torch']}, "
+                 f"on {meta['device']}"] = None  # fmt: skip
+    yield f"  Metric {metric.name}, version {metric.version}; {'; '.join(made)}"
+
+
+def _unit(metric: "Metric") -> str:
+    return " %" if metric.unit == "percent" else ""
+
+
+def _count(n: int, what: str | None) -> str:
+    plural = {"identity": "identities"}.get(what or "", f"{what}s")
+    return f"{n} {what if n == 1 else plural}"
