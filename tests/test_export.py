@@ -21,7 +21,7 @@ from mibench.benchmarks.export import (
 )
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.evaluation.significance import Interval
-from mibench.store import Payload, Stage, Store
+from mibench.store import Store
 
 SMOKE = TABLES["smoke"]
 

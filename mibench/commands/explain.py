@@ -188,7 +188,8 @@ def _comparisons(results: "Results", row: str, metric: "Metric") -> Iterator[str
 def _verdict(contrast: "Contrast", metric: "Metric") -> str:
     from mibench.evaluation.significance import LEVEL, MOST_SEEDS
 
-    span, unit = contrast.test.interval, _unit(metric)
+    span = contrast.test.interval
+    unit = " points" if metric.unit == "percent" else ""
     text = f"{contrast.test.diff:+.2f}{unit} over {_count(len(contrast.seeds), 'seed')}"
     if contrast.p is None:
         return f"{text}; no test: {span.method.removeprefix('none: ')}"

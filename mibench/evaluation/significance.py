@@ -227,7 +227,7 @@ def identity_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -
     if _alike(means.tolist()):
         return Interval(mean, None, None, n, f"none: all {n} identities agree")
     rng = np.random.default_rng(0)
-    drawn = np.array([means[rng.integers(n, size=n)].mean() for _ in range(RESAMPLES)])
+    drawn = means[rng.integers(n, size=(RESAMPLES, n))].mean(1)
     tail = float(ndtr(math.sqrt(n / (n - 1)) * t.ppf(level / 2, n - 1)))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(mean, float(low), float(high), n, f"bootstrap over {n} identities")
