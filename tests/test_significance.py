@@ -28,7 +28,8 @@ def test_the_interval_over_seeds_uses_students_table(n: int, quantile: float) ->
     values = [float(i) for i in range(n)]
     found = interval(values)
     assert found.half == pytest.approx(quantile * np.std(values, ddof=1) / n**0.5, rel=1e-6)
-    assert (found.mean, found.n) == (pytest.approx(np.mean(values)), n)
+    assert found.mean == pytest.approx((n - 1) / 2)
+    assert found.n == n
     assert found.method == f"Student's t over {n} seeds"
 
 
@@ -98,7 +99,8 @@ def test_the_paired_test_is_scipys() -> None:
     ends = want.confidence_interval(0.95)
     assert [found.interval.low, found.interval.high] == pytest.approx([ends.low, ends.high])
     swapped = paired(B, A)
-    assert (swapped.p, swapped.diff) == (pytest.approx(found.p), pytest.approx(-1.875))
+    assert swapped.p == found.p
+    assert swapped.diff == -found.diff
 
 
 def test_a_pair_alone_or_differences_that_agree_are_not_tested() -> None:
@@ -168,7 +170,8 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(61)
 
 
 def chance(logit: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logit))
+    found: np.ndarray = 1 / (1 + np.exp(-logit))
+    return found
 
 
 def expected(logit: float, *deviations: float) -> float:
@@ -183,7 +186,8 @@ def hits(
     """Attack Acc per seed and identity, in percent."""
     both = rng.normal(0, BOTH_SD, (len(seed), len(identity)))
     chances = chance(seed[:, None] + identity + both)
-    return 100 * rng.binomial(images, chances) / images
+    found: np.ndarray = 100 * rng.binomial(images, chances) / images
+    return found
 
 
 def pair(rng: np.random.Generator, shift: float = 0.0) -> tuple[list[float], list[float]]:

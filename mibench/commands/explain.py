@@ -233,7 +233,7 @@ def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Ite
             stages[stage.key] = stage
             seeds.setdefault(stage.key, []).append(seed)
     yield "\nStages in the store"
-    made = {}
+    made: dict[str, None] = {}
     for key, stage in stages.items():
         used = ", ".join(map(str, seeds[key]))
         state = store.state(stage)
