@@ -25,7 +25,11 @@ NONE = [50.0, 52.0, 51.0, 49.0]
 LOWER = [30.0, 31.0, 31.5, 28.0]  # 20 below
 HIGHER = [70.0, 71.0, 71.5, 68.0]
 NOISY = [55.0, 40.0, 60.0, 48.0]
-ACCURACIES: dict[str, list[float]] = {"No Def.": [99, 98, 99.5, 98.5], "MID": [90, 88.0, 91, 89], "BiDO-HSIC": [100] * 4}
+ACCURACIES: dict[str, list[float]] = {
+    "No Def.": [99, 98, 99.5, 98.5],
+    "MID": [90, 88.0, 91, 89],
+    "BiDO-HSIC": [100] * 4,
+}
 ACCS = {
     "GMI / No Def.": NONE, "GMI / MID": LOWER, "GMI / BiDO-HSIC": HIGHER,
     "KED-MI / No Def.": NONE, "KED-MI / MID": NOISY, "KED-MI / BiDO-HSIC": NONE,
