@@ -133,7 +133,9 @@ class Work:
     Attributes:
         device: Where to compute.
         data: Folder of raw data sets.
-        queries: Images that a black-box attack asked the target for.
+        steps: Optimisation steps that an attack took.
+        queries: Answers that an attack or a prior had of the target.
+        gradients: Images that it took the slope of the target's answers at.
     """
 
     def __init__(
@@ -146,7 +148,7 @@ class Work:
     ) -> None:
         self.device = torch.device(device)
         self.data = data or Path("data")
-        self.queries = 0
+        self.steps = self.queries = self.gradients = 0
         self._path = folder and folder / "state.bin"
         self._report = report
         self._every = every
@@ -166,7 +168,7 @@ class Work:
         tensors = read_tensors(data[32:])
         tree = json.loads(bytes(tensors.pop("$json").tolist()))
         saved: Payload = unpack(tensors, tree)
-        self.queries = saved["queries"]
+        self.steps, self.queries, self.gradients = saved.get("budget", (0, 0, 0))
         torch.set_rng_state(saved["cpu"])
         if saved["cuda"]:
             torch.cuda.set_rng_state_all(saved["cuda"])
@@ -186,7 +188,7 @@ class Work:
         tensors, tree = pack(
             {
                 "state": state(),
-                "queries": self.queries,
+                "budget": [self.steps, self.queries, self.gradients],
                 "cpu": torch.get_rng_state(),
                 "cuda": cuda,
             }
