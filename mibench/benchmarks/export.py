@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mibench.benchmarks.stages import OPTIMISTIC, RecordStage, record_stage
 from mibench.benchmarks.tables.base import Table
+from mibench.benchmarks.worst import worst_note
 from mibench.evaluation import METRICS, t_interval
 from mibench.store import Payload, Store
 
@@ -164,6 +165,8 @@ def footnotes(results: Results) -> list[str]:
         )
     if any(c.protocol.select == "evaluator" for c in results.table.rows.values()):
         notes.append(OPTIMISTIC)
+    if results.table.worst:
+        notes += worst_note(results)
     short = [label for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")
