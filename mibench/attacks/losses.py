@@ -49,13 +49,14 @@ class LogitMatching(IdentityLoss):
     public images. https://arxiv.org/abs/2304.01669
 
     Attributes:
-        weight: Of the second term, a mean over the latent's dimensions.
+        weight: Of the second term, a mean over the latent's dimensions; by default that of the
+            released code's functions.
     """
 
     name: ClassVar[str] = "logit-matching"
     public: ClassVar[bool] = True
 
-    weight: float = 1.0
+    weight: float = 0.1
 
     def __post_init__(self) -> None:
         require(self, weight=(0, INF))
