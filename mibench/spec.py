@@ -164,7 +164,7 @@ def paths(spec: object, prefix: str = "") -> list[str]:
     """Returns the dotted paths of all fields below ``spec`` that hold a value."""
     if isinstance(spec, tuple) and any(map(dataclasses.is_dataclass, spec)):
         named: list[tuple[str, Any]] = [(str(i), v) for i, v in enumerate(spec)]
-    elif dataclasses.is_dataclass(spec):
+    elif dataclasses.is_dataclass(spec) and dataclasses.fields(spec):
         named = [(f.name, getattr(spec, f.name)) for f in dataclasses.fields(spec)]
     else:
         return [prefix]
@@ -249,9 +249,23 @@ def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
         if value.keys() <= fields.keys():
             make: Any = hint
             return make(**{k: _fit(v, fields[k]) for k, v in value.items()})
+    elif inspect.isabstract(hint):  # a role: a name, or the fields with the name as "is"
+        fields = {"is": value} if isinstance(value, str) else value
+        if isinstance(fields, dict) and (cls := _players(hint).get(fields.get("is"))):
+            return _fit({k: v for k, v in fields.items() if k != "is"}, cls)
     elif hint in (int, str, bool, type(None)) and type(value) is hint:
         return value
     raise TypeError
+
+
+def _players(role: type[Any]) -> dict[Any, type[Any]]:
+    """Returns the specs that can stand where ``role`` is wanted, by name."""
+    found: dict[Any, type[Any]] = {}
+    for player in role.__subclasses__():
+        found |= _players(player)
+        if dataclasses.is_dataclass(player) and not inspect.isabstract(player):
+            found[getattr(player, "name", player.__qualname__)] = player
+    return found
 
 
 def _describe(hint: Any) -> str:  # noqa: ANN401
@@ -263,5 +277,7 @@ def _describe(hint: Any) -> str:  # noqa: ANN401
     if origin is tuple:
         inside = ", ".join("…" if a is ... else _describe(a) for a in args)
         return f"a list such as [{inside}]"
+    if inspect.isabstract(hint):
+        return f'one of {", ".join(_players(hint))}, or its fields with that name as "is"'
     names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
     return "null" if hint is type(None) else names.get(hint, str(hint))

@@ -133,7 +133,9 @@ class Work:
     Attributes:
         device: Where to compute.
         data: Folder of raw data sets.
-        queries: Images that a black-box attack asked the target for.
+        steps: Optimisation steps that an attack took.
+        queries: Answers that an attack or a prior had of the target.
+        gradients: Images that it took the slope of the target's answers at.
     """
 
     def __init__(
@@ -146,11 +148,17 @@ class Work:
     ) -> None:
         self.device = torch.device(device)
         self.data = data or Path("data")
-        self.queries = 0
+        self.steps = self.queries = self.gradients = 0
         self._path = folder and folder / "state.bin"
         self._report = report
         self._every = every
         self._saved = time.monotonic()
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds worked up to now, those before the last save of an earlier run included."""
+        return time.monotonic() - self._begun
 
     def load(self) -> Payload | None:
         """Returns the last saved state, or None on a fresh start.
@@ -166,7 +174,8 @@ class Work:
         tensors = read_tensors(data[32:])
         tree = json.loads(bytes(tensors.pop("$json").tolist()))
         saved: Payload = unpack(tensors, tree)
-        self.queries = saved["queries"]
+        self.steps, self.queries, self.gradients = saved.get("budget", (0, 0, 0))
+        self._begun -= saved.get("seconds", 0.0)
         torch.set_rng_state(saved["cpu"])
         if saved["cuda"]:
             torch.cuda.set_rng_state_all(saved["cuda"])
@@ -186,7 +195,8 @@ class Work:
         tensors, tree = pack(
             {
                 "state": state(),
-                "queries": self.queries,
+                "budget": [self.steps, self.queries, self.gradients],
+                "seconds": self.seconds,
                 "cpu": torch.get_rng_state(),
                 "cuda": cuda,
             }
@@ -321,17 +331,17 @@ class Store:
                 return False
             partial = self._partial(stage)
             partial.mkdir(parents=True, exist_ok=True)
-            begin = time.monotonic()
             resumed = (partial / "state.bin").exists()
             work = Work(partial, device, data, report)
+            _forget_peak(work.device)
             payload = stage.compute(self.load, work)
             meta = {
-                "seconds": round(time.monotonic() - begin, 3),
+                "seconds": round(work.seconds, 3),
                 "resumed": resumed,
                 "device": _device_name(work.device),
+                "peak_memory_bytes": _peak(work.device),
                 "threads": torch.get_num_threads(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
-                "queries": work.queries,
             }
             self._commit(stage, payload, meta)
             shutil.rmtree(partial, ignore_errors=True)
@@ -427,6 +437,28 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _forget_peak(device: torch.device) -> None:
+    """Starts :func:`_peak` anew, where that can be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(device: torch.device) -> int | None:
+    """Returns the most bytes held at once: of the GPU's memory, else of the process.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return None
 
 
 def _device_name(device: torch.device) -> str:

@@ -5,7 +5,7 @@ that was trained on another range converts inside its own ``latents``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -250,25 +250,126 @@ class Reconstructions:
     earlier: Float[Tensor, "m s n c h w"] | None = None
 
 
-class Query(nn.Module):
-    """Counted access to a target that hides its inside, for black-box attacks.
+class Watched(Classifier):
+    """A target as a white-box attack sees it: all of it, and every use counted.
 
-    ``work.queries`` counts the images asked for.
+    ``work.queries`` counts the answers it gives, one for each image and one more for each
+    further answer to the same latents; ``work.gradients`` the images that a slope was taken
+    of.
+
+    Attributes:
+        target: The network itself.
+        usual: Mean of the last latent over the public images, shape (d,), where the attack
+            asked for it.
+    """
+
+    def __init__(self, target: Classifier, work: Work) -> None:
+        super().__init__()
+        self.target = target
+        self.num_classes, self.noise_dim = target.num_classes, target.noise_dim
+        self.usual: Tensor | None = None
+        self._work = work
+        self._unanswered = 0
+        self.training = target.training
+
+    @property
+    def neck(self) -> nn.Module:  # type: ignore[override]
+        """The target's."""
+        return self.target.neck
+
+    @property
+    def last(self) -> nn.Module:  # type: ignore[override]
+        """The target's."""
+        return self.target.last
+
+    def latents(self, x: Images) -> tuple[Tensor, ...]:
+        """Returns the target's latents."""
+        zs = self.target.latents(x)
+        self._work.queries += len(x)
+        self._unanswered = len(x)
+        if zs[-1].requires_grad:
+            zs[-1].register_hook(self._count)  # type: ignore[no-untyped-call]
+        return zs
+
+    def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
+        """Returns the target's logits."""
+        self._work.queries += max(0, len(z) - self._unanswered)
+        self._unanswered = 0
+        return self.target.head(z, noise)
+
+    def look_at(self, public: ImageSet) -> None:
+        """Takes the mean last latent of the public images."""
+        rng = torch.Generator().manual_seed(0)  # of a last layer's noise, which is not used
+        self.usual = predict(self, public.images, rng)[1].mean(0)
+        self.usual = self.usual.to(next(self.parameters()).device)
+
+    def _count(self, slope: Tensor) -> None:
+        self._work.gradients += len(slope)
+
+
+class Query:
+    """Counted answers of a target that hides its inside, for black-box attacks.
+
+    It has no weights, latents or slopes, and holds nothing that does. ``work.queries`` counts
+    the images asked for.
     """
 
     def __init__(self, target: Classifier, access: Access, work: Work) -> None:
-        super().__init__()
-        self._ask: Callable[[Images], Logits] = target.forward
-        self._access = access
-        self._work = work
-        self.num_classes = target.num_classes
+        @torch.no_grad()
+        def answer(x: Images) -> Tensor:
+            work.queries += len(x)
+            logits: Logits = target(x)
+            return logits.softmax(1) if access == "scores" else logits.argmax(1)
 
-    @torch.no_grad()
-    def forward(self, x: Images) -> Tensor:
+        self.num_classes = target.num_classes
+        self._answer = answer
+
+    def __call__(self, x: Images) -> Tensor:
         """Returns probabilities (n, k) with "scores", class indices (n,) with "labels"."""
-        self._work.queries += len(x)
-        logits = self._ask(x)
-        return logits.softmax(1) if self._access == "scores" else logits.argmax(1)
+        return self._answer(x)
+
+
+class IdentityLoss(ABC):
+    """How wrong the target is about a reconstruction. A frozen dataclass."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    public: ClassVar[bool] = False
+    """Whether it reads how far the last latents are from those of public images."""
+
+    @abstractmethod
+    def __call__(
+        self, logits: Logits, labels: Labels, away: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """Returns the loss of each image.
+
+        Args:
+            logits: What the target says.
+            labels: What it should say.
+            away: Last latents less their mean over public images, if ``public``.
+        """
+
+
+class View(ABC):
+    """A way to look at a reconstruction before the target does. A frozen dataclass.
+
+    Attributes:
+        draws: How often the target is asked about it: one that answers with noise says
+            something else each time.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    draws: int
+
+    @abstractmethod
+    def __call__(self, x: Images, rng: torch.Generator) -> Images:
+        """Returns the images as seen, of the same shape; slopes pass through.
+
+        Args:
+            x: The images of a block.
+            rng: The block's stream, on the CPU.
+        """
 
 
 class Attack(ABC):
@@ -278,9 +379,23 @@ class Attack(ABC):
     version: ClassVar[int] = 1
     access: ClassVar[Access] = "white"
     prior: PriorSpec
+    identity: IdentityLoss
+    """What makes a reconstruction the class's."""
+    views: tuple[View, ...] = ()
+    """The identity loss is the mean over these; without any, of the image as it is."""
+    max_queries: int = 0
+    """Answers of the target that may be spent on each class; 0 for no limit."""
 
-    def planned_steps(self, blocks: int) -> int | None:
-        """Returns how many steps ``invert`` takes on so many blocks; None if it cannot tell."""
+    def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
+        """Returns how many steps ``invert`` takes; None if it cannot tell.
+
+        Args:
+            blocks: How many blocks of classes.
+            samples: Reconstructions per class.
+
+        Raises:
+            ValueError: If ``max_queries`` does not pay for a step.
+        """
         return None
 
     @abstractmethod
@@ -296,8 +411,8 @@ class Attack(ABC):
         """Reconstructs ``samples`` images of every label.
 
         Args:
-            target: The attacked :class:`Classifier`, frozen and in eval mode; a
-                :class:`Query` unless ``access`` is "white".
+            target: The attacked :class:`Classifier`, frozen and in eval mode, :class:`Watched`
+                by the runner; a :class:`Query` unless ``access`` is "white".
             prior: The trained prior, frozen and in eval mode.
             blocks: Classes to invert. Losses are means over a block, so the step size is
                 coupled to its length; blocks do not influence each other, but for the noise

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mibench.attacks import ATTACKS, GMI, KEDMI, PRIORS
+from mibench.attacks import ATTACKS, GMI, KEDMI, LOSSES, PRIORS, VIEWS
+from mibench.attacks.losses import LogitMatching, MaxMargin
+from mibench.attacks.views import Crop, Flip, Noise, Plain, Shift
 from mibench.benchmarks.executors import Bench, execute
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.stages import graph, record_stage
@@ -24,7 +26,7 @@ from mibench.networks import MLP, NETWORKS
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Work
-from mibench.types import Access, Classifier, Prior, Query, Reconstructions
+from mibench.types import Access, Classifier, Prior, Query, Reconstructions, View, Watched
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.01},
@@ -61,7 +63,7 @@ def target() -> Classifier:
 
 
 def components() -> list[type]:
-    registries = (ATTACKS, PRIORS, DEFENSES, TASKS, NETWORKS)
+    registries = (ATTACKS, LOSSES, PRIORS, VIEWS, DEFENSES, TASKS, NETWORKS)
     return [cls for registry in registries for cls in registry.values()]
 
 
@@ -133,20 +135,41 @@ class KilledError(BaseException):
     """Stands for a death that no handler survives."""
 
 
+class Doomed(Work):
+    """Dies just after so many saves."""
+
+    left: int
+
+    def save(self, state: Callable[[], Payload]) -> None:
+        super().save(state)
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 class TestAttack:
     blocks = (torch.arange(2), torch.arange(2, 4))
 
     def invert(
-        self, name: str, target: Classifier, seed: int = 0, work: Work | None = None
+        self,
+        name: str,
+        target: Classifier,
+        seed: int = 0,
+        work: Work | None = None,
+        **change: Any,
     ) -> Tensor:
-        attack = tiny(ATTACKS[name])
+        attack = replace(tiny(ATTACKS[name]), **change)
         spec = tiny(type(attack.prior))
         with seeded("test"):
             prior: Prior = spec.build(TASK.shape, TASK.num_classes)
         prior.eval().requires_grad_(requires_grad=False)
         work = work or Work()
-        seen = target if attack.access == "white" else Query(target, attack.access, work)
+        seen: Any = Watched(target, work)
+        if attack.identity.public:
+            seen.look_at(TASK.load(Path()).public)
+        if attack.access != "white":
+            seen = Query(target, attack.access, work)
         rngs = [generator(seed, i) for i in range(2)]
         found = attack.invert(seen, prior, self.blocks, 3, rngs, work)
         assert found.latents.shape[:2] == (3, 4)
@@ -159,17 +182,8 @@ class TestAttack:
         self, name: str, saves: int, target: Classifier, tmp_path: Path
     ) -> None:
         whole = self.invert(name, target)
-
-        class Doomed(Work):
-            left = saves
-
-            def save(self, state: Callable[[], Payload]) -> None:
-                super().save(state)
-                self.left -= 1
-                if self.left == 0:
-                    raise KilledError
-
         doomed = Doomed(tmp_path, every=0.0)
+        doomed.left = saves
         with contextlib.suppress(KilledError):
             self.invert(name, target, work=doomed)
         assert doomed.left == 0
@@ -184,6 +198,46 @@ class TestAttack:
         a, b, c = (self.invert(name, target, seed) for seed in (0, 0, 1))
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
+
+    def test_it_is_made_adaptive_by_fields_and_keeps_to_a_budget(
+        self, name: str, target: Classifier
+    ) -> None:
+        fields = {f.name: f for f in dataclasses.fields(tiny(ATTACKS[name]))}
+        assert {"identity", "views", "max_queries"} <= set(fields)
+        assert fields["views"].default == ()
+        assert fields["max_queries"].default == 0
+        plain = self.invert(name, target)
+        for change in (
+            {"identity": MaxMargin()},
+            {"identity": LogitMatching()},
+            {"views": (Plain(), Shift(pixels=1), Noise(std=0.2))},
+        ):
+            assert not torch.equal(self.invert(name, target, **change), plain), change
+        views: tuple[View, ...] = (Plain(draws=2), Flip())
+        work, free = Work(), Work()
+        self.invert(name, target, work=free, views=views)
+        each = free.queries // free.steps  # of all classes
+        limit = 2 * each // (2 if name == "vmi" else 4)  # 2 steps; VMI's has but one block's
+        self.invert(name, target, work=work, views=views, max_queries=limit)
+        assert free.steps > work.steps > 0
+        assert 0.5 * 4 * limit < work.queries <= 4 * limit
+        assert work.gradients == work.queries * 2 // 3  # two draws share a slope
+
+    def test_interrupted_and_resumed_with_views_equals_uninterrupted(
+        self, name: str, target: Classifier, tmp_path: Path
+    ) -> None:
+        views: tuple[View, ...] = (Shift(pixels=2), Crop(), Noise(draws=2))
+        paid = Work()
+        whole = self.invert(name, target, work=paid, views=views)
+        doomed = Doomed(tmp_path, every=0.0)
+        doomed.left = 2
+        with contextlib.suppress(KilledError):
+            self.invert(name, target, work=doomed, views=views)
+        assert doomed.left == 0
+        again = Work(tmp_path)
+        assert torch.equal(self.invert(name, target, work=again, views=views), whole)
+        spent = [(w.steps, w.queries, w.gradients) for w in (paid, again)]
+        assert spent[0] == spent[1]
 
     def test_target_is_left_as_it_was(self, name: str, target: Classifier) -> None:
         before = {k: v.clone() for k, v in target.state_dict().items()}
@@ -239,11 +293,15 @@ def test_a_query_counts_and_hides_gradients(access: Any, target: Classifier) -> 
     answer = ask(x)
     assert not answer.requires_grad
     assert work.queries == 5
-    assert not hasattr(ask, "latents")
-    assert list(ask.parameters()) == []
+    for part in ("latents", "head", "last", "parameters", "state_dict", "target"):
+        assert not hasattr(ask, part)
+    held = [*vars(ask).values(), *(getattr(v, "__self__", None) for v in vars(ask).values())]
+    assert not any(isinstance(v, torch.nn.Module | Tensor) for v in held)
     if access == "scores":
+        assert torch.is_floating_point(answer)
         torch.testing.assert_close(answer.sum(1), torch.ones(5))
     else:
+        assert not torch.is_floating_point(answer)  # no score leaks
         assert torch.equal(answer, target(x).argmax(1))
 
 

@@ -210,7 +210,7 @@ def test_labelling_in_train_mode_gives_other_labels_than_eval(public: ImageSet) 
     index = torch.arange(8)
     by_mode = []
     for mode in (INVERSION, replace(INVERSION, labelling="train")):
-        by_mode.append(mode._labeller(target.eval(), public)(index))
+        by_mode.append(mode._labeller(target.eval(), public, generator(0))(index))
     assert not torch.allclose(by_mode[0], by_mode[1])
     network = target.train()
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_labelling_in_train_mode_gives_other_labels_than_eval(public: ImageSet) 
 
 def test_labels_are_the_targets_probabilities(public: ImageSet) -> None:
     target, index = make_target(), torch.tensor([3, 1, 2])
-    got = INVERSION._labeller(target, public)(index)
+    got = INVERSION._labeller(target, public, generator(0))(index)
     torch.testing.assert_close(got, target(public.images[index]).softmax(1).detach())
 
 

@@ -3,11 +3,16 @@
 from mibench.attacks.gan import WGANGP, InversionGAN
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.losses import LOSSES
 from mibench.attacks.stylegan import StyleGAN2
+from mibench.attacks.views import VIEWS
 from mibench.attacks.vmi import VMI
 from mibench.types import Attack, PriorSpec
 
 ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI)}
 PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN, StyleGAN2)}
 
-__all__ = ["ATTACKS", "GMI", "KEDMI", "PRIORS", "VMI", "WGANGP", "InversionGAN", "StyleGAN2"]
+__all__ = [
+    "ATTACKS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP", "InversionGAN",
+    "StyleGAN2",
+]  # fmt: skip

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.attacks.views import seen
 from mibench.networks.dcgan import Critic, Generator, InversionDiscriminator
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
@@ -22,6 +23,7 @@ from mibench.types import (
     PriorSpec,
     Scalar,
     Shape,
+    View,
     predict,
 )
 
@@ -251,6 +253,8 @@ class InversionGAN(GANSpec):
         mbd_kernels: Their dimension.
         labelling: Mode of the target while it labels: "eval"; or "train" as released, where
             batch normalisation takes each public batch's own statistics.
+        views: Soft labels are means over these views of a public image, drawn at every step;
+            none: of the image as it is. An attack's own ``views`` do not enter here.
     """
 
     name: ClassVar[str] = "inversion-gan"
@@ -261,6 +265,7 @@ class InversionGAN(GANSpec):
     mbd: int = 64
     mbd_kernels: int = 50
     labelling: Literal["eval", "train"] = "eval"
+    views: tuple[View, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -291,7 +296,7 @@ class InversionGAN(GANSpec):
         for_G, for_D = self._optimizers(prior)
         G, D = prior.generator, prior.discriminator
         owned = {k: v.clone() for k, v in target.state_dict().items()}
-        label = self._labeller(target, public)
+        label = self._labeller(target, public, rng)
 
         def draw(n: int) -> Images:
             x: Images = G(prior.sample(n, rng).to(work.device))
@@ -320,20 +325,39 @@ class InversionGAN(GANSpec):
         self._alternate(prior, (for_G, for_D), public, 3, step, rng, work)
         target.eval().load_state_dict(owned)  # running statistics stay the owner's
 
-    def _labeller(self, target: Classifier, public: ImageSet) -> Callable[[Tensor], Tensor]:
+    def _labeller(
+        self, target: Classifier, public: ImageSet, rng: torch.Generator
+    ) -> Callable[[Tensor], Tensor]:
         """Returns what gives the target's soft labels of the images at some positions."""
-        if self.labelling == "eval" and not target.noise_dim:  # they never change: ask once
+        if (
+            self.labelling == "eval" and not target.noise_dim and not self.views
+        ):  # they never change: ask once
             logits, _ = predict(target, public.images, fresh_generator("no noise"))
             table = logits.softmax(1).to(public.labels.device)
             return lambda index: table[index]
 
         def ask(index: Tensor) -> Tensor:
             target.train(self.labelling == "train")
+            x = public.take(index).images
             with torch.no_grad():
-                logits: Logits = target(public.take(index).images)
+                if self.views:
+                    return soft_labels(target, self.views, x, rng)
+                logits: Logits = target(x)
             return logits.softmax(1)
 
         return ask
+
+
+def soft_labels(
+    target: Classifier, views: Sequence[View], x: Images, rng: torch.Generator
+) -> Float[Tensor, "n k"]:
+    """Returns the target's probabilities, the mean over the views and their draws."""
+    looks = seen(views, x, [(len(x), rng)])
+    answers = []
+    for view, look in zip(views, looks, strict=True):
+        z = target.latents(look)[-1].repeat(view.draws, 1)
+        answers.append(target.head(z).softmax(1).view(view.draws, len(x), -1).mean(0))
+    return torch.stack(answers).mean(0)
 
 
 def soft_cross_entropy(logits: Logits, soft: Float[Tensor, "n k"]) -> Scalar:

@@ -9,10 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.attacks.gan import WGANGP
-from mibench.attacks.losses import CrossEntropy, IdentityLoss
+from mibench.attacks.losses import CrossEntropy
+from mibench.attacks.views import affordable, identity_loss
 from mibench.spec import require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
+from mibench.types import (
+    Attack,
+    Classifier,
+    IdentityLoss,
+    Prior,
+    PriorSpec,
+    Reconstructions,
+    View,
+)
 
 INF = float("inf")
 
@@ -32,6 +41,8 @@ class GMI(Attack):
         lambda_id: Weight of the identity loss against the prior loss.
         clip: Latents stay in [-clip, clip].
         identity: The identity loss.
+        views: What it is averaged over; none: the image as it is.
+        max_queries: Answers of the target that may be spent on each class; 0 for no limit.
     """
 
     name: ClassVar[str] = "gmi"
@@ -43,16 +54,18 @@ class GMI(Attack):
     lambda_id: float = 100.0
     clip: float = 1.0
     identity: IdentityLoss = field(default_factory=CrossEntropy)
+    views: tuple[View, ...] = ()
+    max_queries: int = 0
 
     def __post_init__(self) -> None:
         require(
             self, steps=(1, INF), lr=(1e-12, INF), momentum=(1e-12, 1), lambda_id=(0, INF),
-            clip=(1e-12, INF),
+            clip=(1e-12, INF), max_queries=(0, INF),
         )  # fmt: skip
 
-    def planned_steps(self, blocks: int) -> int:
+    def planned_steps(self, blocks: int, samples: int = 1) -> int:
         """Returns the steps; all blocks and restarts take each together."""
-        return self.steps
+        return affordable(self, self.steps, samples)
 
     def invert(
         self,
@@ -76,28 +89,35 @@ class GMI(Attack):
         if (saved := work.load()) is not None:
             z.data.copy_(saved["z"])
             optimizer.load_state_dict(saved["optimizer"])
+            for rng, stream in zip(rngs, saved["rngs"], strict=True):
+                rng.set_state(stream)
             first = saved["step"]
         # A loss is a mean over a block, and the blocks' and restarts' losses are summed.
         weight = torch.cat([torch.full((len(b),), 1 / len(b)) for b in blocks]).to(work.device)
 
-        def state() -> Payload:
-            return {"z": z, "optimizer": optimizer.state_dict(), "step": step + 1}
+        groups = list(zip(sizes * samples, list(rngs) * samples, strict=True))
+        steps = self.planned_steps(len(blocks), samples)
 
-        for step in range(first, self.steps):
+        def state() -> Payload:
+            moving = {"z": z, "rngs": list(rngs)}
+            return {**moving, "optimizer": optimizer.state_dict(), "step": step + 1}
+
+        for step in range(first, steps):
             x = prior.generate(z.flatten(0, 1))
             realism = prior.realism_by_group(x, sizes * samples)
-            logits = target(x)
-            identity = self.identity(logits, labels.repeat(samples)).view(samples, -1)
+            wrong = identity_loss(self, target, x, labels.repeat(samples), groups)
+            identity = wrong.view(samples, -1)
             loss = prior_loss(realism.view(samples, -1)) + self.lambda_id * identity
             (z.grad,) = torch.autograd.grad((loss * weight).sum(), z)
             optimizer.step()
             with torch.no_grad():
                 z.clamp_(-self.clip, self.clip)
+            work.steps += 1
             work.save(state)
             done = step + 1
-            if done % 50 == 0 or done == self.steps:
+            if done % 50 == 0 or done == steps:
                 check_finite(z, f"a latent after step {done}")
-                work.progress(done, self.steps)
+                work.progress(done, steps)
         with torch.no_grad():
             images = prior.generate(z.flatten(0, 1)).clamp(0, 1)
         return Reconstructions(images.view(*z.shape[:2], *images.shape[1:]), z.detach())

@@ -13,10 +13,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.attacks.gan import InversionGAN
-from mibench.attacks.losses import CrossEntropy, IdentityLoss
+from mibench.attacks.losses import CrossEntropy
+from mibench.attacks.views import affordable, identity_loss
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
+from mibench.types import (
+    Attack,
+    Classifier,
+    IdentityLoss,
+    Prior,
+    PriorSpec,
+    Reconstructions,
+    View,
+)
 
 INF = float("inf")
 
@@ -38,6 +47,8 @@ class KEDMI(Attack):
         clip: Latents are held in [-clip, clip] before use; 0 for no limit. The released
             code computes such a limit but does not use it.
         identity: The identity loss.
+        views: What it is averaged over; none: the image as it is.
+        max_queries: Answers of the target that may be spent on each class; 0 for no limit.
     """
 
     name: ClassVar[str] = "ked-mi"
@@ -50,17 +61,19 @@ class KEDMI(Attack):
     prior_loss: Literal["improved", "plain"] = "improved"
     clip: float = 0.0
     identity: IdentityLoss = field(default_factory=CrossEntropy)
+    views: tuple[View, ...] = ()
+    max_queries: int = 0
 
     def __post_init__(self) -> None:
         require(
             self, steps=(1, INF), lr=(1e-12, INF), lambda_id=(0, INF), log_var=(-50, 50),
-            clip=(0, INF),
+            clip=(0, INF), max_queries=(0, INF),
         )  # fmt: skip
         choose(self, prior_loss=PRIOR_LOSSES)
 
-    def planned_steps(self, blocks: int) -> int:
-        """Returns the steps; all blocks take each together."""
-        return self.steps
+    def planned_steps(self, blocks: int, samples: int = 1) -> int:
+        """Returns the steps; all blocks take each together, with one draw of every class."""
+        return affordable(self, self.steps, 1)
 
     def invert(
         self,
@@ -87,23 +100,27 @@ class KEDMI(Attack):
                 rng.set_state(stream)
             first = saved["step"]
 
+        groups = list(zip(sizes, rngs, strict=True))
+        steps = self.planned_steps(len(blocks))
+
         def state() -> Payload:
             latents = {"theta": theta, "rngs": list(rngs)}
             return {**latents, "optimizer": optimizer.state_dict(), "step": step + 1}
 
-        for step in range(first, self.steps):
+        for step in range(first, steps):
             x = prior.generate(self._draw(theta, 1, sizes, rngs)[0])
             score = prior.realism_by_group(x, sizes)
             loss = PRIOR_LOSSES[self.prior_loss](score)
-            loss = loss + self.lambda_id * self.identity(target(x), labels)
+            loss = loss + self.lambda_id * identity_loss(self, target, x, labels, groups)
             # A loss is a mean over a block; the blocks' losses are summed.
             (theta.grad,) = torch.autograd.grad((loss * weight).sum(), theta)
             optimizer.step()
+            work.steps += 1
             work.save(state)
             done = step + 1
-            if done % 50 == 0 or done == self.steps:
+            if done % 50 == 0 or done == steps:
                 check_finite(theta, f"a latent distribution after step {done}")
-                work.progress(done, self.steps)
+                work.progress(done, steps)
         with torch.no_grad():
             z = self._draw(theta, samples, sizes, rngs)
             images = prior.generate(z.flatten(0, 1)).clamp(0, 1)

@@ -7,33 +7,69 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.types import Labels, Logits
+from mibench.spec import require
+from mibench.types import IdentityLoss, Labels, Logits
+
+INF = float("inf")
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(IdentityLoss):
     """−log f_y(x), the identity loss of GMI, KED-MI and VMI."""
 
     name: ClassVar[str] = "cross-entropy"
-    version: ClassVar[int] = 1
 
-    def __call__(self, logits: Logits, labels: Labels) -> Float[Tensor, " n"]:
+    def __call__(
+        self, logits: Logits, labels: Labels, away: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, " n"]:
         """Returns the loss of each image, in nats."""
         loss: Tensor = F.cross_entropy(logits, labels, reduction="none")
         return loss
 
 
 @dataclass(frozen=True)
-class MaxMargin:
+class MaxMargin(IdentityLoss):
     """max_{k≠y} logit_k − logit_y, Yuan et al., AAAI 2023, https://arxiv.org/abs/2302.09814."""
 
     name: ClassVar[str] = "max-margin"
-    version: ClassVar[int] = 1
 
-    def __call__(self, logits: Logits, labels: Labels) -> Float[Tensor, " n"]:
+    def __call__(
+        self, logits: Logits, labels: Labels, away: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, " n"]:
         """Returns the loss of each image; negative once the class leads."""
         own = F.one_hot(labels, logits.shape[1]).bool()
         return logits.masked_fill(own, -float("inf")).amax(1) - logits[own]
 
 
-IdentityLoss = CrossEntropy | MaxMargin
+@dataclass(frozen=True)
+class LogitMatching(IdentityLoss):
+    """−logit_y + weight · mean_d (Z_M − μ)², Nguyen et al. (LOMMA), CVPR 2023.
+
+    A logit can grow without end; the second term keeps the last latent near its mean μ over
+    public images. https://arxiv.org/abs/2304.01669
+
+    Attributes:
+        weight: Of the second term, a mean over the latent's dimensions; by default that of the
+            released code's functions.
+    """
+
+    name: ClassVar[str] = "logit-matching"
+    public: ClassVar[bool] = True
+
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self, weight=(0, INF))
+
+    def __call__(
+        self, logits: Logits, labels: Labels, away: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """Returns the loss of each image; without limit below."""
+        assert away is not None, "the runner shows the target the public images"
+        own: Tensor = -logits.gather(1, labels[:, None])[:, 0]
+        return own + self.weight * away.square().mean(1)
+
+
+LOSSES: dict[str, type[IdentityLoss]] = {
+    cls.name: cls for cls in (CrossEntropy, MaxMargin, LogitMatching)
+}

@@ -13,12 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.attacks.losses import CrossEntropy, IdentityLoss
+from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.stylegan import StyleGAN2, StyleGANPrior
+from mibench.attacks.views import affordable, identity_loss
 from mibench.seeding import generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
+from mibench.types import (
+    Attack,
+    Classifier,
+    IdentityLoss,
+    Prior,
+    PriorSpec,
+    Reconstructions,
+    View,
+)
 
 if TYPE_CHECKING:  # it brings nflows, which takes a while to import
     from mibench.networks.flow import FlowBank
@@ -54,6 +63,8 @@ class VMI(Attack):
         snapshots: So many times, evenly over the steps, samples are drawn and kept, for
             protocols that select among them; drawing them moves the stream of noise on.
         identity: The identity loss.
+        views: What it is averaged over; none: the image as it is.
+        max_queries: Answers of the target that may be spent on each class; 0 for no limit.
     """
 
     name: ClassVar[str] = "vmi"
@@ -73,20 +84,22 @@ class VMI(Attack):
     max_norm: float = 0.0
     snapshots: int = 0
     identity: IdentityLoss = field(default_factory=CrossEntropy)
+    views: tuple[View, ...] = ()
+    max_queries: int = 0
 
     def __post_init__(self) -> None:
         require(
             self, layers=(0, INF), couplings=(1, INF), levels=(1, 16), hidden=(1, INF),
             steps=(1, INF), batch=(1, INF), lr=(1e-12, INF), lambda_kl=(0, INF),
-            max_norm=(0, INF), snapshots=(0, INF),
+            max_norm=(0, INF), snapshots=(0, INF), max_queries=(0, INF),
         )  # fmt: skip
         choose(
             self, space=("z", "w"), flow=("layered", "joint", "common"), optimizer=("sgd", "adam")
         )
 
-    def planned_steps(self, blocks: int) -> int:
+    def planned_steps(self, blocks: int, samples: int = 1) -> int:
         """Returns the steps; the classes of a block take each together."""
-        return blocks * self.steps
+        return blocks * affordable(self, self.steps, self.batch)
 
     def invert(
         self,
@@ -100,6 +113,7 @@ class VMI(Attack):
         """Fits the flows of a block, draws from them, and goes on to the next."""
         assert isinstance(prior, StyleGANPrior)
         styles = Styles(self, prior, work.device)
+        steps = self.planned_steps(1)
         images: list[Tensor] = []
         latents: list[Tensor] = []
         saved = work.load()
@@ -114,24 +128,25 @@ class VMI(Attack):
             def state(fit: Fit = fit) -> Payload:
                 return {"images": images, "latents": latents, **fit.state()}
 
-            while fit.done < self.steps:
+            while fit.done < steps:
                 loss = fit.step()
-                if self._keeps(fit.done):
+                work.steps += 1
+                if self._keeps(fit.done, steps):
                     fit.kept.append(fit.draw(samples)[0].half())
                 work.save(state)
-                if fit.done % 10 == 0 or fit.done == self.steps:
+                if fit.done % 10 == 0 or fit.done == steps:
                     check_finite(loss, f"the loss of a class after step {fit.done}")
-                    work.progress(i * self.steps + fit.done, len(blocks) * self.steps)
+                    work.progress(i * steps + fit.done, len(blocks) * steps)
             x, w = fit.draw(samples)
             images.append(torch.stack([*(k.float() for k in fit.kept), x]))
             latents.append(w)
         found = torch.cat(images, 2)
         return Reconstructions(found[-1], torch.cat(latents, 1), found[:-1])
 
-    def _keeps(self, done: int) -> bool:
-        """Whether samples are kept after so many steps; the last ones are anyway."""
-        moments = {round(self.steps * (i + 1) / self.snapshots) for i in range(self.snapshots)}
-        return done in moments - {self.steps}
+    def _keeps(self, done: int, steps: int) -> bool:
+        """Whether samples are kept after ``done`` of the steps; the last ones are anyway."""
+        moments = {round(steps * (i + 1) / self.snapshots) for i in range(self.snapshots)}
+        return done in moments - {steps}
 
 
 class Fit:
@@ -175,7 +190,8 @@ class Fit:
         w, kl = self.styles.draw(self.flows, self.attack.batch, self.rng)
         x = self.styles.prior.synthesise(w.flatten(0, 1))
         labels = self.block.repeat_interleave(self.attack.batch)
-        wrong = self.attack.identity(self.target(x), labels).view(kl.shape)
+        groups = [(len(x), self.rng)]
+        wrong = identity_loss(self.attack, self.target, x, labels, groups).view(kl.shape)
         loss = (wrong + self.attack.lambda_kl * kl).mean(1)
         weights = list(self.flows.parameters())
         gradients = torch.autograd.grad(loss.sum(), weights)

@@ -83,8 +83,10 @@ class Cell:
 
         Raises:
             ValueError: If more classes are attacked than are private, or a black-box attack
-                has a prior that is trained on the whole target.
+                has a prior that is trained on the whole target, or the attack's queries do
+                not pay for a step.
         """
+        self.attack.planned_steps(1, self.trials.samples)
         if self.trials.classes > self.setting.task.num_classes:
             raise ValueError(
                 f"{self.trials.classes} classes are attacked but {self.setting.task.name} has "

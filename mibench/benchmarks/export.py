@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mibench.benchmarks.contrasts import Contrast, between, with_none
 from mibench.benchmarks.stages import OPTIMISTIC, RecordStage, record_stage
 from mibench.benchmarks.tables.base import Table
+from mibench.benchmarks.worst import worst_note
 from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.significance import (
     FEWEST_IDENTITIES,
@@ -257,6 +258,8 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         )
     if any(c.protocol.select == "evaluator" for c in results.table.rows.values()):
         notes.append(OPTIMISTIC)
+    if results.table.worst:
+        notes += worst_note(results)
     short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")

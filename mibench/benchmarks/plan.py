@@ -18,7 +18,7 @@ def planned_steps(stage: Stage, sizes: Sizes | None) -> int | None:
         0 for a stage that optimises nothing; None if it cannot be told.
     """
     if isinstance(stage, InversionStage):
-        return stage.attack.planned_steps(len(stage.blocks))
+        return stage.attack.planned_steps(len(stage.blocks), stage.samples)
     if sizes is None:
         return None if isinstance(stage, ClassifierStage | PriorStage) else 0
     if isinstance(stage, ClassifierStage):

@@ -34,6 +34,7 @@ from mibench.types import (
     Prior,
     PriorSpec,
     Query,
+    Watched,
     predict,
 )
 
@@ -153,14 +154,18 @@ class PriorStage(Stage):
         return f"prior {self.spec.name}{seen}"
 
     def compute(self, load: Load, work: Work) -> Payload:
-        """Returns the weights and the history."""
+        """Returns the weights, the history and how often the target was asked."""
         public = self.images.splits(load).public.to(work.device)
-        target = self.target.classifier(load, work.device) if self.target else None
+        target = Watched(self.target.classifier(load, work.device), work) if self.target else None
         with seeded(self.seed, "init", self.spec.name):
             prior = self._build().to(work.device)
         with seeded(self.seed, "noise", self.spec.name):  # for targets that draw on their own
             self.spec.train(prior, public, target, generator(self.seed, self.spec.name), work)
-        return {"state": prior.state_dict(), "history": prior.history}
+        return {
+            "state": prior.state_dict(),
+            "history": prior.history,
+            "queries": work.queries,
+        }
 
     def prior(self, load: Load, device: torch.device) -> Prior:
         """Returns the trained prior, frozen and in eval mode."""
@@ -182,6 +187,7 @@ class InversionStage(Stage):
     """
 
     kind: ClassVar[str] = "inversion"
+    version: ClassVar[int] = 2
 
     target: ClassifierStage
     prior: PriorStage
@@ -207,7 +213,7 @@ class InversionStage(Stage):
         prior = self.prior.prior(load, work.device)
         name = (self.seed, self.attack.name, self.repeat)
         rngs = [generator(*name, i) for i in range(len(self.blocks))]
-        seen = target if self.attack.access == "white" else Query(target, self.attack.access, work)
+        seen = self._handed(target, load, work)
         with seeded(*name, "noise"):  # for targets that draw on their own
             found = self.attack.invert(seen, prior, self.blocks, self.samples, rngs, work)
         shape = (self.samples, self.classes, *self.target.images.task.shape)
@@ -221,8 +227,18 @@ class InversionStage(Stage):
             "images": found.images.half(),
             "earlier": None if found.earlier is None else found.earlier.half(),
             "latents": found.latents,
-            "queries": work.queries,
+            "budget": {name: getattr(work, name) for name in ("steps", "queries", "gradients")},
         }
+
+    def _handed(self, target: Classifier, load: Load, work: Work) -> Watched | Query:
+        """Returns what the attack's access lets it have of the target."""
+        if self.attack.access != "white":
+            return Query(target, self.attack.access, work)
+        watched = Watched(target, work)
+        identity = getattr(self.attack, "identity", None)  # a user's attack may have none
+        if identity is not None and identity.public:
+            watched.look_at(self.target.images.splits(load).public)
+        return watched
 
 
 @dataclass(frozen=True)
@@ -335,7 +351,7 @@ class RecordStage(Stage):
     """
 
     kind: ClassVar[str] = "record"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     cell: Cell
     evidence: tuple[EvidenceStage, ...]
@@ -346,11 +362,13 @@ class RecordStage(Stage):
         return f"record {self.evidence[0].inversion.describe()}"
 
     def compute(self, load: Load, work: Work) -> Payload:
-        """Returns scores, values, sizes, evaluator, cell, stages, queries and warnings.
+        """Returns scores, values, sizes, evaluator, cell, stages, budget and warnings.
 
         "values" has, per repeat, each metric's value of every image or class, or of the
         whole; "sizes" how many images of each kind FID compares, in how many dimensions, and
-        how many classes the evaluator knows.
+        how many classes the evaluator knows; "budget" what the attack spent, summed over
+        repeats, and how often its prior asked the target. Seconds and memory vary between
+        runs, so they are in the ``meta.json`` of each stage.
         """
         trials = [e.evidence(load) for e in self.evidence]
         scores, values = {}, {}
@@ -371,15 +389,25 @@ class RecordStage(Stage):
             "evaluator": {"accuracy": load(self.evidence[0].evaluator)["accuracy"]},
             "cell": canonical(self.cell),
             "stages": [f"{s.kind}/{s.key}" for s in graph([self]) if s is not self],
-            "queries": sum(load(e.inversion)["queries"] for e in self.evidence),
+            "budget": self._budget(load),
             "warnings": [OPTIMISTIC] * (self.cell.protocol.select == "evaluator"),
+        }
+
+    def _budget(self, load: Load) -> dict[str, int]:
+        """Returns steps, queries, gradients and prior_queries."""
+        spent = [load(e.inversion)["budget"] for e in self.evidence]
+        prior = self.evidence[0].inversion.prior
+        return {
+            **{name: sum(s[name] for s in spent) for name in spent[0]},
+            "prior_queries": load(prior)["queries"] if prior.target else 0,
         }
 
     @property
     def needs(self) -> tuple[Stage, ...]:
-        """The evidence, and the classifier and inversions quoted in the record."""
+        """The evidence, and the classifier, prior and inversions quoted in the record."""
         quoted = [self.evidence[0].evaluator, *(e.inversion for e in self.evidence)]
-        return (*self.evidence, *quoted)
+        prior = self.evidence[0].inversion.prior
+        return (*self.evidence, *quoted, *[prior] * (prior.target is not None))
 
 
 def record_stage(cell: Cell, columns: Iterable[str], digest: str) -> RecordStage:

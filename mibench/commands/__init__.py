@@ -1,5 +1,6 @@
 """Commands, a file each or a few that belong together. To add one: write it, name it here."""
 
+from mibench.commands.budgets import budgets
 from mibench.commands.data import data_
 from mibench.commands.explain import explain
 from mibench.commands.imports import import_
@@ -7,4 +8,6 @@ from mibench.commands.run import run
 from mibench.commands.stores import clean
 from mibench.commands.tables import events, list_, status, table
 
-COMMANDS = (run, status, table, explain, data_, events, import_, list_, clean)
+COMMANDS = (
+    run, status, table, explain, budgets, data_, events, import_, list_, clean,
+)  # fmt: skip

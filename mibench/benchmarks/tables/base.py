@@ -26,6 +26,7 @@ class Table:
         source: Where its numbers were first published, if they were.
         reported: Label → what that source reports.
         notes: Footnotes.
+        worst: Whether a footnote names each defense's worst attack.
     """
 
     name: str
@@ -35,10 +36,13 @@ class Table:
     source: str = ""
     reported: Mapping[str, Reported] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    worst: bool = False
 
     def __post_init__(self) -> None:
         if unknown := [c for c in self.columns if c not in METRICS]:
             raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+        if self.worst and "attack_acc" not in self.columns:
+            raise ValueError("the worst case is that of Attack Acc: name attack_acc in columns")
         for cell in self.rows.values():
             cell.check()
 

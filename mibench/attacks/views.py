@@ -1,0 +1,211 @@
+r"""Views: an attack that looks at each reconstruction in several ways before it moves it.
+
+A defense may bend the target's slopes so that they mislead whoever follows one of them. The
+mean over views is harder to mislead (expectation over transformation, Athalye et al., ICML
+2018, https://arxiv.org/abs/1707.07397):
+
+.. math:: L = \frac1V \sum_v \frac1{D_v} \sum_d L_{id}(f(t_v(x); \epsilon_d), y)
+
+with fresh noise ε for every draw d where the target answers with noise, as MID's does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mibench.spec import require
+from mibench.types import Attack, Classifier, Images, Labels, View, Watched
+
+INF = float("inf")
+Groups = Sequence[tuple[int, torch.Generator]]
+"""How many images, one after the other, belong to a block, and the block's stream."""
+
+
+@dataclass(frozen=True)
+class Plain(View):
+    """The image as it is."""
+
+    name: ClassVar[str] = "plain"
+
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, draws=(1, INF))
+
+    def __call__(self, x: Images, rng: torch.Generator) -> Images:
+        """Returns the images."""
+        return x
+
+
+@dataclass(frozen=True)
+class Flip(View):
+    """The mirror image, left and right exchanged."""
+
+    name: ClassVar[str] = "flip"
+
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, draws=(1, INF))
+
+    def __call__(self, x: Images, rng: torch.Generator) -> Images:
+        """Returns the mirror images."""
+        return x.flip(3)
+
+
+@dataclass(frozen=True)
+class Shift(View):
+    """The image moved by some whole pixels; its border repeats. One draw per block and step.
+
+    Attributes:
+        pixels: At most so far, each way.
+    """
+
+    name: ClassVar[str] = "shift"
+
+    pixels: int = 1
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, pixels=(1, INF), draws=(1, INF))
+
+    def __call__(self, x: Images, rng: torch.Generator) -> Images:
+        """Returns the images moved."""
+        by = torch.randint(-self.pixels, self.pixels + 1, (2,), generator=rng).tolist()
+        return window(x, by[0], by[1], 1.0)
+
+
+@dataclass(frozen=True)
+class Crop(View):
+    """A part of the image, enlarged to the whole. One draw per block and step.
+
+    Attributes:
+        scale: Its side, as a share of the image's.
+    """
+
+    name: ClassVar[str] = "crop"
+
+    scale: float = 0.9
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, scale=(1e-3, 1), draws=(1, INF))
+
+    def __call__(self, x: Images, rng: torch.Generator) -> Images:
+        """Returns the parts."""
+        free = (1 - self.scale) * torch.rand(2, generator=rng)
+        return window(x, float(free[0]) * x.shape[2], float(free[1]) * x.shape[3], self.scale)
+
+
+@dataclass(frozen=True)
+class Noise(View):
+    """The image under Gaussian noise; what leaves [0, 1] stays.
+
+    Attributes:
+        std: Its standard deviation, as a share of the range.
+    """
+
+    name: ClassVar[str] = "noise"
+
+    std: float = 0.1
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, std=(0, INF), draws=(1, INF))
+
+    def __call__(self, x: Images, rng: torch.Generator) -> Images:
+        """Returns the images under noise."""
+        return x + self.std * torch.randn(x.shape, generator=rng).to(x.device)
+
+
+VIEWS: dict[str, type[View]] = {cls.name: cls for cls in (Plain, Flip, Shift, Crop, Noise)}
+
+
+def window(x: Images, top: float, left: float, scale: float) -> Images:
+    """Returns the part of each image that begins at (top, left), at the image's own size.
+
+    Bilinear, and the border repeats outside. Two products with matrices: unlike gathering
+    pixels, they have the same slopes, to the bit, on every run of a GPU.
+    """
+    rows, columns = (
+        _interpolation(size, start, scale).to(x.device)
+        for size, start in zip(x.shape[2:], (top, left), strict=True)
+    )
+    return rows @ x @ columns.T
+
+
+def _interpolation(size: int, start: float, scale: float) -> Float[Tensor, "i o"]:
+    """Returns the weight of each pixel of a line in each pixel of its part."""
+    at = (start + (torch.arange(size) + 0.5) * scale - 0.5).clamp(0, size - 1)
+    return (1 - (at[:, None] - torch.arange(size)).abs()).clamp(min=0)
+
+
+def seen(views: Sequence[View], x: Images, groups: Groups) -> list[Images]:
+    """Returns the images under each view; a block draws from its own stream alone."""
+    sizes = [n for n, _ in groups]
+    return [
+        torch.cat(
+            [view(part, rng) for part, (_, rng) in zip(torch.split(x, sizes), groups, strict=True)]
+        )
+        for view in views
+    ]
+
+
+def identity_loss(
+    attack: Attack, target: Classifier, x: Images, labels: Labels, groups: Groups
+) -> Float[Tensor, " n"]:
+    """Returns the attack's identity loss of each image, the mean over its views.
+
+    Raises:
+        ValueError: If the loss reads public images and the target has not been shown any.
+    """
+    views = attack.views
+    looks = seen(views, x, groups) if views else [x]
+    draws = [view.draws for view in views] or [1]
+    z = target.latents(torch.cat(looks) if len(looks) > 1 else looks[0])[-1]
+    if draws != [1] * len(looks):
+        z = torch.cat(
+            [part.repeat(d, 1) for part, d in zip(torch.split(z, len(x)), draws, strict=True)]
+        )
+    away = None
+    if attack.identity.public:
+        if not isinstance(target, Watched) or target.usual is None:
+            raise ValueError(f"{attack.identity.name} needs the target's mean public latent")
+        away = z - target.usual
+    loss = attack.identity(target.head(z), labels.repeat(sum(draws)), away)
+    if not views:
+        return loss
+    parts = torch.split(loss, [d * len(x) for d in draws])
+    means = [p.view(d, -1).mean(0) for p, d in zip(parts, draws, strict=True)]
+    return torch.stack(means).mean(0)
+
+
+def asked(views: Sequence[View]) -> int:
+    """Returns how often the target is asked about an image."""
+    return sum(view.draws for view in views) or 1
+
+
+def affordable(attack: Attack, steps: int, images: int) -> int:
+    """Returns how many of ``steps`` the attack's ``max_queries`` pays for.
+
+    Args:
+        attack: Its views multiply what a step asks.
+        steps: Wanted.
+        images: Of each class, at every step.
+
+    Raises:
+        ValueError: If it pays for none.
+    """
+    if not attack.max_queries:
+        return steps
+    each = images * asked(attack.views)
+    if attack.max_queries < each:
+        raise ValueError(
+            f"{type(attack).__name__}.max_queries is {attack.max_queries}, but a step asks "
+            f"{each} answers for each class"
+        )
+    return min(steps, attack.max_queries // each)
