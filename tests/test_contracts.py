@@ -30,6 +30,7 @@ from mibench.types import Access, Classifier, Prior, Query, Reconstructions
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.01},
+    "other-class": {"attack": KEDMI(steps=5)},
     "unilateral": {"lambda_": 1.0},
     "stylegan2-ada": {
         "w_dim": 8, "channel_base": 64, "channel_max": 8, "kimg": 0.05, "batch_size": 8,
@@ -200,7 +201,8 @@ class TestAttack:
         doomed = Doomed(tmp_path, every=0.0)
         with contextlib.suppress(KilledError):
             self.invert(name, target, work=doomed)
-        assert doomed.left == 0
+        optimises = tiny(ATTACKS[name]).planned_steps(len(self.blocks)) != 0
+        assert doomed.left == (0 if optimises else saves)
         assert torch.equal(self.invert(name, target, work=Work(tmp_path)), whole)
 
     def test_images_of_the_task_in_unit_range(self, name: str, target: Classifier) -> None:
