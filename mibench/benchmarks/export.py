@@ -358,7 +358,7 @@ def spread_note(table: Table) -> str:
 
 def stand_in_notes(table: Table) -> list[str]:
     """Returns what a column is where the protocol puts another metric into it."""
-    notes = {}
+    notes: dict[str, None] = {}
     for cell in table.rows.values():
         for column in table.columns:
             metric = cell.protocol.metric(column)

@@ -54,7 +54,7 @@ def inception_features(
         network = inception.InceptionV3().to(device).eval()
     found = []
     with torch.no_grad():
-        for part in x.split(batch):
-            colour = part.to(device).expand(-1, 3, -1, -1)
+        for start in range(0, len(x), batch):
+            colour = x[start : start + batch].to(device).expand(-1, 3, -1, -1)
             found.append(network(colour)[0].flatten(1).cpu())
     return torch.cat(found)

@@ -239,7 +239,7 @@ def feature_distance(e: Evidence) -> Float[Tensor, " n"]:
             raise UndefinedError(f"class {c} has no real image to have a mean")
     means = torch.stack([real[e.real_labels == c].mean(0) for c in classes])
     place = torch.searchsorted(torch.tensor(classes), e.labels)
-    return (e.features.double() - means[place]).norm(dim=1)
+    return (e.features.double() - means[place]).square().sum(1).sqrt()
 
 
 def ssim(e: Evidence) -> Float[Tensor, " n"]:

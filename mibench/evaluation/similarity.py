@@ -1,5 +1,7 @@
 """Structural similarity, Wang et al., IEEE TIP 2004, as scikit-image computes it."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +15,9 @@ def structural_similarity(a: Images, b: Images) -> Float[Tensor, " n"]:
     Uniform windows of seven pixels, or the largest odd number that fits a smaller image; pixels
     in [0, 1]; the mean over channels.
     """
-    from skimage.metrics import structural_similarity as ssim
+    import skimage.metrics
+
+    ssim: Callable[..., float] = skimage.metrics.structural_similarity
 
     window = min(7, *(size - 1 + size % 2 for size in a.shape[2:]))
     pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
