@@ -22,7 +22,7 @@ from mibench.evaluation.inception import inception_digest, inception_features
 from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MLP
 from mibench.seeding import generator, seeded
-from mibench.store import Payload, Store, Work
+from mibench.store import Payload, Stage, Store, Work
 from mibench.types import Classifier, Prior
 from tests.test_contracts import TASK, tiny
 
@@ -153,16 +153,27 @@ def test_further_evaluators_have_seeds_of_their_own_and_change_no_classifier() -
     assert len({e.key for e in (with_panel.evaluator, *with_panel.others)}) == 3
 
 
-def test_a_record_corrects_by_its_control_and_tells_of_each_evaluator(bench: Bench) -> None:
-    payload, e = loaded(bench, small_cell())
-    scores = {name: s["mean"] for name, s in payload["scores"].items()}
-    last = record(small_cell())
-    control = last.controls[0].evidence(Store(bench.store).load)
-    assert last.controls[0].inversion.target.key == last.evidence[0].inversion.target.key
-    rate = (control.logits.argmax(1) == control.labels).double().mean().item()
-    assert scores["false_positives"] == pytest.approx(100 * rate)
-    want = (scores["attack_acc"] - 100 * rate) / (1 - rate)
+def test_a_record_corrects_by_what_the_evaluator_accepts_of_its_control(bench: Bench) -> None:
+    store, last = Store(bench.store), record(small_cell())
+    (control,) = last.controls
+    assert control.inversion.target.key == last.evidence[0].inversion.target.key
+    assert control.evaluator.key == last.evidence[0].evaluator.key
+    seen = store.load(control)
+    miss = (torch.arange(20) >= 3).long()  # of twenty images of the control
+    classes = seen["logits"].shape[1]
+    seen["logits"] = torch.eye(classes)[(seen["labels"] + miss) % classes]
+
+    def load(stage: Stage) -> Payload:
+        return seen if stage.key == control.key else store.load(stage)
+
+    scores = {name: s["mean"] for name, s in last.compute(load, Work())["scores"].items()}
+    assert scores["false_positives"] == pytest.approx(15)
+    want = (scores["attack_acc"] - 15) / 0.85
     assert scores["attack_acc_corrected"] == pytest.approx(want)
+
+
+def test_a_record_tells_of_each_evaluator(bench: Bench) -> None:
+    payload, e = loaded(bench, small_cell())
     assert e.others is not None
     assert e.others.shape == (2, *e.logits.shape)
     each = [100 * (x.argmax(1) == e.labels).double().mean().item() for x in (e.logits, *e.others)]
