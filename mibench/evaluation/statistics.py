@@ -64,7 +64,8 @@ class Protocol:
     def view(self, e: Evidence) -> Evidence:
         """Returns the evidence of the reconstructions that count.
 
-        Those that are kept keep their order; their passes are numbered anew within each class.
+        Those that are kept come pass by pass, as all do: their passes are numbered anew within
+        each class, in the order in which they were.
 
         Raises:
             UndefinedError: If some are to be kept and the target's logits were not.
@@ -73,18 +74,19 @@ class Protocol:
             return e
         logits = gathered(e.target_logits, "the target's logits of the images were not kept")
         scores = logits.double().log_softmax(1).gather(1, e.labels[:, None])[:, 0]
-        kept, passes = torch.zeros_like(e.labels).bool(), e.passes.clone()
-        for c in set(e.labels.tolist()):
+        best = []
+        for c in sorted(set(e.labels.tolist())):
             own = (e.labels == c).nonzero()[:, 0]
-            best = own[scores[own].argsort(descending=True, stable=True)[: self.keep]]
-            kept[best] = True
-            passes[best.sort().values] = torch.arange(len(best))
+            first = scores[own].argsort(descending=True, stable=True)[: self.keep]
+            best.append(own[first.sort().values])
+        kept = torch.stack(best, dim=1).flatten()  # every class has as many passes
+        passes = torch.arange(len(best[0])).repeat_interleave(len(best))
         per_image = ("labels", "block", "logits", "features", "target_logits", "stretched", "ssim",
                      "inception")  # fmt: skip
         cut = {f: v[kept] for f in per_image if (v := getattr(e, f)) is not None}
         if e.others is not None:
             cut["others"] = e.others[:, kept]
-        return replace(e, passes=passes[kept], **cut)
+        return replace(e, passes=passes, **cut)
 
 
 PROTOCOLS: dict[str, dict[str, str | int]] = {
