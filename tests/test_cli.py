@@ -104,7 +104,7 @@ BAD = {
     "no data": (["run", "table3-mnist", "--data", "/nowhere"], "--download"),
     "store under a file": (["run", "smoke", "--store", "/dev/null/x"], "cannot write to"),
     "row": (["run", "smoke", "--rows", "Nobody"], "no row matches 'Nobody'; rows: GMI"),
-    "protocol": (["run", "smoke", "--protocol", "x"], "known: kdd22, per-pass, vmi"),
+    "protocol": (["run", "smoke", "--protocol", "x"], "known: per-pass, kdd22, vmi"),
     "device": (["run", "smoke", "--device", "tpu"], "unknown device 'tpu'"),
     "executor": (["run", "smoke", "--executor", "local[0]"], "unknown executor"),
     "no file": (["run", "nosuch.py"], "no file nosuch.py"),

@@ -14,10 +14,8 @@ from mibench.benchmarks.tables import TABLES
 from mibench.data import Blobs
 from mibench.evaluation import (
     METRICS,
-    PROTOCOLS,
     Evidence,
     Metric,
-    Protocol,
     summarise,
 )
 from mibench.evaluation.accuracy import topk_accuracy, topk_hits
@@ -167,7 +165,7 @@ def test_features_that_are_not_finite_are_no_distance_of_zero(
     broken = x.clone()
     broken[0, 0] = float("nan")
     for pair in ((broken, x), (x, broken)):
-        with pytest.raises((ValueError, RuntimeError, FloatingPointError)):
+        with pytest.raises(FloatingPointError, match="a feature is not finite"):
             route(*pair)
 
 
@@ -325,17 +323,6 @@ def test_a_value_of_the_whole_has_no_spread_over_one_attack() -> None:
     assert summarise(METRICS["fid"], [evidence(HITS, [0, 0, 1])], "block").std is None
 
 
-def test_every_metric_reads_its_own_part_of_the_evidence() -> None:
-    e = evidence(HITS, [0, 0, 1])
-    means = {name: summarise(m, [e], "pass").mean for name, m in METRICS.items()}
-    assert means["accuracy"] == pytest.approx(100 / 3)
-    assert means["attack_acc"] == pytest.approx(500 / 9)
-    assert means["attack_acc5"] == 100
-    assert means["fid"] == pytest.approx(frechet_distance(e.features, e.real))
-    assert means["fid_identity"] == pytest.approx(fid_identity(e).mean().item())
-    assert means["fid_identity_floor"] == pytest.approx(fid_identity_floor(e).mean().item())
-
-
 # FID per identity ---------------------------------------------------------------------------
 
 CLASSES = 3
@@ -422,18 +409,17 @@ def test_the_floor_needs_four_real_images_and_an_identity_two_reconstructions() 
 # What the real images are -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stretched", [False, True])
 @pytest.mark.parametrize(
     ("part", "real"), [("train", 3), ("train", 100), ("all", 6), ("all", 100)]
 )
 def test_the_evidence_has_the_first_real_images_of_each_attacked_class_with_their_labels(
-    part: str, real: int, stretched: bool, rng: torch.Generator
+    part: str, real: int, rng: torch.Generator
 ) -> None:
     """Four train images and four test images of each class; "all" takes train before test."""
     cell = TABLES["smoke"].modified(
         [
             "trials.classes=3", "trials.samples=2", "trials.block=2", f"protocol.real={real}",
-            f"protocol.real_part={part}", f"protocol.stretch={str(stretched).lower()}",
+            f"protocol.real_part={part}",
         ]
     ).rows["GMI / No Def."]  # fmt: skip
     cell = replace(cell, setting=replace(cell.setting, task=Blobs(num_classes=4, per_class=4)))
@@ -460,14 +446,7 @@ def test_the_evidence_has_the_first_real_images_of_each_attacked_class_with_thei
     evaluator = stage.evaluator.classifier(
         lambda _: classifiers[stage.evaluator.key], Work().device
     )
-    shown = stretch(torch.cat(files)) if stretched else torch.cat(files)
+    shown = torch.cat(files)
     torch.testing.assert_close(e.real, predict(evaluator, shown, rng)[1])
+    torch.testing.assert_close(e.real_stretched, predict(evaluator, stretch(shown), rng)[1])
     assert METRICS["fid_identity"].compute(e).shape == (3,)  # type: ignore[union-attr]
-
-
-def test_the_protocol_of_vmi_is_a_valid_one() -> None:
-    fields = [f"protocol.{k}={str(v).lower()}" for k, v in PROTOCOLS["vmi"].items()]
-    cell = TABLES["smoke"].modified(fields).rows["GMI / MID"]
-    assert cell.protocol == Protocol(spread="identity", real=100, real_part="all", stretch=False)
-    for name, preset in PROTOCOLS.items():
-        assert {"spread", "stretch", "real_part"} <= set(preset), name

@@ -1,5 +1,6 @@
 """Attacks, one file each. To add one: write the file, name it here."""
 
+from mibench.attacks.controls import AdversarialNoise, OtherClass, PriorSamples
 from mibench.attacks.gan import WGANGP, InversionGAN
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
@@ -9,10 +10,14 @@ from mibench.attacks.views import VIEWS
 from mibench.attacks.vmi import VMI
 from mibench.types import Attack, PriorSpec
 
-ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI)}
+CONTROLS: dict[str, type[Attack]] = {
+    a.name: a for a in (PriorSamples, OtherClass, AdversarialNoise)
+}
+"""Attacks that find nothing; no field adapts them."""
+ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI)} | CONTROLS
 PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN, StyleGAN2)}
 
 __all__ = [
-    "ATTACKS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP", "InversionGAN",
-    "StyleGAN2",
+    "ATTACKS", "CONTROLS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP",
+    "AdversarialNoise", "InversionGAN", "OtherClass", "PriorSamples", "StyleGAN2",
 ]  # fmt: skip

@@ -27,8 +27,9 @@ class Setting:
         task: The data.
         network: Target architecture.
         evaluators: Evaluation classifiers, trained on the task's evaluation corpus; the
-            first one gives the table's numbers.
-        evaluator_seed: Their seed, the same for all cells.
+            first one gives the table's numbers, all of them the metrics of an ensemble.
+        evaluator_seed: The first one's seed, the same for all cells; each further one's is
+            greater by one.
     """
 
     task: Task
@@ -68,7 +69,19 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that decides one number of a table, and nothing that does not."""
+    """Everything that decides one number of a table, and nothing that does not.
+
+    Attributes:
+        setting: The data, the target's architecture, the evaluators.
+        recipe: How the target is trained.
+        defense: How it is defended.
+        attack: Who attacks it.
+        trials: Whom, how often.
+        protocol: How reconstructions become numbers.
+        seeds: Of target, prior and attack.
+        control: An attack that finds nothing, run on the same target as often: what the
+            evaluator accepts of it is the rate of false positives of the corrected Attack Acc.
+    """
 
     setting: Setting
     recipe: Recipe
@@ -77,6 +90,7 @@ class Cell:
     trials: Trials
     protocol: Protocol = field(default_factory=Protocol)
     seeds: Seeds = field(default_factory=Seeds)
+    control: Attack | None = None
 
     def check(self) -> None:
         """Checks what no part of the cell can check alone.
@@ -102,6 +116,9 @@ class Cell:
                 f"protocol.select=evaluator selects among an attack's snapshots, but "
                 f"{self.attack.name} keeps none; set attack.snapshots, where it has that"
             )
+        if self.control is not None:
+            protocol = replace(self.protocol, select="last")
+            replace(self, attack=self.control, control=None, protocol=protocol).check()
 
     def at(self, seed: int) -> "Cell":
         """Returns the same cell with all three seeds set to ``seed``."""

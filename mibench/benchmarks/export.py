@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mibench.benchmarks.contrasts import Contrast, between, with_none
-from mibench.benchmarks.stages import OPTIMISTIC, RecordStage, record_stage
+from mibench.benchmarks.stages import RecordStage, record_stage
 from mibench.benchmarks.tables.base import Table
 from mibench.benchmarks.worst import worst_note
 from mibench.evaluation import METRICS, Metric
+from mibench.evaluation.inception import inception_digest
 from mibench.evaluation.significance import (
     FEWEST_IDENTITIES,
     LEVEL,
@@ -79,6 +80,7 @@ class Results:
         evaluator: The evaluation classifier's test accuracy in percent.
         sizes: Label → reconstructions, real images and dimensions that FID rests on.
         classes: How many classes the evaluator knows.
+        warnings: What the records say beside their numbers, such as why one is missing.
     """
 
     table: Table
@@ -88,6 +90,7 @@ class Results:
     evaluator: Number
     sizes: Mapping[str, tuple[int, int, int]]
     classes: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def frame(self, *, reported: bool = False) -> "pd.DataFrame":
         """Returns one row per label, named "row": plain numbers, NaN where there is none.
@@ -139,7 +142,7 @@ class Results:
 
 def bounds(metric: Metric) -> tuple[float, float]:
     """Returns what a metric lies between."""
-    return (0, 100) if metric.unit == "percent" else (-math.inf, math.inf)
+    return metric.range
 
 
 def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list[RecordStage]]:
@@ -150,9 +153,10 @@ def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list
     """
     tasks = {cell.setting.task for cell in table.rows.values()}
     digests = {task: "" if data is None else task.digest(data) for task in tasks}
+    inception = "" if data is None else inception_digest(data)
     return {
         label: [
-            record_stage(cell.at(seed), table.columns, digests[cell.setting.task])
+            record_stage(cell.at(seed), table.columns, digests[cell.setting.task], inception)
             for seed in range(seeds)
         ]
         for label, cell in table.rows.items()
@@ -165,11 +169,13 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     found: dict[str, int] = {}
     evaluator = classes = None
     sizes = {}
+    warnings: dict[str, None] = {}
     for label, stages in records.items():
         payloads = {i: store.load(s) for i, s in enumerate(stages) if store.state(s) == "done"}
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
+        warnings |= dict.fromkeys(w for p in payloads.values() for w in p["warnings"])
         if payloads:
             payload = next(iter(payloads.values()))
             evaluator = payload["evaluator"]["accuracy"]
@@ -181,7 +187,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         for label, contrast in with_none(table, name, values).items():
             entries[label][name] = replace(entries[label][name], contrast=contrast)
     seeds = max(len(stages) for stages in records.values())
-    return Results(table, seeds, entries, found, evaluator, sizes, classes)
+    return Results(table, seeds, entries, found, evaluator, sizes, classes, tuple(warnings))
 
 
 def _entry(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
@@ -250,14 +256,14 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
             "Arrows point to what is better for the defender."
         )
     notes += fid_note(results)
+    notes += stand_in_notes(results.table)
     if "fid_identity" in results.table.columns:
         notes.append(
             "FID per identity compares few images in many dimensions: most of it is bias. "
             "fid_identity_floor is that between two halves of an identity's real images, which "
             "are fewer still."
         )
-    if any(c.protocol.select == "evaluator" for c in results.table.rows.values()):
-        notes.append(OPTIMISTIC)
+    notes += results.warnings
     if results.table.worst:
         notes += worst_note(results)
     short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
@@ -351,6 +357,18 @@ def spread_note(table: Table) -> str:
         f"± is the standard deviation over {usual} of one run{aside}. One seed carries no "
         "interval: another training may come out otherwise, so ask for several seeds."
     )
+
+
+def stand_in_notes(table: Table) -> list[str]:
+    """Returns what a column is where the protocol puts another metric into it."""
+    notes: dict[str, None] = {}
+    for cell in table.rows.values():
+        for column in table.columns:
+            metric = cell.protocol.metric(column)
+            if metric.name != column:
+                what = (metric.compute.__doc__ or "").split("\n")[0]
+                notes[f"{METRICS[column].title} here is {metric.name}: {what}"] = None
+    return list(notes)
 
 
 def fid_note(results: Results) -> list[str]:

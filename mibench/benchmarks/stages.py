@@ -10,7 +10,7 @@ inside another, so none inherits another's ``no_grad``, seed or timer.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -20,8 +20,11 @@ from mibench.benchmarks.cell import Cell
 from mibench.data import Corpus, Splits, Task
 from mibench.defenses import NoDefense, Recipe
 from mibench.defenses.train import train_classifier
-from mibench.evaluation import METRICS, Evidence, summarise
-from mibench.evaluation.metrics import stretch
+from mibench.evaluation import METRICS, Evidence, UndefinedError, measure, score, summarise
+from mibench.evaluation.inception import inception_features, inception_file
+from mibench.evaluation.manifold import nearest
+from mibench.evaluation.metrics import compared, stretch
+from mibench.evaluation.similarity import structural_similarity
 from mibench.seeding import generator, seeded
 from mibench.spec import brief, canonical
 from mibench.store import Payload, Stage, Work, check_finite
@@ -243,18 +246,31 @@ class InversionStage(Stage):
 
 @dataclass(frozen=True)
 class EvidenceStage(Stage):
-    """What the evaluator says of the reconstructions, and the target of its test images."""
+    """What the evaluators say of the reconstructions, and the target of them and its test set.
+
+    Attributes:
+        images: The task's images.
+        inversion: What is judged.
+        evaluator: The classifier that gives the table's numbers.
+        others: Further ones.
+        real: How many real images of each attacked class it is compared with.
+        real_part: Of which part.
+        select: Which of an attack's moments count.
+        inception: Digest of the weights of Inception-v3; "" if its features are not asked for,
+            or the weights are not there.
+    """
 
     kind: ClassVar[str] = "evidence"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     images: ImagesStage
     inversion: InversionStage
     evaluator: ClassifierStage
+    others: tuple[ClassifierStage, ...]
     real: int
     real_part: Literal["train", "all"]
     select: Literal["last", "evaluator"]
-    stretch: bool
+    inception: str = ""
 
     def describe(self) -> str:
         """Returns whose evidence it is."""
@@ -271,17 +287,35 @@ class EvidenceStage(Stage):
         if self.select == "evaluator":
             moments = torch.cat([found["earlier"], moments])
         x, logits, features = _best(moments, evaluator)
+        labels = torch.arange(run.classes).repeat(run.samples)
         owned = private.train if self.real_part == "train" else _joined(private)
         owned = owned.take(_first(owned.labels, run.classes, self.real))
         real = owned.images
-        if self.stretch:
-            _, features = predict(evaluator, stretch(x), generator("evaluation"))
-            real = stretch(real)
         _, real_features = predict(evaluator, real, generator("real"))
-        test_logits, _ = predict(target, private.test.images, generator(run.target.seed, "test"))
+        _, stretched = predict(evaluator, stretch(x), generator("evaluation"))
+        _, real_stretched = predict(evaluator, stretch(real), generator("real"))
+        others = [
+            predict(e.classifier(load, work.device), x, generator("evaluation"))[0]
+            for e in self.others
+        ]
+        seed = run.target.seed
+        target_logits, _ = predict(target, x, generator(seed, "reconstructions"))
+        test_logits, _ = predict(target, private.test.images, generator(seed, "test"))
+        try:
+            place = nearest(features, labels, real_features, owned.labels)[1]
+            similar = structural_similarity(x, real[place])
+        except UndefinedError:
+            similar = None
+        inception = real_inception = None
+        if self.inception:
+            path = inception_file(work.data)
+            inception, real_inception = (
+                inception_features(images, path, self.inception, work.device)
+                for images in (x, real)
+            )
         block = torch.cat([torch.full((len(b),), i) for i, b in enumerate(run.blocks)])
         evidence = Evidence(
-            labels=torch.arange(run.classes).repeat(run.samples),
+            labels=labels,
             block=block.repeat(run.samples),
             passes=torch.arange(run.samples).repeat_interleave(run.classes),
             logits=logits,
@@ -290,6 +324,13 @@ class EvidenceStage(Stage):
             real_labels=owned.labels,
             test_logits=test_logits,
             test_labels=private.test.labels,
+            others=torch.stack(others) if others else None,
+            target_logits=target_logits,
+            stretched=stretched,
+            real_stretched=real_stretched,
+            ssim=similar,
+            inception=inception,
+            real_inception=real_inception,
         )
         return vars(evidence).copy()
 
@@ -347,7 +388,8 @@ class RecordStage(Stage):
     Attributes:
         cell: The cell.
         evidence: One per repeat of the attack.
-        metrics: Names and versions.
+        metrics: Columns, and the versions of the metrics that fill them.
+        controls: Evidence of the cell's control, one per repeat, if it has one.
     """
 
     kind: ClassVar[str] = "record"
@@ -356,41 +398,61 @@ class RecordStage(Stage):
     cell: Cell
     evidence: tuple[EvidenceStage, ...]
     metrics: tuple[tuple[str, int], ...]
+    controls: tuple[EvidenceStage, ...] = ()
 
     def describe(self) -> str:
         """Returns whose record it is."""
         return f"record {self.evidence[0].inversion.describe()}"
 
     def compute(self, load: Load, work: Work) -> Payload:
-        """Returns scores, values, sizes, evaluator, cell, stages, budget and warnings.
+        """Returns scores, values, index, sizes, evaluators, cell, stages, budget and warnings.
 
         "values" has, per repeat, each metric's value of every image or class, or of the
-        whole; "sizes" how many images of each kind FID compares, in how many dimensions, and
-        how many classes the evaluator knows; "budget" what the attack spent, summed over
-        repeats, and how often its prior asked the target. Seconds and memory vary between
-        runs, so they are in the ``meta.json`` of each stage.
+        whole, and nothing where it is undefined; "index", per repeat, the pass, block and
+        identity of every image, and the identities in the order of values per class; "sizes"
+        how many images of each kind FID compares, in how many dimensions, and how many classes
+        the evaluator knows; "panel" each evaluator's test accuracy and Attack Acc; "budget"
+        what the attack spent, summed over repeats, and how often its prior asked the target.
+        Seconds and memory vary between runs, so they are in the ``meta.json`` of each stage.
         """
+        protocol = self.cell.protocol
         trials = [e.evidence(load) for e in self.evidence]
-        scores, values = {}, {}
+        for i, control in enumerate(self.controls):
+            other = control.evidence(load)
+            trials[i] = replace(
+                trials[i], control_logits=other.logits, control_labels=other.labels
+            )
+        trials = [protocol.view(e) for e in trials]
+        scores, values, warnings = {}, {}, [OPTIMISTIC] * (protocol.select == "evaluator")
         for name, _ in self.metrics:
-            metric = METRICS[name]
-            scores[name] = asdict(summarise(metric, trials, self.cell.protocol.spread))
-            each = [metric.compute(e) for e in trials]
+            metric = protocol.metric(name)
+            each = measure(metric, trials)
+            found = asdict(score(metric, each, trials, protocol.spread))
+            if isinstance(each, str):
+                warnings.append(f"{metric.title}: {each}.")
+                each = []
+            del found["undefined"]
+            scores[name] = found
             values[name] = [v.tolist() if isinstance(v, Tensor) else v for v in each]
         return {
             "scores": scores,
             "values": values,
-            "sizes": {
-                "reconstructions": len(trials[0].features),
-                "real": len(trials[0].real),
-                "dimensions": trials[0].features.shape[1],
-                "classes": trials[0].logits.shape[1],
-            },
+            "index": [
+                {
+                    "pass": e.passes.tolist(),
+                    "block": e.block.tolist(),
+                    "identity": e.labels.tolist(),
+                    "identities": sorted(set(e.labels.tolist())),
+                }
+                for e in trials
+            ],
+            "sizes": _sizes(trials[0], protocol.fid),
             "evaluator": {"accuracy": load(self.evidence[0].evaluator)["accuracy"]},
+            "panel": _panel(self.evidence[0], trials, load),
             "cell": canonical(self.cell),
             "stages": [f"{s.kind}/{s.key}" for s in graph([self]) if s is not self],
             "budget": self._budget(load),
-            "warnings": [OPTIMISTIC] * (self.cell.protocol.select == "evaluator"),
+            "warnings": warnings,
         }
 
     def _budget(self, load: Load) -> dict[str, int]:
@@ -404,44 +466,94 @@ class RecordStage(Stage):
 
     @property
     def needs(self) -> tuple[Stage, ...]:
-        """The evidence, and the classifier, prior and inversions quoted in the record."""
-        quoted = [self.evidence[0].evaluator, *(e.inversion for e in self.evidence)]
-        prior = self.evidence[0].inversion.prior
-        return (*self.evidence, *quoted, *[prior] * (prior.target is not None))
+        """The evidence, and the classifiers, prior and inversions quoted in the record."""
+        first = self.evidence[0]
+        quoted = [first.evaluator, *first.others, *(e.inversion for e in self.evidence)]
+        prior = [first.inversion.prior] * (first.inversion.prior.target is not None)
+        return (*self.evidence, *self.controls, *quoted, *prior)
 
 
-def record_stage(cell: Cell, columns: Iterable[str], digest: str) -> RecordStage:
+def _sizes(e: Evidence, fid: str) -> dict[str, int]:
+    """Returns how many images an FID compares, in how many dimensions; of any if it has none."""
+    try:
+        found, real = compared(e, fid)
+    except UndefinedError:
+        found, real = e.features, e.real
+    return {
+        "reconstructions": len(found),
+        "real": len(real),
+        "dimensions": real.shape[1],
+        "classes": e.logits.shape[1],
+    }
+
+
+def _panel(stage: EvidenceStage, trials: list[Evidence], load: Load) -> list[Payload]:
+    """Returns what each evaluator is, how good, and the Attack Acc it finds."""
+    panel = []
+    for i, judge in enumerate((stage.evaluator, *stage.others)):
+        seen = [replace(e, logits=e.others[i - 1]) if i and e.others is not None else e
+                for e in trials]  # fmt: skip
+        panel.append(
+            {
+                "network": brief(judge.network),
+                "seed": judge.seed,
+                "accuracy": load(judge)["accuracy"],
+                "attack_acc": summarise(METRICS["attack_acc"], seen, "pass").mean,
+            }
+        )
+    return panel
+
+
+def record_stage(
+    cell: Cell, columns: Iterable[str], digest: str, inception: str = ""
+) -> RecordStage:
     """Returns the last stage of a cell; the others hang on it.
 
     Args:
         cell: The cell.
         columns: Names of metrics.
         digest: Of the task's raw data.
+        inception: Of the weights of Inception-v3, if they are there; used where a column asks.
     """
-    s, trials, seeds = cell.setting, cell.trials, cell.seeds
+    s, trials, protocol = cell.setting, cell.trials, cell.protocol
+    columns = tuple(columns)
     images = ImagesStage(s.task, digest)
-    target = ClassifierStage(images, "private", s.network, cell.defense, cell.recipe, seeds.target)
-    evaluator = ClassifierStage(
-        images, "evaluation", s.evaluators[0].network, NoDefense(), s.evaluators[0].recipe,
-        s.evaluator_seed,
-    )  # fmt: skip
-    spec = cell.attack.prior
-    prior = PriorStage(images, target if spec.sees_target else None, spec, seeds.prior)
-    inversions = [
-        InversionStage(
-            target, prior, cell.attack, trials.classes, trials.samples, trials.block,
-            seeds.attack, repeat,
+    target = ClassifierStage(
+        images, "private", s.network, cell.defense, cell.recipe, cell.seeds.target
+    )
+    evaluator, *others = (
+        ClassifierStage(
+            images, "evaluation", e.network, NoDefense(), e.recipe, s.evaluator_seed + i
         )
-        for repeat in range(trials.repeats)
-    ]  # fmt: skip
-    evidence = tuple(
-        EvidenceStage(
-            images, i, evaluator, cell.protocol.real, cell.protocol.real_part,
-            cell.protocol.select, cell.protocol.stretch,
+        for i, e in enumerate(s.evaluators)
+    )
+    asked = any("inception" in protocol.metric(c).name for c in columns)
+
+    def evidence(attack: Attack, select: Literal["last", "evaluator"]) -> list[EvidenceStage]:
+        prior = PriorStage(
+            images, target if attack.prior.sees_target else None, attack.prior, cell.seeds.prior
         )
-        for i in inversions
-    )  # fmt: skip
-    return RecordStage(cell, evidence, tuple((c, METRICS[c].version) for c in columns))
+        inversions = [
+            InversionStage(
+                target, prior, attack, trials.classes, trials.samples, trials.block,
+                cell.seeds.attack, repeat,
+            )
+            for repeat in range(trials.repeats)
+        ]  # fmt: skip
+        return [
+            EvidenceStage(
+                images, i, evaluator, tuple(others), protocol.real, protocol.real_part, select,
+                inception if asked else "",
+            )
+            for i in inversions
+        ]  # fmt: skip
+
+    return RecordStage(
+        cell,
+        tuple(evidence(cell.attack, protocol.select)),
+        tuple((c, protocol.metric(c).version) for c in columns),
+        tuple(evidence(cell.control, "last")) if cell.control is not None else (),
+    )
 
 
 def graph(last: Iterable[Stage]) -> list[Stage]:

@@ -83,7 +83,8 @@ what = apply(
     click.option("--rows", multiple=True, metavar="PATTERN", help="Only rows like 'BiDO-HSIC*'."),
     click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
                  help="Change a field of the cells, for example attack.steps=10."),
-    click.option("--protocol", metavar="NAME", help="Evaluation protocol: kdd22 or per-pass."),
+    click.option("--protocol", metavar="NAME",
+                 help="Convention of evaluation: per-pass, kdd22, vmi, gmi, lomma or ppa."),
     click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
                  help="How many seeds, from 0 on."),
     click.option("--store", type=click.Path(path_type=Path), default=Path("mibench-store"),
@@ -100,7 +101,7 @@ def choose_table(
     from dataclasses import replace
 
     from mibench.benchmarks.tables import TABLES
-    from mibench.evaluation import PROTOCOLS
+    from mibench.evaluation import fields_of
 
     if name.endswith(".py"):
         table = table_of(Path(name))
@@ -109,9 +110,7 @@ def choose_table(
     else:
         raise KeyError(f"unknown table {name!r}; known: {', '.join(TABLES)}, or a file NAME.py")
     if protocol is not None:
-        if protocol not in PROTOCOLS:
-            raise KeyError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
-        fields = [f"protocol.{k}={str(v).lower()}" for k, v in PROTOCOLS[protocol].items()]
+        fields = [f"protocol.{k}={v}" for k, v in fields_of(protocol).items()]
         table = replace(table.modified(fields), caption=f"{table.caption} (protocol {protocol})")
     if rows:
         table = table.only(rows)

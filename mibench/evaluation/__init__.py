@@ -1,8 +1,16 @@
 """Metrics: how well an attack did, and how useful the target stayed. To add one: line."""
 
-from mibench.evaluation.evidence import Evidence
+from mibench.evaluation.evidence import Evidence, UndefinedError
 from mibench.evaluation.metrics import METRICS, Metric
-from mibench.evaluation.statistics import PROTOCOLS, Protocol, Score, summarise
+from mibench.evaluation.statistics import (
+    PROTOCOLS,
+    Protocol,
+    Score,
+    fields_of,
+    measure,
+    score,
+    summarise,
+)
 
 __all__ = [
     "METRICS",
@@ -11,5 +19,9 @@ __all__ = [
     "Metric",
     "Protocol",
     "Score",
+    "UndefinedError",
+    "fields_of",
+    "measure",
+    "score",
     "summarise",
 ]

@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.evaluation.evidence import UndefinedError
+from mibench.store import check_finite
+
 Features = Float[Tensor, "n d"]
 
 
@@ -24,7 +27,9 @@ def frechet_distance(features_a: Features, features_b: Float[Tensor, "m d"]) -> 
         The distance, at least 0, in squared units of the features.
 
     Raises:
-        ValueError: If either set has fewer than two rows, or the widths differ.
+        UndefinedError: If either set has fewer than two rows.
+        ValueError: If the widths differ.
+        FloatingPointError: If a feature is not finite.
     """
     _check(features_a, features_b)
     (mu_a, sigma_a), (mu_b, sigma_b) = map(gaussian_fit, (features_a, features_b))
@@ -53,7 +58,9 @@ def frechet_distance_of_few(features_a: Features, features_b: Float[Tensor, "m d
         The distance, at least 0, in squared units of the features.
 
     Raises:
-        ValueError: If either set has fewer than two rows, or the widths differ.
+        UndefinedError: If either set has fewer than two rows.
+        ValueError: If the widths differ.
+        FloatingPointError: If a feature is not finite.
     """
     _check(features_a, features_b)
     a, b = features_a.double(), features_b.double()
@@ -65,11 +72,14 @@ def frechet_distance_of_few(features_a: Features, features_b: Float[Tensor, "m d
 
 
 def _check(features_a: Features, features_b: Float[Tensor, "m w"]) -> None:
-    if min(len(features_a), len(features_b)) < 2 or features_a.shape[1] != features_b.shape[1]:
-        raise ValueError(
-            f"a Fréchet distance needs two or more rows of one width, got "
-            f"{tuple(features_a.shape)} and {tuple(features_b.shape)}"
-        )
+    shapes = f"{tuple(features_a.shape)} and {tuple(features_b.shape)}"
+    sentence = f"a Fréchet distance needs two or more rows of one width, got {shapes}"
+    if features_a.shape[1] != features_b.shape[1]:
+        raise ValueError(sentence)
+    if min(len(features_a), len(features_b)) < 2:
+        raise UndefinedError(sentence)
+    for features in (features_a, features_b):
+        check_finite(features, "a feature")  # max(0, NaN) would be a distance of 0
 
 
 def gaussian_fit(features: Features) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:

@@ -2,15 +2,16 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mibench.evaluation.evidence import Evidence
-from mibench.evaluation.metrics import Metric
+from mibench.evaluation.evidence import Evidence, UndefinedError, gathered
+from mibench.evaluation.metrics import FIDS, METRICS, Metric
 from mibench.spec import choose, require
+from mibench.store import check_finite
 
 Spread = Literal["block", "pass", "identity"]
 
@@ -25,34 +26,92 @@ class Protocol:
             both over blocks (and trials). "pass": over the passes of all classes together.
             "identity": over attacked classes, each averaged over its passes, as in the
             paper's evaluation of VMI.
-        real: Real images per attacked class that the FID compares with, at most: the first.
+        real: Real images per attacked class that distances compare with, at most: the first.
         real_part: Of what: the private "train" images, or "all", train before test.
         select: Which samples count, of an attack that keeps earlier ones too: the "last", or
             per class those of the moment at which the "evaluator" liked them best, as released
             for VMI: optimistic, since the attacker does not have it.
-        stretch: Whether FID's images are stretched to the full range one by one, as
-            released.
+        keep: How many reconstructions of each class count: those to which the target gives the
+            greatest probability of it; 0 for all.
+        acc: Which metric the column attack_acc is.
+        acc5: Which one attack_acc5 is.
+        fid: Which one fid is.
     """
 
     spread: Spread = "pass"
     real: int = 100
     real_part: Literal["train", "all"] = "train"
     select: Literal["last", "evaluator"] = "last"
-    stretch: bool = False
+    keep: int = 0
+    acc: Literal["attack_acc", "attack_acc_best"] = "attack_acc"
+    acc5: Literal["attack_acc5", "attack_acc_any"] = "attack_acc5"
+    fid: Literal[
+        "fid", "fid_stretched", "fid_successful", "fid_successful_stretched", "fid_inception",
+        "fid_inception_successful",
+    ] = "fid"  # fmt: skip
 
     def __post_init__(self) -> None:
         choose(self, spread=("block", "pass", "identity"), real_part=("train", "all"))
-        choose(self, select=("last", "evaluator"))
-        require(self, real=(1, float("inf")))
+        choose(self, select=("last", "evaluator"), fid=FIDS)
+        choose(self, acc=("attack_acc", "attack_acc_best"), acc5=("attack_acc5", "attack_acc_any"))
+        require(self, real=(1, float("inf")), keep=(0, float("inf")))
+
+    def metric(self, column: str) -> Metric:
+        """Returns the metric that fills a column."""
+        stand_ins = {"attack_acc": self.acc, "attack_acc5": self.acc5, "fid": self.fid}
+        return METRICS[stand_ins.get(column, column)]
+
+    def view(self, e: Evidence) -> Evidence:
+        """Returns the evidence of the reconstructions that count.
+
+        Those that are kept come pass by pass, as all do: their passes are numbered anew within
+        each class, in the order in which they were.
+
+        Raises:
+            UndefinedError: If some are to be kept and the target's logits were not.
+        """
+        if not self.keep:
+            return e
+        logits = gathered(e.target_logits, "the target's logits of the images were not kept")
+        scores = logits.double().log_softmax(1).gather(1, e.labels[:, None])[:, 0]
+        best = []
+        for c in sorted(set(e.labels.tolist())):
+            own = (e.labels == c).nonzero()[:, 0]
+            first = scores[own].argsort(descending=True, stable=True)[: self.keep]
+            best.append(own[first.sort().values])
+        kept = torch.stack(best, dim=1).flatten()  # every class has as many passes
+        passes = torch.arange(len(best[0])).repeat_interleave(len(best))
+        per_image = ("labels", "block", "logits", "features", "target_logits", "stretched", "ssim",
+                     "inception")  # fmt: skip
+        cut = {f: v[kept] for f in per_image if (v := getattr(e, f)) is not None}
+        if e.others is not None:
+            cut["others"] = e.others[:, kept]
+        return replace(e, passes=passes, **cut)
 
 
 PROTOCOLS: dict[str, dict[str, str | int]] = {
-    "kdd22": {"spread": "block", "stretch": True, "real_part": "train"},
-    "per-pass": {"spread": "pass", "stretch": False, "real_part": "train"},
-    "vmi": {"spread": "identity", "stretch": False, "real_part": "all", "real": 100},
+    "per-pass": {},
+    "kdd22": {"spread": "block", "fid": "fid_stretched"},
+    "vmi": {"spread": "identity", "real_part": "all", "real": 100},
+    "gmi": {"spread": "identity", "acc": "attack_acc_best", "acc5": "attack_acc_any"},
+    "lomma": {"fid": "fid_inception_successful"},
+    "ppa": {"spread": "identity", "keep": 50, "fid": "fid_inception"},
 }
-"""Name → fields: the paper's released evaluation, ours, and the paper's of VMI but for its choice
-among moments, which is ``select``."""
+"""Name → the fields in which it differs from ours, "per-pass"; docs/protocols.md has sources.
+Whose images ``select`` takes, and but for "vmi" how many real ones, stays as the table says."""
+
+
+def fields_of(protocol: str) -> dict[str, str | int]:
+    """Returns the value of every field that a named protocol decides.
+
+    Raises:
+        KeyError: If there is no such protocol; the message lists those that there are.
+    """
+    if protocol not in PROTOCOLS:
+        raise KeyError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    usual = asdict(Protocol())
+    kept = ("select", "real")  # of the table
+    return {k: v for k, v in usual.items() if k not in kept} | PROTOCOLS[protocol]
 
 
 @dataclass(frozen=True)
@@ -60,25 +119,51 @@ class Score:
     """A metric of one cell.
 
     Attributes:
-        mean: In the metric's unit.
+        mean: In the metric's unit; None where the metric is undefined.
         std: Sample standard deviation over passes, identities or repeats; None where there
             is only one.
         n: How many values the mean rests on: images, identities, or repeats of the attack.
+        undefined: Why there is no mean.
     """
 
-    mean: float
+    mean: float | None
     std: float | None
     n: int
+    undefined: str | None = None
+
+
+def measure(metric: Metric, trials: Sequence[Evidence]) -> list[Tensor | float] | str:
+    """Returns a metric's values on each repeat, or why it has none.
+
+    Raises:
+        FloatingPointError: If a value is not finite: a metric must say that it is undefined.
+    """
+    try:
+        values = [metric.compute(e) for e in trials]
+    except UndefinedError as error:
+        return str(error)
+    for v in values:
+        check_finite(torch.as_tensor(v), f"{metric.title} of an attack")
+    return values
 
 
 def summarise(metric: Metric, trials: Sequence[Evidence], spread: Spread) -> Score:
+    """Returns the score of a metric: :func:`measure`, then :func:`score`."""
+    return score(metric, measure(metric, trials), trials, spread)
+
+
+def score(
+    metric: Metric, values: list[Tensor | float] | str, trials: Sequence[Evidence], spread: Spread
+) -> Score:
     """Returns a metric's mean and spread over the repeats of an attack.
 
-    A value per image is averaged within each pass, or identity, and the means spread as
-    ``spread`` says. A value per identity spreads over identities; one of the whole attack over
-    the repeats; one of the target does not.
+    Where it is undefined on any repeat there is no mean, and the reason instead. A value per
+    image is averaged within each pass, or identity, and the means spread as ``spread`` says. A
+    value per identity spreads over identities; one of the whole attack over the repeats; one of
+    the target does not.
     """
-    values = [metric.compute(e) for e in trials]
+    if isinstance(values, str):
+        return Score(None, None, 0, values)
     whole = [v for v in values if not isinstance(v, Tensor)]
     if whole:
         if metric.per == "target":

@@ -10,6 +10,7 @@ from mibench.benchmarks.tables.celeba import (
     TABLE5_CONTROLLED,
 )
 from mibench.benchmarks.tables.celeba300 import CELEBA300
+from mibench.benchmarks.tables.controls import DIGITS_CONTROLS
 from mibench.benchmarks.tables.digits import DIGITS
 from mibench.benchmarks.tables.digits_adaptive import DIGITS_ADAPTIVE
 from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
@@ -26,11 +27,11 @@ from mibench.benchmarks.tables.table4 import TABLE4, TABLE4_CONTROLLED
 TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        SMOKE, DIGITS, DIGITS_ADAPTIVE, TABLE1,
-        TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED, TABLE3_MNIST,
-        TABLE3_MNIST_CONTROLLED, TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED, TABLE4,
-        TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED, FIG1, FIG1_DIGITS, CELEBA300,
-        SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
+        SMOKE, DIGITS, DIGITS_ADAPTIVE, DIGITS_CONTROLS,
+        TABLE1, TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED,
+        TABLE3_MNIST, TABLE3_MNIST_CONTROLLED, TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED,
+        TABLE4, TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED,
+        FIG1, FIG1_DIGITS, CELEBA300, SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
     )
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ SETTING = Setting(
     ),
 )  # fmt: skip
 TRIALS = Trials(classes=300, samples=5, block=60)
-KDD22 = Protocol(spread="block", real=5, stretch=True)
+KDD22 = Protocol(spread="block", real=5, fid="fid_stretched")
 RAW = Protocol(real=5)
 ATTACK_GMI = GMI(WGANGP(), steps=2000)
 ATTACK_KED = KEDMI(InversionGAN(labelling="train"), steps=5000)

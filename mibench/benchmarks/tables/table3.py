@@ -16,7 +16,7 @@ from mibench.networks import MCNN, SCNN, VGG16, VGG19
 from mibench.types import Defense
 
 TRIALS = Trials(classes=5, samples=100, repeats=5)
-KDD22 = Protocol(spread="block", real=100, stretch=True)
+KDD22 = Protocol(spread="block", real=100, fid="fid_stretched")
 KED = KEDMI(InversionGAN(labelling="train"), steps=5000)
 KED_CONTROLLED = replace(KED, prior=InversionGAN())
 

@@ -1,0 +1,60 @@
+"""Features of Inception-v3, as pytorch-fid computes them, from a file; never from the network."""
+
+import hashlib
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mibench.evaluation.metrics import INCEPTION
+from mibench.seeding import seeded
+from mibench.types import Images
+
+
+def inception_file(data: Path) -> Path:
+    """Returns where the weights are, or would be."""
+    return data / "weights" / INCEPTION
+
+
+def inception_digest(data: Path) -> str:
+    """Returns the sha256 of the weights' file; "" if it is not there."""
+    path = inception_file(data)
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inception_features(
+    x: Images, path: Path, digest: str, device: torch.device, batch: int = 50
+) -> Float[Tensor, "n i"]:
+    """Returns the 2048 numbers after the last pooling, of images resized to 299 pixels.
+
+    Grey images are shown in three equal channels.
+
+    Args:
+        x: Pixels in [0, 1].
+        path: The weights that pytorch-fid publishes.
+        digest: Their sha256.
+        device: Where to compute.
+        batch: How many images at once.
+
+    Raises:
+        ValueError: If the file is another one than when its digest was taken.
+    """
+    from pytorch_fid import inception
+
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise ValueError(f"{path} changed while it was used; start again")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    # pytorch-fid fetches its weights while it builds the network, and takes no others.
+    with patch.object(inception, "load_state_dict_from_url", lambda *_, **__: state), seeded("-"):
+        network = inception.InceptionV3().to(device).eval()
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(x), batch):
+            colour = x[start : start + batch].to(device).expand(-1, 3, -1, -1)
+            found.append(network(colour)[0].flatten(1).cpu())
+    return torch.cat(found)
