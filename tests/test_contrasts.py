@@ -13,7 +13,7 @@ from mibench.benchmarks.contrasts import between, reference, with_none
 from mibench.benchmarks.export import Results, collect, footnotes, record_stages, render
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
-from mibench.evaluation.significance import holm, identity_interval, interval, paired
+from mibench.evaluation.significance import holm, identity_interval, interval, paired, seeds_needed
 from mibench.store import Payload, Stage, Store
 
 ATTACKS, DEFENSES = ("GMI", "KED-MI"), ("No Def.", "MID", "BiDO-HSIC")
@@ -199,7 +199,8 @@ def test_what_is_not_told_apart_says_how_many_seeds_it_needs() -> None:
     results = made({**ACCS, "KED-MI / MID": [45.0, 52.0, 40.0, 48.0]})
     contrast = results.entries["KED-MI / MID"]["attack_acc"].contrast
     assert contrast is not None
-    assert contrast.more is not None
+    diffs = [-5.0, 0.0, -11.0, -1.0]
+    assert contrast.more == seeds_needed(diffs, 0.05 / 3) != seeds_needed(diffs)
     assert any(f"KED-MI / MID {contrast.more}." in note for note in footnotes(results))
 
 

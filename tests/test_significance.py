@@ -73,6 +73,12 @@ def test_the_interval_over_identities_knows_no_images_and_repeats_itself() -> No
     assert first.high == pytest.approx(normal.high, abs=0.01)
 
 
+def test_few_identities_widen_the_interval_as_students_does() -> None:
+    """Plain percentiles of twenty would be a tenth narrower."""
+    values = np.linspace(0, 100, 20).tolist()
+    assert identity_interval([values]).half == pytest.approx(interval(values).half, rel=0.05)
+
+
 def test_an_identity_is_drawn_with_its_values_at_all_seeds() -> None:
     """Seeds that undo each other's identities leave the mean of each the same."""
     half = list(np.linspace(0, 1, 25))
