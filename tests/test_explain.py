@@ -67,11 +67,11 @@ def test_explain_says_values_interval_and_test_of_all_seeds_in_the_store(store: 
     assert "Missing" not in done.stdout
 
 
-def test_the_interval_of_a_percentage_is_cut_off_and_says_so(store: Path) -> None:
+def test_an_interval_is_cut_off_at_what_the_metric_can_be_and_says_so(store: Path) -> None:
     text = explain(store, COCO, "attack_acc").stdout
     assert "± 38.12 %, 0.00 to 43.12 % (cut off at what the metric can be)" in text
     fid = explain(store, COCO, "fid").stdout
-    assert "± 38.12, -33.12 to 43.12; about" in fid
+    assert "± 38.12, 0.00 to 43.12 (cut off at what the metric can be); about" in fid
     assert "over identities none: the metric is not measured on each identity" in fid
 
 

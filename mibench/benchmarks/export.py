@@ -175,7 +175,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
-        warnings |= dict.fromkeys(w for p in payloads.values() for w in p["warnings"])
+        warnings |= dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ()))
         if payloads:
             payload = next(iter(payloads.values()))
             evaluator = payload["evaluator"]["accuracy"]
