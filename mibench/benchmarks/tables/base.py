@@ -26,6 +26,8 @@ class Table:
         source: Where its numbers were first published, if they were.
         reported: Label → what that source reports.
         notes: Footnotes.
+        curves: Name → labels of the rows that sweep one defense, to be compared at equal
+            Accuracy. They decide no number and enter no key.
     """
 
     name: str
@@ -35,10 +37,16 @@ class Table:
     source: str = ""
     reported: Mapping[str, Reported] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := [c for c in self.columns if c not in METRICS]:
             raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+        if self.curves and not {"accuracy", "attack_acc"} <= set(self.columns):
+            raise ValueError(f"{self.name}: curves need the columns accuracy and attack_acc")
+        for name, labels in self.curves.items():
+            if strange := [label for label in labels if label not in self.rows]:
+                raise ValueError(f"{self.name}: curve {name} names no row: {strange[0]!r}")
         for cell in self.rows.values():
             cell.check()
 
@@ -88,7 +96,13 @@ class Table:
             if not found:
                 raise KeyError(f"no row matches {pattern!r}; rows: {', '.join(self.rows)}")
             keep |= found
-        return replace(self, rows={k: v for k, v in self.rows.items() if k in keep})
+        curves = {
+            name: kept
+            for name, labels in self.curves.items()
+            if (kept := tuple(label for label in labels if label in keep))
+        }
+        rows = {k: v for k, v in self.rows.items() if k in keep}
+        return replace(self, rows=rows, curves=curves)
 
 
 def versus(
