@@ -225,7 +225,7 @@ def test_every_pair_of_curves_is_compared_in_area() -> None:
 def test_the_csv_has_every_line_and_the_text_says_what_it_rests_on() -> None:
     comparison = found()
     rows = tradeoff_files.csv(comparison).splitlines()
-    assert rows[0] == tradeoff_files.HEAD
+    assert rows[0] == ",".join(tradeoff_files.HEAD)
     assert len(rows) == 1 + len(comparison.lines)
     assert {row.count(",") for row in rows} == {rows[0].count(",")}
     text = tradeoff_files.text(comparison)

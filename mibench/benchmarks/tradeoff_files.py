@@ -1,5 +1,7 @@
 """The comparison at equal utility as text, CSV and figure."""
 
+from csv import writer
+from io import StringIO
 from pathlib import Path
 
 from mibench.benchmarks.drawing import new_figure, save
@@ -7,20 +9,20 @@ from mibench.benchmarks.figures import COLOURS, MARKERS
 from mibench.benchmarks.tradeoff import Comparison, Line, front
 from mibench.evaluation.significance import LEVEL, Interval
 
-HEAD = "quantity,level,curve,versus,mean,t95,seeds,p,p_holm"
+HEAD = ("quantity", "level", "curve", "versus", "mean", "t95", "seeds", "p", "p_holm")
 
 
 def csv(found: Comparison) -> str:
     """Returns every value and difference, a line each; the same bytes for the same store."""
-    lines = [HEAD]
+    text = StringIO()
+    lines = writer(text, lineterminator="\n")
+    lines.writerow(HEAD)
     for line in found.lines:
         i = line.found
-        numbers = (
-            i and i.mean, i and i.half, i.n if i else 0, line.p, line.p_holm,
-        )  # fmt: skip
-        texts = ["" if v is None else f"{v:.10g}" for v in numbers]
-        lines.append(",".join([line.quantity, line.level, line.curve, line.versus, *texts]))
-    return "\n".join(lines) + "\n"
+        numbers = (i and i.mean, i and i.half, i.n if i else 0, line.p, line.p_holm)
+        told = ["" if v is None else f"{v:.10g}" for v in numbers]
+        lines.writerow([line.quantity, line.level, line.curve, line.versus, *told])
+    return text.getvalue()
 
 
 def text(found: Comparison) -> str:

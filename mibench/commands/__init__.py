@@ -1,10 +1,11 @@
 """Commands, a file each or a few that belong together. To add one: write it, name it here."""
 
 from mibench.commands.data import data_
+from mibench.commands.diagnose import diagnose
 from mibench.commands.explain import explain
 from mibench.commands.imports import import_
 from mibench.commands.run import run
 from mibench.commands.stores import clean
 from mibench.commands.tables import events, list_, status, table
 
-COMMANDS = (run, status, table, explain, data_, events, import_, list_, clean)
+COMMANDS = (run, status, table, explain, diagnose, data_, events, import_, list_, clean)
