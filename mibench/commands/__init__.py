@@ -2,6 +2,7 @@
 
 from mibench.commands.budgets import budgets
 from mibench.commands.data import data_
+from mibench.commands.diagnose import diagnose
 from mibench.commands.explain import explain
 from mibench.commands.imports import import_
 from mibench.commands.run import run
@@ -9,5 +10,5 @@ from mibench.commands.stores import clean
 from mibench.commands.tables import events, list_, status, table
 
 COMMANDS = (
-    run, status, table, explain, budgets, data_, events, import_, list_, clean,
+    run, status, table, explain, diagnose, budgets, data_, events, import_, list_, clean,
 )  # fmt: skip

@@ -230,4 +230,11 @@ def write(table: "Table", records: Records, store: "Store", out: Path, stem: str
     names = [*(f"{stem}.{s}" for s in (*files, "png"))]
     names += [f"{stem}-{figure}.png" for figure in ("tradeoff", "training", "samples")]
     written = [out / name for name in names if (out / name).exists()]
-    return render(results, "text") + "\n" + "\n".join(str(p) for p in written)
+    told = render(results, "text") + "\n"
+    if table.curves:
+        from mibench.benchmarks import tradeoff, tradeoff_files
+
+        found = tradeoff.compare(table, records, store)
+        written += tradeoff_files.write(found, out / f"{stem}-curves")
+        told += tradeoff_files.text(found) + "\n\n"
+    return told + "\n".join(str(p) for p in written)

@@ -63,6 +63,7 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
     What belongs to a task whose raw data cannot be read is kept: which of it a table needs
     cannot be told.
     """
+    from mibench.benchmarks.diagnostics import dependence_stages
     from mibench.benchmarks.stages import graph
     from mibench.benchmarks.tables import TABLES
 
@@ -75,6 +76,7 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
             unread |= {cell.setting.task.name for cell in table.rows.values()}
             continue
         kept |= {s.key for s in graph(r for rs in records.values() for r in rs)}
+        kept |= {s.key for own in dependence_stages(records).values() for s in own}
     if unread:
         names = ", ".join(sorted(unread))
         click.echo(f"keeping all of {names}: the data is not readable under {data}", err=True)

@@ -23,6 +23,7 @@ from mibench.benchmarks.tables.table3 import (
     TABLE3_MNIST_CONTROLLED,
 )
 from mibench.benchmarks.tables.table4 import TABLE4, TABLE4_CONTROLLED
+from mibench.benchmarks.tables.tradeoff import TRADEOFF_DIGITS
 
 TABLES: dict[str, Table] = {
     t.name: t
@@ -32,6 +33,7 @@ TABLES: dict[str, Table] = {
         TABLE3_MNIST, TABLE3_MNIST_CONTROLLED, TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED,
         TABLE4, TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED,
         FIG1, FIG1_DIGITS, CELEBA300, SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
+        TRADEOFF_DIGITS,
     )
 }  # fmt: skip
 

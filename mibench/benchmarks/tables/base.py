@@ -27,6 +27,8 @@ class Table:
         reported: Label → what that source reports.
         notes: Footnotes.
         worst: Whether a footnote names each defense's worst attack.
+        curves: Name → labels of the rows that sweep one defense, to be compared at equal
+            Accuracy. They decide no number and enter no key.
     """
 
     name: str
@@ -37,12 +39,18 @@ class Table:
     reported: Mapping[str, Reported] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     worst: bool = False
+    curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := [c for c in self.columns if c not in METRICS]:
             raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
         if self.worst and "attack_acc" not in self.columns:
             raise ValueError("the worst case is that of Attack Acc: name attack_acc in columns")
+        if self.curves and not {"accuracy", "attack_acc"} <= set(self.columns):
+            raise ValueError(f"{self.name}: curves need the columns accuracy and attack_acc")
+        for name, labels in self.curves.items():
+            if strange := [label for label in labels if label not in self.rows]:
+                raise ValueError(f"{self.name}: curve {name} names no row: {strange[0]!r}")
         for cell in self.rows.values():
             cell.check()
 
@@ -92,7 +100,13 @@ class Table:
             if not found:
                 raise KeyError(f"no row matches {pattern!r}; rows: {', '.join(self.rows)}")
             keep |= found
-        return replace(self, rows={k: v for k, v in self.rows.items() if k in keep})
+        curves = {
+            name: kept
+            for name, labels in self.curves.items()
+            if (kept := tuple(label for label in labels if label in keep))
+        }
+        rows = {k: v for k, v in self.rows.items() if k in keep}
+        return replace(self, rows=rows, curves=curves)
 
 
 def versus(
