@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from mibench.benchmarks.tradeoff import (
     matched,
 )
 from mibench.benchmarks.tradeoff import Curve as Swept
+from mibench.cli import main
 from mibench.store import Payload, Stage, Store
 
 SWEEP = [(100.0, 60.0), (90.0, 40.0), (60.0, 10.0)]
@@ -274,3 +276,33 @@ def test_the_sweep_shares_what_it_can_with_digits() -> None:
 
 def test_every_defense_has_three_weights_or_more() -> None:
     assert [len(rows) for rows in TABLE.curves.values()] == [1, 4, 4, 4]
+
+
+USER_TABLE = """
+from dataclasses import replace
+from mibench.benchmarks.tables import TABLES
+
+rows = ("GMI / No Def.", "GMI / BiDO-HSIC", "GMI / BiDO-COCO")
+TABLE = replace(
+    TABLES["smoke"].only(rows), name="mine", curves={"none": rows[:1], "BiDO": rows[1:]}
+)
+"""
+
+
+def test_running_a_table_with_curves_prints_and_writes_the_comparison(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(USER_TABLE)
+    small = [
+        f"{path}=1"
+        for path in ("recipe.epochs", "attack.steps", "attack.prior.epochs",
+                     "setting.evaluators.0.recipe.epochs")
+    ]  # fmt: skip
+    options = ["--executor", "serial", "--store", str(tmp_path / "s"), "--out", str(tmp_path)]
+    settings = [x for value in small for x in ("--set", value)]
+    done = CliRunner().invoke(main, ["run", str(tmp_path / "mine.py"), *settings, *options])
+    assert done.exit_code == 0, done.output
+    assert "Attack Acc at equal Accuracy, %:" in done.stdout
+    assert "none 1, BiDO 2" in done.stdout
+    for suffix in ("csv", "png", "pdf"):
+        path = tmp_path / f"mine-modified-curves.{suffix}"
+        assert path.stat().st_size > 0
+        assert str(path) in done.stdout
