@@ -11,7 +11,8 @@ inside another, so none inherits another's ``no_grad``, seed or timer.
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ from mibench.types import (
 
 Load = Callable[[Stage], Payload]
 Part = Literal["private", "evaluation"]
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -402,7 +404,7 @@ class RecordStage(Stage):
             "prior_queries": load(prior)["queries"] if prior.target else 0,
         }
 
-    @property
+    @cached_property
     def needs(self) -> tuple[Stage, ...]:
         """The evidence, and the classifier, prior and inversions quoted in the record."""
         quoted = [self.evidence[0].evaluator, *(e.inversion for e in self.evidence)]
@@ -410,33 +412,48 @@ class RecordStage(Stage):
         return (*self.evidence, *quoted, *[prior] * (prior.target is not None))
 
 
-def record_stage(cell: Cell, columns: Iterable[str], digest: str) -> RecordStage:
+def record_stage(
+    cell: Cell, columns: Iterable[str], digest: str, known: dict[object, Any] | None = None
+) -> RecordStage:
     """Returns the last stage of a cell; the others hang on it.
 
     Args:
         cell: The cell.
         columns: Names of metrics.
         digest: Of the task's raw data.
+        known: Stages made before, which are shared where they are the same. Only so that a
+            large grid is planned soon: equal stages have equal keys anyway.
     """
     s, trials, seeds = cell.setting, cell.trials, cell.seeds
-    images = ImagesStage(s.task, digest)
-    target = ClassifierStage(images, "private", s.network, cell.defense, cell.recipe, seeds.target)
-    evaluator = ClassifierStage(
-        images, "evaluation", s.evaluators[0].network, NoDefense(), s.evaluators[0].recipe,
-        s.evaluator_seed,
+    known = {} if known is None else known
+
+    def one(cls: type[S], *fields: object) -> S:
+        same = tuple(f if isinstance(f, int | str) else id(f) for f in fields)
+        if (cls, same) not in known:
+            known[cls, same] = cls(*fields)
+        made: S = known[cls, same]
+        return made
+
+    images = one(ImagesStage, s.task, digest)
+    target = one(
+        ClassifierStage, images, "private", s.network, cell.defense, cell.recipe, seeds.target
+    )
+    evaluator = one(
+        ClassifierStage, images, "evaluation", s.evaluators[0].network,
+        known.setdefault(NoDefense, NoDefense()), s.evaluators[0].recipe, s.evaluator_seed,
     )  # fmt: skip
     spec = cell.attack.prior
-    prior = PriorStage(images, target if spec.sees_target else None, spec, seeds.prior)
+    prior = one(PriorStage, images, target if spec.sees_target else None, spec, seeds.prior)
     inversions = [
-        InversionStage(
-            target, prior, cell.attack, trials.classes, trials.samples, trials.block,
-            seeds.attack, repeat,
+        one(
+            InversionStage, target, prior, cell.attack, trials.classes, trials.samples,
+            trials.block, seeds.attack, repeat,
         )
         for repeat in range(trials.repeats)
     ]  # fmt: skip
     evidence = tuple(
-        EvidenceStage(
-            images, i, evaluator, cell.protocol.real, cell.protocol.real_part,
+        one(
+            EvidenceStage, images, i, evaluator, cell.protocol.real, cell.protocol.real_part,
             cell.protocol.select, cell.protocol.stretch,
         )
         for i in inversions
