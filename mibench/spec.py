@@ -87,7 +87,8 @@ def _text(value: object) -> str:
 
 
 def _braces(fields: dict[str, Any]) -> str:
-    return f"{{{','.join(f'{encode_basestring_ascii(k)}:{_text(fields[k])}' for k in sorted(fields))}}}"
+    pairs = (f"{encode_basestring_ascii(k)}:{_text(fields[k])}" for k in sorted(fields))
+    return f"{{{','.join(pairs)}}}"
 
 
 def _head(value: object) -> dict[str, Json]:

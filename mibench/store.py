@@ -305,7 +305,7 @@ class Store:
         for stage in stages:
             if stage.kind not in names:
                 with suppress(FileNotFoundError):
-                    names[stage.kind] = set(os.listdir(self.root / stage.kind))
+                    names[stage.kind] = {e.name for e in os.scandir(self.root / stage.kind)}
             there = names.setdefault(stage.kind, set())
             found[stage.key] = (
                 "done"
@@ -440,6 +440,11 @@ class Store:
             with suppress(OSError):
                 if path.read_text() == mine:
                     path.unlink()
+
+    def held(self, stage: Stage) -> bool:
+        """Returns whether somebody computes the stage at this moment."""
+        path = self.path(stage).with_suffix(".lease")
+        return path.exists() and not self._abandoned(path)
 
     def _abandoned(self, path: Path) -> bool:
         """Whether the holder is dead (on this machine) or silent for too long."""

@@ -28,6 +28,7 @@ from mibench.defenses import BiDO
 from mibench.spec import canonical
 from mibench.store import Stage
 
+MIBENCH = (sys.executable, "-m", "mibench.cli")
 ROWS_FILE = '''"""{rows} rows."""
 
 from perf.scale import wide
@@ -103,8 +104,7 @@ def cached(cells: int, root: Path | None) -> None:
             for command in ("status", "table"):
                 begin = time.perf_counter()
                 subprocess.run(
-                    [sys.executable, "-m", "mibench.cli", command, *arguments]
-                    + ["--store", str(store)],
+                    [*MIBENCH, command, *arguments, "--store", str(store)],
                     check=True,
                     stdout=subprocess.DEVNULL,
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -1,6 +1,5 @@
 """The command run."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +31,9 @@ if TYPE_CHECKING:
     "--executor",
     default="auto",
     show_default=True,
-    help="serial, or local[N]: N stages side by side. auto: one per core.",
+    help="serial, local[N]: N stages side by side, ray or slurm[N]. auto: local, one per core.",
 )
+@click.option("--address", help="Of a running Ray cluster, such as HOST:6379.")
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -68,6 +68,7 @@ def run(
     data: Path,
     device: str,
     executor: str,
+    address: str | None,
     threads: int,
     out: Path,
     download: bool,
@@ -80,31 +81,32 @@ def run(
 
     What is in the store is not computed again; an interrupted run goes on where it was.
     """
+    from mibench.benchmarks.executors import Bench, choose_executor, execute
+    from mibench.benchmarks.progress import display
+    from mibench.store import Store
+
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if download and not dry_run:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
-        bench_device = pick_device(device)
-        jobs = pick_jobs(executor, bench_device)
+        where = choose_executor(executor, address)
+        file = Path(table) if table.endswith(".py") else None
+        bench = Bench(store, data, device, threads, file)
         if not dry_run:
+            bench = where.check(bench)
             check_writable(store, out)
     if dry_run:
         show_plan(records, store, data, until)
         return
-    from mibench.benchmarks.executors import Bench, execute
-    from mibench.benchmarks.progress import display
-    from mibench.store import Store
-
     stages = chosen_stages([r for rs in records.values() for r in rs], until)
-    missing = [s for s in stages if Store(store).state(s) != "done"]
+    states = Store(store).states(stages)
+    missing = [s for s in stages if states[s.key] != "done"]
     with refusing():
         fetch_weights(missing, data)
-    file = Path(table) if table.endswith(".py") else None
-    bench = Bench(store, data, bench_device, threads, jobs, file)
     watcher = display(len(missing), quiet=quiet, verbose=verbose)
     try:
-        outcome = execute(stages, bench, watcher)
+        outcome = execute(stages, bench, watcher, where)
     except KeyboardInterrupt:
         watcher.close()
         fail("interrupted; run the same command again to go on where it was")
@@ -143,36 +145,6 @@ def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
         network.fetch(data)
     for prior in {s.spec: None for s in stages if isinstance(s, PriorStage)}:
         prior.fetch(data)
-
-
-def pick_device(name: str) -> str:
-    """Returns the device to compute on; "auto" is the GPU if there is one."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device here; use --device cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise ValueError(f"there is no {name}; found {torch.cuda.device_count()} CUDA devices")
-    return name
-
-
-def pick_jobs(executor: str, device: str) -> int:
-    """Returns how many stages run side by side."""
-    if executor == "auto":
-        usable = getattr(os, "sched_getaffinity", None)  # Linux knows what it may use
-        cores = len(usable(0)) if usable else os.cpu_count() or 1
-        return 1 if device.startswith("cuda") else cores
-    if executor == "serial":
-        return 1
-    count = executor.removeprefix("local[").removesuffix("]")
-    if executor == f"local[{count}]" and count.isdigit() and int(count) > 0:
-        return int(count)
-    raise ValueError(f"unknown executor {executor!r}; use serial or local[N]")
 
 
 def show_plan(records: Records, store: Path, data: Path, until: str | None) -> None:
