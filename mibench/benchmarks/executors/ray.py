@@ -1,7 +1,9 @@
 """Stages on a running Ray cluster, whose nodes share the store through the file system."""
 
-import os
+import importlib
+import logging
 import pickle
+import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -62,13 +64,12 @@ class Ray(Executor):
             ValueError: If there is none, or it has no GPU where one is asked for.
         """
         super().check(bench)
-        import ray
-
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray = _ray()
         if not ray.is_initialized():
             try:
-                ray.init(self.address, log_to_driver=False, logging_level="ERROR")
-            except (ConnectionError, RuntimeError, ValueError) as error:
+                _knock(self.address)
+                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"there is no Ray cluster at {self.address!r} ({str(error).splitlines()[0]}); "
                     "start one with `ray start --head`, or name one with --address"
@@ -85,7 +86,7 @@ class Ray(Executor):
 
     def run(self, schedule: Schedule, bench: Bench, watcher: Watcher) -> None:
         """Hands stages to workers until none is left."""
-        import ray
+        ray = _ray()
 
         options = {"num_cpus": bench.threads, "num_gpus": self.gpus * (bench.device == "cuda")}
         there = ray.cluster_resources()
@@ -93,7 +94,7 @@ class Ray(Executor):
         if bench.device == "cuda":
             room = min(room, there.get("GPU", 0) * int(1 / self.gpus + 1e-9))
         jobs = min(self.jobs or max(1, int(room)), len(schedule.pending))
-        remote: Any = ray.remote(max_concurrency=1, concurrency_groups={"told": 1}, **options)
+        remote = ray.remote(max_concurrency=1, concurrency_groups={"told": 1}, **options)
         crew = _Crew(remote(Worker), bench, self.retries, schedule, watcher)
         try:
             while schedule.pending:
@@ -102,6 +103,17 @@ class Ray(Executor):
                 crew.collect()
         finally:
             crew.dismiss()
+
+
+def _ray() -> Any:  # noqa: ANN401
+    return importlib.import_module("ray")  # an extra: it need not be here
+
+
+def _knock(address: str) -> None:
+    """Tries a HOST:PORT, which Ray itself would do for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class Worker:
@@ -181,10 +193,12 @@ class _Crew:
                     stage = self._schedule.take()
                     ref = hand.actor.work.remote(pickle.dumps(stage), stage.key)
                     hand.stages[ref] = stage
+                    if not depth:
+                        self._watcher.start(stage)
 
     def collect(self) -> None:
         """Waits for something to end, books it, and passes on what running stages tell."""
-        import ray
+        ray = _ray()
 
         owner = {ref: h for h in self._hands for ref in h.stages}
         owner |= {h.hello: h for h in self._hands if not h.here}
@@ -203,6 +217,8 @@ class _Crew:
             if ref in hand.stages:
                 stage = hand.stages.pop(ref)
                 self._watcher.finish(stage, self._schedule.settle(stage, result))
+                for following in list(hand.stages.values())[:1]:
+                    self._watcher.start(following)
             hand.here = True
         if time.monotonic() - self._polled > POLL_SECONDS:
             self._polled = time.monotonic()
@@ -226,7 +242,7 @@ class _Crew:
                 self._schedule.put_back(stage)
 
     def _listen(self) -> None:
-        import ray
+        ray = _ray()
 
         known = {s.key: s for h in self._hands for s in h.stages.values()}
         for hand in self._hands:
@@ -247,7 +263,7 @@ class _Crew:
 
     def dismiss(self) -> None:
         """Ends all workers."""
-        import ray
+        ray = _ray()
 
         for hand in self._hands:
             ray.kill(hand.actor)
