@@ -207,6 +207,7 @@ def test_jobs_of_slurm_give_the_same_table(serial: bytes, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @needs_package("submitit")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # jobs that end
 def test_a_stage_that_fails_in_a_job_takes_only_its_dependants(tmp_path: Path) -> None:
     bad, good = Nap(-1), Nap(2)
     below = Nap(1, (bad,))
