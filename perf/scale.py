@@ -152,18 +152,17 @@ def busy(number: int, milliseconds: int, nodes: int, slots: int) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})  # type: ignore[no-untyped-call]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(nodes):
-        cluster.add_node(num_cpus=slots // nodes)  # type: ignore[no-untyped-call]
+        cluster.add_node(num_cpus=slots // nodes)
     executor = Ray(slots, cluster.address)
     few = timed(naps(2 * slots, milliseconds), executor)
     seconds = timed(naps(number, milliseconds), executor)
-    ideal = number * milliseconds / 1000 / slots
     share = 100 * number * milliseconds / 1000 / slots / seconds
     print(f"workers start, and {2 * slots} stages: {few:.1f} s")
     print(f"{number} stages of {milliseconds} ms on {slots} slots: {seconds:.1f} s, {share:.1f} %")
-    ray.shutdown()  # type: ignore[no-untyped-call]
-    cluster.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()
+    cluster.shutdown()
 
 
 def speed(table: str, arguments: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """Executors, one file each. To add one: write the file, name it here."""
 
+from dataclasses import fields
+
 from mibench.benchmarks.executors.base import Bench, Executor, Outcome, execute, prepare
 from mibench.benchmarks.executors.local import Local
 from mibench.benchmarks.executors.ray import Ray
@@ -25,7 +27,7 @@ def choose_executor(text: str, address: str | None = None) -> Executor:
     name, bracket, rest = text.partition("[")
     name = "local" if text == "auto" else name
     if name not in EXECUTORS or (bracket and not rest.endswith("]")):
-        known = ", ".join(f"{n}[…]" if paths(e()) else n for n, e in EXECUTORS.items())
+        known = ", ".join(f"{n}[…]" if fields(e) else n for n, e in EXECUTORS.items())
         raise ValueError(f"unknown executor {text!r}; known: {known}")
     executor = EXECUTORS[name]()
     for i, part in enumerate(p.strip() for p in rest.removesuffix("]").split(",")):
