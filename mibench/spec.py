@@ -9,6 +9,8 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
@@ -30,40 +32,78 @@ def canonical(value: object) -> Json:
             Paths, devices and modules are refused: they must not decide a result.
         ValueError: If a number is not finite.
     """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError(f"{value} cannot be part of a spec: numbers must be finite")
-        return int(value) if value.is_integer() else value
-    if isinstance(value, tuple | list):
-        return [canonical(v) for v in value]
-    if isinstance(value, dict):
-        return {str(k): canonical(v) for k, v in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        cls = type(value)
-        if own := getattr(value, "__canonical__", None):
-            return canonical(own())
-        head: dict[str, Json] = {"is": getattr(value, "name", cls.__qualname__)}
-        if isinstance(version := getattr(cls, "version", None), int):
-            head["version"] = version
-        if not cls.__module__.startswith("mibench."):
-            if getattr(sys.modules.get(cls.__module__), "__file__", None) is None:
-                raise TypeError(f"{cls.__qualname__} is defined interactively; put it into a file")
-            head["class"] = f"{cls.__module__}.{cls.__qualname__}"
-            if digest := source_digest(cls):
-                head["source"] = digest
-        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if clash := head.keys() & fields.keys():
-            raise TypeError(f"{cls.__qualname__}: a field cannot be called {sorted(clash)[0]!r}")
-        return head | fields
-    raise TypeError(f"{type(value).__qualname__} cannot be part of a spec")
+    plain: Json = json.loads(_text(value))
+    return plain
 
 
 def fingerprint(value: object) -> str:
-    """Returns the 16-digit hexadecimal name of a spec."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Returns the 16-digit hexadecimal name of a spec: of its canonical JSON, keys sorted."""
+    return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
+
+
+_texts: dict[int, tuple[object, str]] | None = None
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Makes each spec's text once while this lasts: a grid's cells share most of their specs."""
+    global _texts
+    _texts = {}  # by identity; the spec beside its text, so that it lives
+    try:
+        yield
+    finally:
+        _texts = None
+
+
+def _text(value: object) -> str:
+    """Returns a value's canonical JSON, compact and with sorted keys."""
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if value is None or isinstance(value, int):
+        return json.dumps(value)
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError(f"{value} cannot be part of a spec: numbers must be finite")
+        return json.dumps(int(value) if value.is_integer() else value)
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return _braces({str(k): v for k, v in value.items()})
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise TypeError(f"{type(value).__qualname__} cannot be part of a spec")
+    if own := getattr(value, "__canonical__", None):
+        return _text(own())
+    if _texts is not None and id(value) in _texts:
+        return _texts[id(value)][1]
+    head = _head(value)
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if clash := head.keys() & fields.keys():
+        name = type(value).__qualname__
+        raise TypeError(f"{name}: a field cannot be called {sorted(clash)[0]!r}")
+    text = _braces(head | fields)
+    if _texts is not None:
+        _texts[id(value)] = (value, text)
+    return text
+
+
+def _braces(fields: dict[str, Any]) -> str:
+    pairs = (f"{encode_basestring_ascii(k)}:{_text(fields[k])}" for k in sorted(fields))
+    return f"{{{','.join(pairs)}}}"
+
+
+def _head(value: object) -> dict[str, Json]:
+    """Returns what a spec says before its fields: name, version, and a foreign class's source."""
+    cls = type(value)
+    head: dict[str, Json] = {"is": getattr(value, "name", cls.__qualname__)}
+    if isinstance(version := getattr(cls, "version", None), int):
+        head["version"] = version
+    if not cls.__module__.startswith("mibench."):
+        if getattr(sys.modules.get(cls.__module__), "__file__", None) is None:
+            raise TypeError(f"{cls.__qualname__} is defined interactively; put it into a file")
+        head["class"] = f"{cls.__module__}.{cls.__qualname__}"
+        if digest := source_digest(cls):
+            head["source"] = digest
+    return head
 
 
 def source_digest(cls: type) -> str | None:

@@ -20,10 +20,10 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -93,16 +93,21 @@ def pack(value: object) -> tuple[dict[str, Tensor], Json]:
 def unpack(tensors: Mapping[str, Tensor], tree: Json) -> Any:  # noqa: ANN401
     """Returns the nested value that :func:`pack` split; generators come back as states."""
     if isinstance(tree, list):
-        return [unpack(tensors, v) for v in tree]
+        return [unpack(tensors, v) if isinstance(v, list | dict) else v for v in tree]
     if isinstance(tree, dict):
-        if "$tensor" in tree:
-            return tensors[str(tree["$tensor"])]
-        if "$tuple" in tree:
-            return tuple(unpack(tensors, tree["$tuple"]))
-        if "$int" in tree and isinstance(inner := tree["$int"], dict):
-            return {int(k): unpack(tensors, v) for k, v in inner.items()}
-        return {k: unpack(tensors, v) for k, v in tree.items()}
+        return _restored(tensors, {k: unpack(tensors, v) for k, v in tree.items()})
     return tree
+
+
+def _restored(tensors: Mapping[str, Tensor], found: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Returns what an object stands for whose values are restored already."""
+    if "$tensor" in found:
+        return tensors[found["$tensor"]]
+    if "$tuple" in found:
+        return tuple(found["$tuple"])
+    if "$int" in found:
+        return {int(k): v for k, v in found["$int"].items()}
+    return found
 
 
 def _sync(folder: Path) -> None:
@@ -243,13 +248,13 @@ class Stage(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the key out, so that another process finds it from what it sees itself."""
-        return {k: v for k, v in vars(self).items() if k != "key"}
+        return {k: v for k, v in vars(self).items() if k not in ("key", "needs")}
 
     def __canonical__(self) -> dict[str, str]:
         """Returns what stands for this stage in the keys of those that need it."""
         return {"is": self.kind, "key": self.key}
 
-    @property
+    @cached_property
     def needs(self) -> tuple["Stage", ...]:
         """The stages among the fields, whose payloads ``compute`` may load."""
 
@@ -289,6 +294,28 @@ class Store:
             return "done"
         return "partial" if self._partial(stage).exists() else "missing"
 
+    def states(self, stages: Iterable[Stage]) -> dict[str, str]:
+        """Returns key → "done", "partial" or "missing", by one look at each kind's folder.
+
+        A folder under its final name is whole, so its name is enough; a network file system
+        takes as long for a look at one file as for a whole list of names.
+        """
+        names: dict[str, set[str]] = {}
+        found = {}
+        for stage in stages:
+            if stage.kind not in names:
+                with suppress(FileNotFoundError):
+                    names[stage.kind] = {e.name for e in os.scandir(self.root / stage.kind)}
+            there = names.setdefault(stage.kind, set())
+            found[stage.key] = (
+                "done"
+                if stage.key in there
+                else "partial"
+                if f"{stage.key}.partial" in there
+                else "missing"
+            )
+        return found
+
     def load(self, stage: Stage) -> Payload:
         """Returns a finished stage's payload.
 
@@ -300,13 +327,12 @@ class Store:
         if self.state(stage) != "done":
             raise KeyError(f"{stage.kind} {stage.key} is {self.state(stage)}")
         files = {n: (path / n).read_bytes() for n in ("payload.safetensors", "payload.json")}
-        expected = json.loads((path / "meta.json").read_text())["sha256"]
+        expected = json.loads((path / "meta.json").read_bytes())["sha256"]
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != expected[name]:
                 raise ValueError(f"{path / name} is damaged; delete {path} and run again")
-        payload: Payload = unpack(
-            read_tensors(files["payload.safetensors"]), json.loads(files["payload.json"])
-        )
+        restored = partial(_restored, read_tensors(files["payload.safetensors"]))
+        payload: Payload = json.loads(files["payload.json"], object_hook=restored)
         return payload
 
     def meta(self, stage: Stage) -> dict[str, Any]:
@@ -414,6 +440,11 @@ class Store:
             with suppress(OSError):
                 if path.read_text() == mine:
                     path.unlink()
+
+    def held(self, stage: Stage) -> bool:
+        """Returns whether somebody computes the stage at this moment."""
+        path = self.path(stage).with_suffix(".lease")
+        return path.exists() and not self._abandoned(path)
 
     def _abandoned(self, path: Path) -> bool:
         """Whether the holder is dead (on this machine) or silent for too long."""

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import mibench.store
 from mibench.benchmarks.budgets import render, spent
-from mibench.benchmarks.executors import Bench, execute
+from mibench.benchmarks.executors import Bench, Serial, execute
 from mibench.benchmarks.export import Entry, Results, footnotes, record_stages
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.stages import graph
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     table = QUICK.only(["*No Def.", "*MID"])
     records = record_stages(table, 1, Path())
     outcome = execute(
-        graph(r for rs in records.values() for r in rs), Bench(root, Path()), Watcher()
+        graph(r for rs in records.values() for r in rs), Bench(root, Path()), Watcher(), Serial()
     )
     assert not outcome.failures
     return Store(root)
@@ -68,7 +68,12 @@ def test_what_varies_between_runs_is_not_in_the_record(store: Store) -> None:
 def test_repeats_are_summed_and_seeds_averaged(store: Store, tmp_path: Path) -> None:
     table = QUICK.only(["GMI / No Def."]).modified(["trials.repeats=2"])
     records = record_stages(table, 2, Path())
-    execute(graph(r for rs in records.values() for r in rs), Bench(tmp_path, Path()), Watcher())
+    execute(
+        graph(r for rs in records.values() for r in rs),
+        Bench(tmp_path, Path()),
+        Watcher(),
+        Serial(),
+    )
     budget = spent(records, Store(tmp_path))["GMI / No Def."]
     assert budget is not None
     assert (budget.steps, budget.queries) == (6, 300)

@@ -16,7 +16,7 @@ from torch import Tensor
 from mibench.attacks import ATTACKS, CONTROLS, GMI, KEDMI, LOSSES, PRIORS, VIEWS
 from mibench.attacks.losses import LogitMatching, MaxMargin
 from mibench.attacks.views import Crop, Flip, Noise, Plain, Shift
-from mibench.benchmarks.executors import Bench, execute
+from mibench.benchmarks.executors import Bench, Serial, execute
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.stages import graph, record_stage
 from mibench.benchmarks.tables import TABLES
@@ -495,5 +495,5 @@ def test_what_an_attack_returns_is_checked(
         return Reconstructions(change(found.images), change(found.latents))
 
     monkeypatch.setattr(GMI, "invert", bad)
-    outcome = execute(graph([last]), Bench(tmp_path, Path()), Watcher())
+    outcome = execute(graph([last]), Bench(tmp_path, Path()), Watcher(), Serial())
     assert [s for s in outcome.failures.values() if sentence in s], outcome.failures

@@ -1,5 +1,6 @@
 """What a run says it would do is what it does."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -12,8 +13,21 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mibench.attacks import ATTACKS, PRIORS, StyleGAN2
 from mibench.attacks.gan import GANSpec
-from mibench.benchmarks.plan import known_sizes, planned_steps
-from mibench.benchmarks.stages import ClassifierStage, ImagesStage, graph, record_stage
+from mibench.benchmarks.plan import (
+    estimate,
+    known_sizes,
+    makespan,
+    measured,
+    planned_steps,
+    time_lines,
+)
+from mibench.benchmarks.stages import (
+    ClassifierStage,
+    ImagesStage,
+    RecordStage,
+    graph,
+    record_stage,
+)
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data import CIFAR10, MNIST, CelebA, Folder, Sizes
@@ -21,7 +35,7 @@ from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
 from mibench.seeding import generator, seeded
-from mibench.store import Store, Work
+from mibench.store import Stage, Store, Work
 from mibench.types import PriorSpec
 from tests.test_contracts import tiny
 
@@ -120,7 +134,7 @@ def test_the_papers_tables_are_planned_without_their_data(table: str) -> None:
     assert status == 0
     assert note.startswith("note: ")
     assert len(note.splitlines()) == 1
-    labels = [line for line in lines if not line.startswith(" ")]
+    labels = [line for line in lines if not line.startswith((" ", "time "))]
     assert labels[:-1] == [f"{label}, seed 0" for label in TABLES[table].rows]
     stages = {line.rpartition("  ")[0].strip() for line in lines if line.startswith(" ")}
     assert all(line.endswith("no key without data") for line in lines if line.startswith(" "))
@@ -187,3 +201,74 @@ def test_missing_weights_end_a_run_before_it_starts(tmp_path: Path) -> None:
     assert done.exit_code == 2, done.output
     assert "face.safetensors is missing" in done.stderr
     assert not any((tmp_path / "s").iterdir())
+
+
+def finish(stage: Stage, root: Path, seconds: float, **more: object) -> None:
+    """Makes a store say that a stage took so long."""
+    folder = Store(root).path(stage)
+    folder.mkdir(parents=True)
+    meta = {"seconds": seconds, "resumed": False, "device": "cpu x86_64"} | more
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def smoke(label: str, *settings: str, seed: int = 0) -> RecordStage:
+    cell = TABLES["smoke"].modified(settings).rows[label].at(seed)
+    return record_stage(cell, ["accuracy"], cell.setting.task.digest(Path()))
+
+
+def test_the_time_of_a_stage_is_that_of_steps_like_its_own(tmp_path: Path) -> None:
+    known = smoke("GMI / No Def.").evidence[0].inversion
+    finish(known, tmp_path, 10.0)
+    finish(smoke("GMI / No Def.", seed=1).evidence[0].inversion, tmp_path, 30.0)
+    every = graph([smoke("GMI / No Def.", seed=i) for i in range(2)])
+    steps: dict[str, int | None] = {s.key: 100 for s in every}
+    rates = measured(every, steps, Store(tmp_path), "cpu")
+    longer = (
+        smoke("GMI / No Def.", "attack.steps=7", "attack.lr=0.5", seed=9).evidence[0].inversion
+    )
+    assert estimate(longer, 50, rates) == pytest.approx(10.0)  # 0.2 s a step
+    assert estimate(longer, None, rates) is None
+    assert estimate(smoke("KED-MI / No Def.").evidence[0].inversion, 50, rates) is None
+    wider = smoke("GMI / No Def.", "attack.prior.generator_width=8").evidence[0].inversion
+    assert estimate(wider, 50, rates) is None
+    assert not measured(every, steps, Store(tmp_path), "cuda")
+
+
+def test_what_was_resumed_is_not_measured_and_a_record_is_one_of_any_defense(
+    tmp_path: Path,
+) -> None:
+    record, other = smoke("GMI / No Def."), smoke("GMI / MID")
+    finish(record.evidence[0].inversion, tmp_path, 1.0, resumed=True)
+    finish(record, tmp_path, 3.0)
+    every = graph([record])
+    rates = measured(every, {s.key: 0 for s in every}, Store(tmp_path), "cpu")
+    assert estimate(other, 0, rates) == 3.0
+    assert len(rates) == 1
+
+
+def test_the_time_of_a_graph_is_that_of_its_longest_path_or_of_its_slots() -> None:
+    stages = graph([smoke("GMI / No Def."), smoke("GMI / MID")])
+    seconds = {s.key: 1.0 for s in stages}
+    assert len(stages) == 11
+    assert makespan(stages, seconds, 1) == 11.0
+    assert makespan(stages, seconds, 100) == 5.0
+    assert makespan(stages, seconds, 2) == 7.0
+    del seconds[stages[0].key]
+    assert makespan(stages, seconds, 1) == 10.0
+
+
+def test_a_plan_says_what_time_it_knows_and_what_it_does_not() -> None:
+    stages = graph([smoke("GMI / No Def.")])
+    seconds: dict[str, float | None] = {s.key: 90.0 for s in stages if s.kind == "classifier"}
+    assert time_lines(stages, seconds, 2) == [
+        "time of classifier: 3.0 min",
+        "time: 3.0 min of work, 90 s on the longest path, 90 s 2 at once",
+    ]
+    seconds[stages[-1].key] = None
+    assert time_lines(stages, seconds, None)[1:] == [
+        "time of record: 1 of 1 unknown: none like them in the store",
+        "time: at least 3.0 min of work, 90 s on the longest path",
+    ]
+    nothing = time_lines(stages, {s.key: None for s in stages}, 2)
+    assert len(nothing) == 6
+    assert all("unknown" in line for line in nothing)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mibench.benchmarks.executors import Bench, Outcome, execute
+from mibench.benchmarks.executors import Bench, Local, Outcome, Serial, execute
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.stages import RecordStage, graph, record_stage
 from mibench.benchmarks.tables import TABLES
@@ -33,7 +33,7 @@ def record(row: str) -> RecordStage:
 
 
 def run(last: Stage, root: Path, jobs: int = 1) -> Outcome:
-    return execute(graph([last]), Bench(root, Path(), jobs=jobs), Watcher())
+    return execute(graph([last]), Bench(root, Path()), Watcher(), Local(jobs))
 
 
 def bits(root: Path) -> dict[str, bytes]:
@@ -113,7 +113,7 @@ def test_a_failed_stage_takes_only_its_dependants_with_it(
         raise FloatingPointError("a loss in epoch 1 is not finite")
 
     monkeypatch.setattr(type(prior.spec), "train", fail)
-    outcome = execute(graph([good, bad]), Bench(tmp_path, Path()), Watcher())
+    outcome = execute(graph([good, bad]), Bench(tmp_path, Path()), Watcher(), Serial())
     assert list(outcome.failures) == [prior.key]
     assert "not finite" in outcome.failures[prior.key]
     assert {s.kind for s in outcome.skipped} == {"inversion", "evidence", "record"}
@@ -128,7 +128,7 @@ def test_records_do_not_depend_on_what_else_is_in_the_table(tmp_path: Path) -> N
     last = record("GMI / No Def.")
     run(last, tmp_path / "alone")
     both = [record("GMI / MID"), last]
-    execute(graph(both), Bench(tmp_path / "both", Path()), Watcher())
+    execute(graph(both), Bench(tmp_path / "both", Path()), Watcher(), Serial())
     assert bits(tmp_path / "alone").items() <= bits(tmp_path / "both").items()
 
 

@@ -5,10 +5,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mibench.benchmarks.contrasts import Contrast, between, with_none
-from mibench.benchmarks.stages import RecordStage, record_stage
+from mibench.benchmarks.stages import RecordStage, graph, record_stage
 from mibench.benchmarks.tables.base import Table
 from mibench.benchmarks.worst import worst_note
 from mibench.evaluation import METRICS, Metric
@@ -21,6 +21,7 @@ from mibench.evaluation.significance import (
     identity_interval,
     interval,
 )
+from mibench.spec import remembering
 from mibench.store import Payload, Store
 
 if TYPE_CHECKING:
@@ -154,13 +155,19 @@ def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list
     tasks = {cell.setting.task for cell in table.rows.values()}
     digests = {task: "" if data is None else task.digest(data) for task in tasks}
     inception = "" if data is None else inception_digest(data)
-    return {
+    known: dict[object, Any] = {}
+    records = {
         label: [
-            record_stage(cell.at(seed), table.columns, digests[cell.setting.task], inception)
+            record_stage(
+                cell.at(seed), table.columns, digests[cell.setting.task], inception, known
+            )
             for seed in range(seeds)
         ]
         for label, cell in table.rows.items()
     }
+    with remembering():
+        graph(r for stages in records.values() for r in stages)  # which keeps every key
+    return records
 
 
 def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: Store) -> Results:
@@ -170,8 +177,9 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     evaluator = classes = None
     sizes = {}
     warnings: dict[str, None] = {}
+    states = store.states(s for stages in records.values() for s in stages)
     for label, stages in records.items():
-        payloads = {i: store.load(s) for i, s in enumerate(stages) if store.state(s) == "done"}
+        payloads = {i: store.load(s) for i, s in enumerate(stages) if states[s.key] == "done"}
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}

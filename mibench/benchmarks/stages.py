@@ -11,7 +11,8 @@ inside another, so none inherits another's ``no_grad``, seed or timer.
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ from mibench.types import (
 
 Load = Callable[[Stage], Payload]
 Part = Literal["private", "evaluation"]
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -464,7 +466,7 @@ class RecordStage(Stage):
             "prior_queries": load(prior)["queries"] if prior.target else 0,
         }
 
-    @property
+    @cached_property
     def needs(self) -> tuple[Stage, ...]:
         """The evidence, and the classifiers, prior and inversions quoted in the record."""
         first = self.evidence[0]
@@ -505,7 +507,11 @@ def _panel(stage: EvidenceStage, trials: list[Evidence], load: Load) -> list[Pay
 
 
 def record_stage(
-    cell: Cell, columns: Iterable[str], digest: str, inception: str = ""
+    cell: Cell,
+    columns: Iterable[str],
+    digest: str,
+    inception: str = "",
+    known: dict[object, Any] | None = None,
 ) -> RecordStage:
     """Returns the last stage of a cell; the others hang on it.
 
@@ -514,45 +520,59 @@ def record_stage(
         columns: Names of metrics.
         digest: Of the task's raw data.
         inception: Of the weights of Inception-v3, if they are there; used where a column asks.
+        known: Stages made before, which are shared where they are the same. Only so that a
+            large grid is planned soon: equal stages have equal keys anyway.
     """
     s, trials, protocol = cell.setting, cell.trials, cell.protocol
     columns = tuple(columns)
-    images = ImagesStage(s.task, digest)
-    target = ClassifierStage(
-        images, "private", s.network, cell.defense, cell.recipe, cell.seeds.target
+    known = {} if known is None else known
+
+    def one(cls: type[S], *fields: object) -> S:
+        same = tuple(f if isinstance(f, int | str) else id(f) for f in fields)
+        if (cls, same) not in known:
+            known[cls, same] = cls(*fields)
+        made: S = known[cls, same]
+        return made
+
+    images = one(ImagesStage, s.task, digest)
+    target = one(
+        ClassifierStage, images, "private", s.network, cell.defense, cell.recipe, cell.seeds.target
     )
-    evaluator, *others = (
-        ClassifierStage(
-            images, "evaluation", e.network, NoDefense(), e.recipe, s.evaluator_seed + i
+    none = known.setdefault(NoDefense, NoDefense())
+    judges = tuple(
+        one(
+            ClassifierStage, images, "evaluation", e.network, none, e.recipe, s.evaluator_seed + i
         )
         for i, e in enumerate(s.evaluators)
-    )
+    )  # fmt: skip
+    others = known.setdefault(("others", *map(id, judges)), judges[1:])
     asked = any("inception" in protocol.metric(c).name for c in columns)
 
-    def evidence(attack: Attack, select: Literal["last", "evaluator"]) -> list[EvidenceStage]:
-        prior = PriorStage(
-            images, target if attack.prior.sees_target else None, attack.prior, cell.seeds.prior
-        )
+    def evidence(
+        attack: Attack, select: Literal["last", "evaluator"]
+    ) -> tuple[EvidenceStage, ...]:
+        seen = target if attack.prior.sees_target else None
+        prior = one(PriorStage, images, seen, attack.prior, cell.seeds.prior)
         inversions = [
-            InversionStage(
-                target, prior, attack, trials.classes, trials.samples, trials.block,
-                cell.seeds.attack, repeat,
+            one(
+                InversionStage, target, prior, attack, trials.classes, trials.samples,
+                trials.block, cell.seeds.attack, repeat,
             )
             for repeat in range(trials.repeats)
         ]  # fmt: skip
-        return [
-            EvidenceStage(
-                images, i, evaluator, tuple(others), protocol.real, protocol.real_part, select,
-                inception if asked else "",
+        return tuple(
+            one(
+                EvidenceStage, images, i, judges[0], others, protocol.real, protocol.real_part,
+                select, inception if asked else "",
             )
             for i in inversions
-        ]  # fmt: skip
+        )  # fmt: skip
 
     return RecordStage(
         cell,
-        tuple(evidence(cell.attack, protocol.select)),
+        evidence(cell.attack, protocol.select),
         tuple((c, protocol.metric(c).version) for c in columns),
-        tuple(evidence(cell.control, "last")) if cell.control is not None else (),
+        evidence(cell.control, "last") if cell.control is not None else (),
     )
 
 

@@ -1,6 +1,5 @@
 """The command run."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from mibench.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from mibench.benchmarks.executors import Bench
     from mibench.benchmarks.tables import Table
     from mibench.store import Stage, Store
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     "--executor",
     default="auto",
     show_default=True,
-    help="serial, or local[N]: N stages side by side. auto: one per core.",
+    help="serial, local[N]: N stages side by side, ray or slurm[N]. auto: local, one per core.",
 )
+@click.option("--address", help="Of a running Ray cluster, such as HOST:6379.")
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -68,6 +69,7 @@ def run(
     data: Path,
     device: str,
     executor: str,
+    address: str | None,
     threads: int,
     out: Path,
     download: bool,
@@ -80,31 +82,34 @@ def run(
 
     What is in the store is not computed again; an interrupted run goes on where it was.
     """
+    from mibench.benchmarks.executors import Bench, choose_executor, execute
+    from mibench.benchmarks.progress import display
+    from mibench.store import Store
+
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if download and not dry_run:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
-        bench_device = pick_device(device)
-        jobs = pick_jobs(executor, bench_device)
+        where = choose_executor(executor, address)
+        file = Path(table) if table.endswith(".py") else None
+        bench = Bench(store, data, device, threads, file)
+        if not dry_run or where.package is None:  # a plan needs no cluster
+            bench = where.check(bench)
         if not dry_run:
             check_writable(store, out)
     if dry_run:
-        show_plan(records, store, data, until)
+        seen = foresee(choose_table(table, (), (), None), seeds, data, quiet=True)
+        show_plan(records, bench, until, where.slots(bench), seen)
         return
-    from mibench.benchmarks.executors import Bench, execute
-    from mibench.benchmarks.progress import display
-    from mibench.store import Store
-
     stages = chosen_stages([r for rs in records.values() for r in rs], until)
-    missing = [s for s in stages if Store(store).state(s) != "done"]
+    states = Store(store).states(stages)
+    missing = [s for s in stages if states[s.key] != "done"]
     with refusing():
         fetch_weights(missing, data)
-    file = Path(table) if table.endswith(".py") else None
-    bench = Bench(store, data, bench_device, threads, jobs, file)
     watcher = display(len(missing), quiet=quiet, verbose=verbose)
     try:
-        outcome = execute(stages, bench, watcher)
+        outcome = execute(stages, bench, watcher, where)
     except KeyboardInterrupt:
         watcher.close()
         fail("interrupted; run the same command again to go on where it was")
@@ -123,14 +128,15 @@ def run(
         fail(f"{told} ({len(outcome.skipped)} other stages needed what failed)")
 
 
-def foresee(table: "Table", seeds: int, data: Path) -> Records:
+def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> Records:
     """Returns what :func:`plan` does, or, without the raw data, stages whose keys mean nothing."""
     from mibench.benchmarks.export import record_stages
 
     try:
         return record_stages(table, seeds, data)
     except FileNotFoundError as error:
-        click.echo(f"note: {error}; without it nothing counts as done", err=True)
+        if not quiet:
+            click.echo(f"note: {error}; without it nothing counts as done", err=True)
         return record_stages(table, seeds, None)
 
 
@@ -145,59 +151,51 @@ def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
         prior.fetch(data)
 
 
-def pick_device(name: str) -> str:
-    """Returns the device to compute on; "auto" is the GPU if there is one."""
-    import torch
+def show_plan(
+    records: Records, bench: "Bench", until: str | None, slots: int | None, seen: Records
+) -> None:
+    """Prints every row's stages, whether they are in the store, their steps, and the time left.
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device here; use --device cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise ValueError(f"there is no {name}; found {torch.cuda.device_count()} CUDA devices")
-    return name
-
-
-def pick_jobs(executor: str, device: str) -> int:
-    """Returns how many stages run side by side."""
-    if executor == "auto":
-        usable = getattr(os, "sched_getaffinity", None)  # Linux knows what it may use
-        cores = len(usable(0)) if usable else os.cpu_count() or 1
-        return 1 if device.startswith("cuda") else cores
-    if executor == "serial":
-        return 1
-    count = executor.removeprefix("local[").removesuffix("]")
-    if executor == f"local[{count}]" and count.isdigit() and int(count) > 0:
-        return int(count)
-    raise ValueError(f"unknown executor {executor!r}; use serial or local[N]")
-
-
-def show_plan(records: Records, store: Path, data: Path, until: str | None) -> None:
-    """Prints every row's stages, whether they are in the store, and their steps."""
-    from mibench.benchmarks.plan import known_sizes, planned_steps
+    Args:
+        records: Of the table.
+        bench: Where the stages would be.
+        until: The last kind of stage.
+        slots: Stages that would run side by side, if that is known.
+        seen: Of the table as it is without options: stages of which may have been measured too.
+    """
+    from mibench.benchmarks.plan import estimate, known_sizes, measured, planned_steps, time_lines
+    from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
-    tasks = {r.cell.setting.task for rs in records.values() for r in rs}
-    sizes = {task: known_sizes(task, data) for task in tasks}
-    to_do: dict[str, int | None] = {}
-    states: dict[str, str] = {}
-    for label, stages in records.items():
-        for seed, record in enumerate(stages):
+    steps: dict[str, int | None] = {}
+    every = {}
+    both = [r for part in (records, seen) for rs in part.values() for r in rs]
+    tasks = {r.cell.setting.task for r in both}
+    sizes = {task: known_sizes(task, bench.data) for task in tasks}
+    for record in both:
+        for stage in graph([record]):
+            every[stage.key] = stage
+            steps[stage.key] = planned_steps(stage, sizes[record.cell.setting.task])
+    stages = chosen_stages([r for rs in records.values() for r in rs], until)
+    store = Store(bench.store)
+    states = store.states(stages)
+    rates = measured(every.values(), steps, store, bench.device.partition(":")[0])
+    for label, own in records.items():
+        for seed, record in enumerate(own):
             click.echo(f"{label}, seed {seed}")
             for stage in chosen_stages([record], until):
-                state = states[stage.key] = Store(store).state(stage)
-                steps = planned_steps(stage, sizes[record.cell.setting.task])
-                if state != "done":
-                    to_do[stage.key] = steps
-                told = "? steps" if steps is None else f"{steps:,} steps" if steps else ""
+                taken = steps[stage.key]
+                told = "? steps" if taken is None else f"{taken:,} steps" if taken else ""
                 key = stage.key if record.evidence[0].images.digest else "no key without data"
+                state = states[stage.key]
                 click.echo(f"  {state:8s} {stage.describe():40s} {told:>14s}  {key}")
-    unknown = list(to_do.values()).count(None)
-    left = f"{sum(s or 0 for s in to_do.values()):,} steps to do"
+    to_do = [s for s in stages if states[s.key] != "done"]
+    unknown = [steps[s.key] for s in to_do].count(None)
+    left = f"{sum(steps[s.key] or 0 for s in to_do):,} steps to do"
     left += f" and those of {unknown} stages that cannot be told" * bool(unknown)
+    seconds = {s.key: estimate(s, steps[s.key], rates) for s in to_do}
+    for line in time_lines(stages, seconds, slots):
+        click.echo(line)
     click.echo(f"{count_states(states)}; {left}")
 
 

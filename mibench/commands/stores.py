@@ -52,7 +52,8 @@ def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
         size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
         click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
         if yes:
-            shutil.rmtree(path)
+            aside = path.with_name(f"{path.name}.partial.gone")  # half deleted is not done
+            shutil.rmtree(path.rename(aside))
     if not paths:
         click.echo("nothing to delete")
 

@@ -108,15 +108,16 @@ def show_states(records: Records, store: Path) -> None:
     from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
-    states: dict[str, str] = {}
+    every = graph(r for rs in records.values() for r in rs)
+    states = Store(store).states(every)
+    texts = {s.key: f"{s.describe()}: {states[s.key]}" for s in every}
+    lines = []
     for label, stages in records.items():
         for seed, record in enumerate(stages):
-            own = graph([record])
-            states |= {s.key: Store(store).state(s) for s in own}
-            alike = Counter(f"{s.describe()}: {states[s.key]}" for s in own)
+            alike = Counter(texts[s.key] for s in graph([record]))
             told = (f"{text} ({n} times)" if n > 1 else text for text, n in alike.items())
-            click.echo(f"{label}, seed {seed}\n  {', '.join(told)}")
-    click.echo(count_states(states))
+            lines.append(f"{label}, seed {seed}\n  {', '.join(told)}")
+    click.echo("\n".join([*lines, count_states(states)]))
 
 
 def registry(what: str) -> Iterator[tuple[str, str]]:
