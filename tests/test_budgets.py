@@ -20,6 +20,7 @@ from mibench.benchmarks.stages import graph
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.benchmarks.worst import BIAS, worst_case
 from mibench.cli import main
+from mibench.evaluation.significance import Interval
 from mibench.store import Payload, Stage, Store, Work
 
 SMALL = [
@@ -150,7 +151,10 @@ def made(scores: dict[str, float | None], *, worst: bool = True) -> Results:
     columns = ("accuracy", "attack_acc")
     table = Table("made", "Made.", dict.fromkeys(scores, cell), columns, worst=worst)
     entries = {
-        label: {"accuracy": Entry(100 - (s or 0)), "attack_acc": Entry(s, None, 1.5)}
+        label: {
+            "accuracy": Entry(100 - (s or 0)),
+            "attack_acc": Entry(s, None, Interval(s or 0, (s or 0) - 1.5, (s or 0) + 1.5, 3, "t")),
+        }
         for label, s in scores.items()
     }
     return Results(table, 3, entries, dict.fromkeys(scores, 3), None, {})
