@@ -247,6 +247,29 @@ def test_an_interrupted_and_resumed_prior_equals_an_uninterrupted_one(
     assert equal(train(spec, public, Work(tmp_path), target()), whole)
 
 
+@both_priors
+def test_optimisers_move_weights_as_plain_adam_whatever_the_layout_of_a_gradient(
+    spec: GANSpec, public: ImageSet
+) -> None:
+    with seeded("prior"):
+        prior = spec.build(SHAPE, 3)
+    assert isinstance(prior, GAN)
+    weight = next(p for p in prior.discriminator.parameters() if p.ndim == 4 and len(p) > 1)
+    weight.data = torch.randn(4, 3, 5, 5, generator=generator("weight"))
+    pull = torch.randn(4, 5, 5, 3, generator=generator("pull")).permute(0, 3, 1, 2)
+    assert pull.stride() != weight.stride()
+    optimizer = spec._optimizers(prior)[1]
+    optimizer.param_groups[0]["params"] = [weight]
+    plain = weight.detach().clone().requires_grad_()
+    slow = torch.optim.Adam([plain], spec.lr, spec.betas, foreach=False)
+    for scale in (1, -3, 2):
+        # The gradient of a product has the layout of the other factor.
+        priors._descend((weight * pull).sum() * scale, optimizer)
+        plain.grad = (pull * scale).contiguous()
+        slow.step()
+    torch.testing.assert_close(weight, plain)
+
+
 def test_a_diverging_prior_stops(public: ImageSet) -> None:
     with pytest.raises(FloatingPointError, match="a loss in epoch"):
         train(replace(WGAN, lr=1e30), public)
