@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mibench.attacks.gan import WGANGP
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
+from mibench.networks.fold import quick
 from mibench.spec import require
 from mibench.store import Payload, Work, check_finite
 from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
@@ -35,6 +36,7 @@ class GMI(Attack):
     """
 
     name: ClassVar[str] = "gmi"
+    version: ClassVar[int] = 2
 
     prior: PriorSpec = field(default_factory=WGANGP)
     steps: int = 1500
@@ -64,6 +66,7 @@ class GMI(Attack):
         work: Work,
     ) -> Reconstructions:
         """Descends from ``samples`` independent starts of every class, all at once."""
+        target, prior = quick(target), quick(prior)
         sizes = [len(block) for block in blocks]
         labels = torch.cat(list(blocks)).to(work.device)
         starts = [prior.sample(samples * len(b), r) for b, r in zip(blocks, rngs, strict=True)]

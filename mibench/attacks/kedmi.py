@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mibench.attacks.gan import InversionGAN
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
+from mibench.networks.fold import quick
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
 from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
@@ -41,6 +42,7 @@ class KEDMI(Attack):
     """
 
     name: ClassVar[str] = "ked-mi"
+    version: ClassVar[int] = 2
 
     prior: PriorSpec = field(default_factory=InversionGAN)
     steps: int = 2400
@@ -72,6 +74,7 @@ class KEDMI(Attack):
         work: Work,
     ) -> Reconstructions:
         """Fits every class, then draws; the discriminator sees one block at a time."""
+        target, prior = quick(target), quick(prior)
         sizes = [len(block) for block in blocks]
         labels = torch.cat(list(blocks)).to(work.device)
         weight = torch.cat([torch.full((n,), 1 / n) for n in sizes]).to(work.device)

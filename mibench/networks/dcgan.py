@@ -118,9 +118,13 @@ class MinibatchDiscrimination(nn.Module):
             f: Features, batch after batch.
             sizes: Lengths of the batches; one by default.
         """
-        M = (f @ self.T).view(len(f), self.out, -1).transpose(0, 1)
+        M = self.project(f).view(len(f), self.out, -1).transpose(0, 1)
         batches = torch.split(M, list(sizes or [len(f)]), 1)
         return torch.cat([(-torch.cdist(m, m, p=1)).exp().sum(2) - 1 for m in batches], 1).T
+
+    def project(self, f: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
+        """Returns f T, the projections side by side."""
+        return f @ self.T
 
 
 class InversionDiscriminator(nn.Module):
