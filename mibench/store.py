@@ -152,6 +152,10 @@ class Work:
         self._every = every
         self._saved = time.monotonic()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Work":
+        """Returns this very one: copies of what holds it work for the same stage."""
+        return self
+
     def load(self) -> Payload | None:
         """Returns the last saved state, or None on a fresh start.
 

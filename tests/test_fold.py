@@ -16,6 +16,7 @@ from mibench.networks.dcgan import (
 )
 from mibench.networks.fold import quick
 from mibench.seeding import generator, seeded
+from mibench.store import Work
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -84,6 +85,12 @@ def test_a_network_stays_as_it_was_when_a_quick_one_is_made() -> None:
     quick(slow)
     assert str(slow) == str(before)
     torch.testing.assert_close(slow.state_dict(), before.state_dict(), rtol=0, atol=0)
+
+
+def test_a_quick_network_works_for_the_same_stage() -> None:
+    slow, work = trained(build("mcnn")), Work()
+    slow.work = work
+    assert quick(slow).work is work
 
 
 def test_batch_normalisation_of_the_batchs_own_statistics_is_not_folded(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
+from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN, batches
 from mibench.attacks import gan as priors
 from mibench.attacks.gan import (
     GAN,
@@ -387,6 +387,37 @@ def test_blocks_inverted_together_equal_blocks_inverted_alone(
     alone = [invert(attack, prior, which=[i]) for i in (0, 1)]
     latents = torch.cat([a.latents for a in alone], 1)
     torch.testing.assert_close(together.latents, latents, rtol=1e-4, atol=1e-5)
+
+
+@both_attacks
+@pytest.mark.parametrize("room", [1, 2, 3, 5, 8])
+def test_an_attack_in_several_batches_equals_one_in_a_single_batch(
+    attack: Attack, prior: Prior, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of three and two classes, images of four values."""
+    whole = invert(attack, prior)
+    monkeypatch.setattr(batches, "BATCH_PIXELS", 4 * room)
+    found = invert(attack, prior)
+    torch.testing.assert_close(found.latents, whole.latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("room", "want"),
+    [
+        (1, [(0, 1, 0, 3), (1, 2, 3, 5), (2, 3, 5, 8), (3, 4, 8, 10)]),
+        (5, [(0, 2, 0, 5), (2, 4, 5, 10)]),
+        (7, [(0, 2, 0, 5), (2, 4, 5, 10)]),
+        (8, [(0, 3, 0, 8), (3, 4, 8, 10)]),
+        (10, [(0, 4, 0, 10)]),
+    ],
+)
+def test_a_batch_holds_as_many_whole_groups_as_there_is_room_for(
+    room: int, want: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_PIXELS", 4 * room)
+    split = batches.parts([3, 2, 3, 2], 4, torch.device("cpu"))
+    got = [(p.groups.start, p.groups.stop, p.rows.start, p.rows.stop) for p in split]
+    assert got == want
 
 
 @both_attacks

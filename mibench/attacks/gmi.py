@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.attacks.batches import Part, parts, slope
 from mibench.attacks.gan import WGANGP
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
 from mibench.networks.fold import quick
@@ -81,18 +82,24 @@ class GMI(Attack):
             optimizer.load_state_dict(saved["optimizer"])
             first = saved["step"]
         # A loss is a mean over a block, and the blocks' and restarts' losses are summed.
-        weight = torch.cat([torch.full((len(b),), 1 / len(b)) for b in blocks]).to(work.device)
+        weight = torch.cat([torch.full((n,), 1 / n) for n in sizes * samples]).to(work.device)
+        wanted = labels.repeat(samples)
 
         def state() -> Payload:
             return {"z": z, "optimizer": optimizer.state_dict(), "step": step + 1}
 
+        def objective(z: Tensor, part: Part) -> Tensor:
+            x = prior.generate(z)
+            realism = prior.realism_by_group(x, (sizes * samples)[part.groups])
+            identity = self.identity(target(x), wanted[part.rows])
+            loss = prior_loss(realism) + self.lambda_id * identity
+            return (loss * weight[part.rows]).sum()
+
+        with torch.no_grad():
+            values = prior.generate(z[0, :1]).numel()
+            split = parts(sizes * samples, values, work.device)
         for step in range(first, self.steps):
-            x = prior.generate(z.flatten(0, 1))
-            realism = prior.realism_by_group(x, sizes * samples)
-            logits = target(x)
-            identity = self.identity(logits, labels.repeat(samples)).view(samples, -1)
-            loss = prior_loss(realism.view(samples, -1)) + self.lambda_id * identity
-            (z.grad,) = torch.autograd.grad((loss * weight).sum(), z)
+            z.grad = slope(z.flatten(0, 1), split, objective).view_as(z)
             optimizer.step()
             with torch.no_grad():
                 z.clamp_(-self.clip, self.clip)
@@ -106,6 +113,6 @@ class GMI(Attack):
         return Reconstructions(images.view(*z.shape[:2], *images.shape[1:]), z.detach())
 
 
-def prior_loss(realism: Float[Tensor, "s n"]) -> Float[Tensor, "s n"]:
+def prior_loss(realism: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """L_prior = −D(G(z)): the reconstruction should look real to the critic."""
     return -realism

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.attacks.batches import Part, parts, slope
 from mibench.attacks.gan import InversionGAN
 from mibench.attacks.losses import CrossEntropy, IdentityLoss
 from mibench.networks.fold import quick
@@ -73,7 +74,7 @@ class KEDMI(Attack):
         rngs: Sequence[torch.Generator],
         work: Work,
     ) -> Reconstructions:
-        """Fits every class, then draws; the discriminator sees one block at a time."""
+        """Fits every class, then draws; a block's realism is judged among its own images."""
         target, prior = quick(target), quick(prior)
         sizes = [len(block) for block in blocks]
         labels = torch.cat(list(blocks)).to(work.device)
@@ -94,13 +95,19 @@ class KEDMI(Attack):
             latents = {"theta": theta, "rngs": list(rngs)}
             return {**latents, "optimizer": optimizer.state_dict(), "step": step + 1}
 
-        for step in range(first, self.steps):
-            x = prior.generate(self._draw(theta, 1, sizes, rngs)[0])
-            score = prior.realism_by_group(x, sizes)
+        def objective(z: Tensor, part: Part) -> Tensor:
+            x = prior.generate(z)
+            score = prior.realism_by_group(x, sizes[part.groups])
             loss = PRIOR_LOSSES[self.prior_loss](score)
-            loss = loss + self.lambda_id * self.identity(target(x), labels)
+            loss = loss + self.lambda_id * self.identity(target(x), labels[part.rows])
             # A loss is a mean over a block; the blocks' losses are summed.
-            (theta.grad,) = torch.autograd.grad((loss * weight).sum(), theta)
+            return (loss * weight[part.rows]).sum()
+
+        with torch.no_grad():
+            split = parts(sizes, prior.generate(theta[0, :1]).numel(), work.device)
+        for step in range(first, self.steps):
+            z = self._draw(theta, 1, sizes, rngs)[0]
+            (theta.grad,) = torch.autograd.grad(z, theta, slope(z, split, objective))
             optimizer.step()
             work.save(state)
             done = step + 1
