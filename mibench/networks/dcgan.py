@@ -123,7 +123,7 @@ class MinibatchDiscrimination(nn.Module):
         near, start = [], 0
         for size, run in groupby(sizes or [len(f)]):  # those of one length at once
             end = start + size * len(list(run))
-            m = M[:, start:end].unflatten(1, (-1, size))
+            m = M[:, start:end].view(self.out, -1, size, M.shape[2])
             near.append((-torch.cdist(m, m, p=1)).exp().sum(3).flatten(1) - 1)
             start = end
         return torch.cat(near, 1).T
