@@ -165,6 +165,10 @@ class Work:
         """Seconds worked up to now, those before the last save of an earlier run included."""
         return time.monotonic() - self._begun
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Work":
+        """Returns this very one: copies of what holds it work for the same stage."""
+        return self
+
     def load(self) -> Payload | None:
         """Returns the last saved state, or None on a fresh start.
 

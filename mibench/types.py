@@ -4,6 +4,7 @@ Pixels are float32 in [0, 1] everywhere above a network's first layer. A network
 that was trained on another range converts inside its own ``latents``.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -271,6 +272,12 @@ class Watched(Classifier):
         self._work = work
         self._unanswered = 0
         self.training = target.training
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Watched":
+        """Returns a copy of the network whose uses are counted in the same place."""
+        twin = Watched(copy.deepcopy(self.target, memo), self._work)
+        twin.usual = self.usual
+        return twin
 
     @property
     def neck(self) -> nn.Module:  # type: ignore[override]

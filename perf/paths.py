@@ -1,11 +1,15 @@
 """The hot paths, each one step of what a stage does over and over."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+import scipy.linalg
 import torch
+from pytorch_fid.fid_score import calculate_frechet_distance
 from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
@@ -13,10 +17,11 @@ from mibench.attacks.gan import GAN, GANSpec
 from mibench.benchmarks.tables import digits
 from mibench.benchmarks.tables.table3 import MNIST_DEFENSES
 from mibench.defenses import Recipe
+from mibench.evaluation.fid import frechet_distance
 from mibench.networks import MCNN, SCNN
 from mibench.seeding import generator, seeded
 from mibench.store import Work
-from mibench.types import Classifier, Defense, ImageSet, predict
+from mibench.types import Attack, Classifier, Defense, ImageSet, Prior, predict
 from perf import naive
 
 SHAPE = (1, 32, 32)
@@ -24,26 +29,40 @@ SHAPE = (1, 32, 32)
 
 @dataclass
 class Path:
-    """A step.
+    """A hot path.
 
     Attributes:
-        name: What it is.
+        name: What a step of it is.
         images: How many images a step is about.
-        step: Takes it.
+        run: Takes ``steps`` steps.
+        steps: How many.
+        against: The path that it is compared with.
+        costs: Whether the ratio is how much longer it takes, not how much shorter.
+        rounds: In how many rounds it takes part, without a warm-up; None for all.
     """
 
     name: str
     images: int
-    step: Callable[[], object]
+    run: Callable[[], object]
+    steps: int = 1
+    against: str = ""
+    costs: bool = False
+    rounds: int | None = None
 
 
 def every(device: torch.device) -> Iterator[Path]:
-    """Yields all hot paths at MNIST's sizes, those of VMI at the digits'."""
+    """Yields all hot paths at MNIST's sizes, those of VMI at the digits'.
+
+    On a GPU also what attacking many blocks and restarts in one batch brings.
+    """
     yield from targets(device)
     yield from priors(device)
     yield from attacks(device)
     yield from variational(device)
     yield from evaluation(device)
+    yield from distances()
+    if device.type == "cuda":
+        yield from batches(device)
 
 
 def frozen(device: torch.device) -> Classifier:
@@ -65,7 +84,9 @@ def targets(device: torch.device) -> Iterator[Path]:
         with seeded("perf"):
             network = defense.harden(MCNN().build(SHAPE, 5)).to(device).train()
         step = partial(descend, network, defense, Recipe(epochs=1, lr=1e-4).optimize(network))
-        yield Path(f"target training, {label}", 64, step)
+        plain = "target training, No Def."
+        name = f"target training, {label}"
+        yield Path(name, 64, step, against=plain * (name != plain), costs=True)
 
 
 def descend(network: Classifier, defense: Defense, optimizer: torch.optim.Optimizer) -> None:
@@ -89,7 +110,8 @@ def priors(device: torch.device) -> Iterator[Path]:
             prior = spec.build(SHAPE, 5).to(device)
         seen = target if spec.sees_target else None
         step = partial(spec.train, prior, public, seen, generator("perf"), Work(device=device))
-        yield Path(f"{spec.name} training, 5 + 1 steps", n, step)
+        name = f"{spec.name} training, 5 + 1 steps"
+        yield Path(name, n, step, against=f"{name}, straightforward")
     with seeded("perf"):
         gan = InversionGAN().build(SHAPE, 5).to(device)
         whole = MCNN().build(SHAPE, 5).to(device).eval()
@@ -106,29 +128,67 @@ def priors(device: torch.device) -> Iterator[Path]:
     yield Path("inversion-gan training, 5 + 1 steps, straightforward", n, plain)
 
 
-def attacks(device: torch.device) -> Iterator[Path]:
-    """Twenty steps of each attack on five classes."""
+def attacks(device: torch.device, steps: int = 100) -> Iterator[Path]:
+    """Each attack on five classes: a twentieth of its steps, what it does first included."""
     target = frozen(device)
-    for name, attack in (("gmi", GMI(steps=20)), ("ked-mi", KEDMI(steps=20))):
+    for attack in (GMI(steps=steps), KEDMI(steps=steps)):
         with seeded("perf"):
             prior = (
                 attack.prior.build(SHAPE, 5).to(device).eval().requires_grad_(requires_grad=False)
             )
         one = ([torch.arange(5)], 1, [generator("perf")], Work(device=device))
-        yield Path(
-            f"{name}, 20 steps on 5 classes", 100, partial(attack.invert, target, prior, *one)
-        )
+        name = f"{attack.name} on 5 classes"
+        run = partial(attack.invert, target, prior, *one)
+        yield Path(name, 5, run, steps, against=f"{name}, straightforward")
     with seeded("perf"):
         gan: GAN = InversionGAN().build(SHAPE, 5).to(device).eval()
         whole = MCNN().build(SHAPE, 5).to(device).eval()
-    straight = naive.Attack(gan, whole, torch.arange(5).to(device))
+    with device:
+        straight = naive.Attack(gan, whole, torch.arange(5))
 
     def plain() -> None:
         rng = generator("perf")
         for _ in range(20):
             straight.step(torch.randn(5, 100, generator=rng).to(device))
 
-    yield Path("ked-mi, 20 steps on 5 classes, straightforward", 100, plain)
+    yield Path("ked-mi on 5 classes, straightforward", 5, plain, 20)
+
+
+def batches(
+    device: torch.device, blocks: int = 5, restarts: int = 5, steps: int = 20
+) -> Iterator[Path]:
+    """Attacks on blocks of five classes: all of them in a batch, and one after the other.
+
+    KED-MI's restarts are blocks of their own.
+    """
+    target = frozen(device)
+    work = Work(device=device)
+    for attack in (GMI(steps=steps), KEDMI(steps=steps)):
+        with seeded("perf"):
+            prior = attack.prior.build(SHAPE, 5).to(device)
+        prior.eval().requires_grad_(requires_grad=False)
+        samples = restarts if attack.name == "gmi" else 1
+        on = partial(invert_blocks, attack, target, prior, work)
+        images = 5 * blocks * restarts
+        name = f"{attack.name} on {blocks} blocks x {restarts} restarts"
+        together = partial(on, [blocks * restarts // samples], samples)
+        apart = partial(on, [1] * (blocks * restarts), 1)
+        yield Path(name, images, together, steps, against=f"{name}, one at a time")
+        yield Path(f"{name}, one at a time", images, apart, steps)
+
+
+def invert_blocks(
+    attack: Attack,
+    target: Classifier,
+    prior: Prior,
+    work: Work,
+    counts: list[int],
+    samples: int,
+) -> None:
+    """Attacks so many blocks of five classes at a time."""
+    for count in counts:
+        rngs = [generator("perf", i) for i in range(count)]
+        attack.invert(target, prior, [torch.arange(5)] * count, samples, rngs, work)
 
 
 def variational(device: torch.device) -> Iterator[Path]:
@@ -142,16 +202,13 @@ def variational(device: torch.device) -> Iterator[Path]:
     pixels = torch.randint(0, 256, (900, *shape), generator=rng).to(torch.uint8).to(device)
     public = ImageSet(pixels, torch.full((900,), 5, device=device))
     train = partial(spec.train, prior, public, None, rng, Work(device=device))
-    yield Path("stylegan2-ada training, 16 steps", 16 * spec.batch_size, train)
+    yield Path("stylegan2-ada training", spec.batch_size, train, 16)
     attack = replace(digits.JOINT, steps=10)
     frozen_prior = copy.deepcopy(prior).eval().requires_grad_(requires_grad=False)
     target.eval().requires_grad_(requires_grad=False)
     one = ([torch.arange(5)], 1, [rng], Work(device=device))
-    yield Path(
-        "vmi, 10 steps on 5 classes",
-        10 * 5 * attack.batch,
-        partial(attack.invert, target, frozen_prior, *one),
-    )
+    run = partial(attack.invert, target, frozen_prior, *one)
+    yield Path("vmi on 5 classes", 5 * attack.batch, run, 10)
 
 
 def evaluation(device: torch.device) -> Iterator[Path]:
@@ -160,3 +217,21 @@ def evaluation(device: torch.device) -> Iterator[Path]:
         network = SCNN().build(SHAPE, 10).to(device)
     x = images(512, torch.device("cpu")).float() / 255
     yield Path("evaluation classifier", 512, lambda: predict(network, x, generator("perf")))
+
+
+def distances(width: int = 2048) -> Iterator[Path]:
+    """FID of two sets of features on the CPU, and pytorch-fid's where SciPy still lets it."""
+    rng = generator("perf")
+    sets = torch.randn(2, 3 * width // 2, width, generator=rng).relu()
+    ours, peer = f"fid, {width} features", f"fid, {width} features, pytorch-fid"
+    n = sets.shape[0] * sets.shape[1]
+    yield Path(ours, n, lambda: frechet_distance(*sets), against=peer, rounds=2)
+    if "disp" not in inspect.signature(scipy.linalg.sqrtm).parameters:
+        return
+
+    def theirs() -> None:
+        arrays = [s.double().numpy() for s in sets]
+        fits = [(a.mean(0), np.cov(a, rowvar=False)) for a in arrays]
+        calculate_frechet_distance(*fits[0], *fits[1])
+
+    yield Path(peer, n, theirs, rounds=2)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
+from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN, batches
 from mibench.attacks import gan as priors
 from mibench.attacks.gan import (
     GAN,
@@ -247,6 +247,29 @@ def test_an_interrupted_and_resumed_prior_equals_an_uninterrupted_one(
     assert equal(train(spec, public, Work(tmp_path), target()), whole)
 
 
+@both_priors
+def test_optimisers_move_weights_as_plain_adam_whatever_the_layout_of_a_gradient(
+    spec: GANSpec, public: ImageSet
+) -> None:
+    with seeded("prior"):
+        prior = spec.build(SHAPE, 3)
+    assert isinstance(prior, GAN)
+    weight = next(p for p in prior.discriminator.parameters() if p.ndim == 4 and len(p) > 1)
+    weight.data = torch.randn(4, 3, 5, 5, generator=generator("weight"))
+    pull = torch.randn(4, 5, 5, 3, generator=generator("pull")).permute(0, 3, 1, 2)
+    assert pull.stride() != weight.stride()
+    optimizer = spec._optimizers(prior)[1]
+    optimizer.param_groups[0]["params"] = [weight]
+    plain = weight.detach().clone().requires_grad_()
+    slow = torch.optim.Adam([plain], spec.lr, spec.betas, foreach=False)
+    for scale in (1, -3, 2):
+        # The gradient of a product has the layout of the other factor.
+        priors._descend((weight * pull).sum() * scale, optimizer)
+        plain.grad = (pull * scale).contiguous()
+        slow.step()
+    torch.testing.assert_close(weight, plain)
+
+
 def test_a_diverging_prior_stops(public: ImageSet) -> None:
     with pytest.raises(FloatingPointError, match="a loss in epoch"):
         train(replace(WGAN, lr=1e30), public)
@@ -364,6 +387,37 @@ def test_blocks_inverted_together_equal_blocks_inverted_alone(
     alone = [invert(attack, prior, which=[i]) for i in (0, 1)]
     latents = torch.cat([a.latents for a in alone], 1)
     torch.testing.assert_close(together.latents, latents, rtol=1e-4, atol=1e-5)
+
+
+@both_attacks
+@pytest.mark.parametrize("room", [1, 2, 3, 5, 8])
+def test_an_attack_in_several_batches_equals_one_in_a_single_batch(
+    attack: Attack, prior: Prior, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of three and two classes, images of four values."""
+    whole = invert(attack, prior)
+    monkeypatch.setattr(batches, "BATCH_PIXELS", 4 * room)
+    found = invert(attack, prior)
+    torch.testing.assert_close(found.latents, whole.latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("room", "want"),
+    [
+        (1, [(0, 1, 0, 3), (1, 2, 3, 5), (2, 3, 5, 8), (3, 4, 8, 10)]),
+        (5, [(0, 2, 0, 5), (2, 4, 5, 10)]),
+        (7, [(0, 2, 0, 5), (2, 4, 5, 10)]),
+        (8, [(0, 3, 0, 8), (3, 4, 8, 10)]),
+        (10, [(0, 4, 0, 10)]),
+    ],
+)
+def test_a_batch_holds_as_many_whole_groups_as_there_is_room_for(
+    room: int, want: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_PIXELS", 4 * room)
+    split = batches.parts([3, 2, 3, 2], 4, torch.device("cpu"))
+    got = [(p.groups.start, p.groups.stop, p.rows.start, p.rows.stop) for p in split]
+    assert got == want
 
 
 @both_attacks

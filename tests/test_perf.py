@@ -6,8 +6,11 @@ import torch
 from mibench.defenses import BiDO
 from mibench.networks import MLP
 from mibench.networks.dcgan import InversionDiscriminator
+from mibench.networks.fold import quick
 from mibench.seeding import seeded
 from perf import naive
+from perf.__main__ import Operations, Ratio, Timed, compare, measure, table
+from perf.paths import Path
 
 
 def test_the_straightforward_discriminator_is_ours(rng: torch.Generator) -> None:
@@ -31,3 +34,54 @@ def test_the_straightforward_regulariser_is_ours(measure: str, rng: torch.Genera
     want = naive.bido(network, x, y, measure, 0.5, 2.0)
     terms = BiDO(measure, lambda_x=0.5, lambda_y=2.0).loss_terms(network, x, y)
     torch.testing.assert_close(sum(terms.values()), want, rtol=1e-3, atol=1e-3)
+
+
+def timed(name: str, seconds: list[float], against: str = "", *, costs: bool = False) -> Timed:
+    return Timed(Path(name, 10, lambda: None, against=against, costs=costs), 2e9, seconds)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    ours, theirs = timed("a", [1, 2, 4, 1, 1], "b"), timed("b", [3, 4, 20, 1, 2])
+    assert compare([ours, theirs]) == {"a": Ratio(2, 2, 3)}
+    assert compare([timed("a", [1, 2], "b", costs=True), timed("b", [2, 4])]) == {
+        "a": Ratio(0.5, 0.5, 0.5)
+    }
+    assert compare([timed("a", [1.0], "missing")]) == {}
+
+
+def test_the_table_has_a_line_for_every_path_and_a_column_for_a_peer() -> None:
+    paths = [timed("a", [0.5, 1.0, 0.5], "b"), timed("b", [1, 2, 1])]
+    lines = table(paths, 8e9, {"a": 2000})
+    assert lines[2] == ("| a | 500.0 | 20 | 2.00 | 50 % | 2.00 (2.00-2.00) times as fast | 4.00 |")
+    assert lines[3] == "| b | 1000.0 | 10 | 2.00 | 25 % |  |  |"
+    assert "peer" not in "".join(table(paths, 8e9, {}))
+
+
+def test_a_path_with_few_rounds_takes_part_in_no_more() -> None:
+    runs = {"many": 0, "few": 0}
+
+    def count(name: str) -> None:
+        runs[name] += 1
+
+    paths = [
+        Path("many", 1, lambda: count("many"), steps=4),
+        Path("few", 1, lambda: count("few"), rounds=1),
+    ]
+    found, rate = measure(paths, 3, torch.device("cpu"))
+    assert runs == {"many": 2 + 3, "few": 1}  # a warm-up, a counted one, and the rounds
+    assert [len(t.seconds) for t in found] == [3, 1]
+    assert rate > 0
+
+
+def test_operations_of_a_quick_discriminator_are_counted_like_those_of_a_plain_one(
+    rng: torch.Generator,
+) -> None:
+    with seeded("test"):
+        D = InversionDiscriminator(4, (3, 16, 16), 5, mbd=6, mbd_kernels=3).eval()
+    x = torch.rand(7, 3, 16, 16, generator=rng)
+    totals = []
+    for network in (D, quick(D)):
+        with Operations() as operations:  # type: ignore[no-untyped-call]
+            network(x)
+        totals.append(operations.total)
+    assert totals[0] == totals[1] > 0

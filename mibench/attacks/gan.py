@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -96,9 +97,14 @@ class GANSpec(PriorSpec):
         return self.epochs * (images // min(self.batch_size, images))
 
     def _optimizers(self, prior: GAN) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        """Returns the optimisers of the generator and of the discriminator."""
+        """Returns the optimisers of the generator and of the discriminator.
+
+        Torch's fused Adam goes through memory once instead of ten times: a sixth of KED-MI's
+        step otherwise. It pairs weights and gradients by address; ``_descend`` sees to that.
+        """
         g, d = prior.generator.parameters(), prior.discriminator.parameters()
-        return torch.optim.Adam(g, self.lr, self.betas), torch.optim.Adam(d, self.lr, self.betas)
+        adam = partial(torch.optim.Adam, lr=self.lr, betas=self.betas, fused=True)
+        return adam(g), adam(d)
 
     def _alternate(
         self,
@@ -168,6 +174,7 @@ class WGANGP(GANSpec):
     """
 
     name: ClassVar[str] = "wgan-gp"
+    version: ClassVar[int] = 2
     sees_target: ClassVar[bool] = False
 
     epochs: int = 300
@@ -227,7 +234,8 @@ def _descend(loss: Scalar, optimizer: torch.optim.Optimizer) -> None:
     """Takes one step on ``loss`` with the weights of ``optimizer`` alone."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for p, g in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-        p.grad = g
+        # A gradient may be laid out otherwise than its weight, which fused Adam would misread.
+        p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
     optimizer.step()
 
 
@@ -258,7 +266,7 @@ class InversionGAN(GANSpec):
     """
 
     name: ClassVar[str] = "inversion-gan"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     sees_target: ClassVar[bool] = True
 
     entropy_weight: float = 1e-4

@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.attacks.batches import Part, parts, slope
 from mibench.attacks.gan import WGANGP
 from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.views import affordable, identity_loss
+from mibench.networks.fold import quick
 from mibench.spec import require
 from mibench.store import Payload, Work, check_finite
 from mibench.types import (
@@ -46,6 +48,7 @@ class GMI(Attack):
     """
 
     name: ClassVar[str] = "gmi"
+    version: ClassVar[int] = 2
 
     prior: PriorSpec = field(default_factory=WGANGP)
     steps: int = 1500
@@ -77,6 +80,7 @@ class GMI(Attack):
         work: Work,
     ) -> Reconstructions:
         """Descends from ``samples`` independent starts of every class, all at once."""
+        target, prior = quick(target), quick(prior)
         sizes = [len(block) for block in blocks]
         labels = torch.cat(list(blocks)).to(work.device)
         starts = [prior.sample(samples * len(b), r) for b, r in zip(blocks, rngs, strict=True)]
@@ -93,7 +97,8 @@ class GMI(Attack):
                 rng.set_state(stream)
             first = saved["step"]
         # A loss is a mean over a block, and the blocks' and restarts' losses are summed.
-        weight = torch.cat([torch.full((len(b),), 1 / len(b)) for b in blocks]).to(work.device)
+        weight = torch.cat([torch.full((n,), 1 / n) for n in sizes * samples]).to(work.device)
+        wanted = labels.repeat(samples)
 
         groups = list(zip(sizes * samples, list(rngs) * samples, strict=True))
         steps = self.planned_steps(len(blocks), samples)
@@ -102,13 +107,17 @@ class GMI(Attack):
             moving = {"z": z, "rngs": list(rngs)}
             return {**moving, "optimizer": optimizer.state_dict(), "step": step + 1}
 
+        def objective(z: Tensor, part: Part) -> Tensor:
+            x = prior.generate(z)
+            realism = prior.realism_by_group(x, (sizes * samples)[part.groups])
+            wrong = identity_loss(self, target, x, wanted[part.rows], groups[part.groups])
+            return ((prior_loss(realism) + self.lambda_id * wrong) * weight[part.rows]).sum()
+
+        with torch.no_grad():
+            values = prior.generate(z[0, :1]).numel()
+            split = parts(sizes * samples, values, work.device)
         for step in range(first, steps):
-            x = prior.generate(z.flatten(0, 1))
-            realism = prior.realism_by_group(x, sizes * samples)
-            wrong = identity_loss(self, target, x, labels.repeat(samples), groups)
-            identity = wrong.view(samples, -1)
-            loss = prior_loss(realism.view(samples, -1)) + self.lambda_id * identity
-            (z.grad,) = torch.autograd.grad((loss * weight).sum(), z)
+            z.grad = slope(z.flatten(0, 1), split, objective).view_as(z)
             optimizer.step()
             with torch.no_grad():
                 z.clamp_(-self.clip, self.clip)
@@ -123,6 +132,6 @@ class GMI(Attack):
         return Reconstructions(images.view(*z.shape[:2], *images.shape[1:]), z.detach())
 
 
-def prior_loss(realism: Float[Tensor, "s n"]) -> Float[Tensor, "s n"]:
+def prior_loss(realism: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """L_prior = −D(G(z)): the reconstruction should look real to the critic."""
     return -realism

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.attacks.batches import Part, parts, slope
 from mibench.attacks.gan import InversionGAN
 from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.views import affordable, identity_loss
+from mibench.networks.fold import quick
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
 from mibench.types import (
@@ -52,6 +54,7 @@ class KEDMI(Attack):
     """
 
     name: ClassVar[str] = "ked-mi"
+    version: ClassVar[int] = 2
 
     prior: PriorSpec = field(default_factory=InversionGAN)
     steps: int = 2400
@@ -84,7 +87,8 @@ class KEDMI(Attack):
         rngs: Sequence[torch.Generator],
         work: Work,
     ) -> Reconstructions:
-        """Fits every class, then draws; the discriminator sees one block at a time."""
+        """Fits every class, then draws; a block's realism is judged among its own images."""
+        target, prior = quick(target), quick(prior)
         sizes = [len(block) for block in blocks]
         labels = torch.cat(list(blocks)).to(work.device)
         weight = torch.cat([torch.full((n,), 1 / n) for n in sizes]).to(work.device)
@@ -107,13 +111,20 @@ class KEDMI(Attack):
             latents = {"theta": theta, "rngs": list(rngs)}
             return {**latents, "optimizer": optimizer.state_dict(), "step": step + 1}
 
-        for step in range(first, steps):
-            x = prior.generate(self._draw(theta, 1, sizes, rngs)[0])
-            score = prior.realism_by_group(x, sizes)
+        def objective(z: Tensor, part: Part) -> Tensor:
+            x = prior.generate(z)
+            score = prior.realism_by_group(x, sizes[part.groups])
             loss = PRIOR_LOSSES[self.prior_loss](score)
-            loss = loss + self.lambda_id * identity_loss(self, target, x, labels, groups)
+            wrong = identity_loss(self, target, x, labels[part.rows], groups[part.groups])
+            loss = loss + self.lambda_id * wrong
             # A loss is a mean over a block; the blocks' losses are summed.
-            (theta.grad,) = torch.autograd.grad((loss * weight).sum(), theta)
+            return (loss * weight[part.rows]).sum()
+
+        with torch.no_grad():
+            split = parts(sizes, prior.generate(theta[0, :1]).numel(), work.device)
+        for step in range(first, steps):
+            z = self._draw(theta, 1, sizes, rngs)[0]
+            (theta.grad,) = torch.autograd.grad(z, theta, slope(z, split, objective))
             optimizer.step()
             work.steps += 1
             work.save(state)

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2010.04092. The layer sizes are those of their released co
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from math import log2
 
 import torch
@@ -118,9 +119,18 @@ class MinibatchDiscrimination(nn.Module):
             f: Features, batch after batch.
             sizes: Lengths of the batches; one by default.
         """
-        M = (f @ self.T).view(len(f), self.out, -1).transpose(0, 1)
-        batches = torch.split(M, list(sizes or [len(f)]), 1)
-        return torch.cat([(-torch.cdist(m, m, p=1)).exp().sum(2) - 1 for m in batches], 1).T
+        M = self.project(f).view(len(f), self.out, -1).transpose(0, 1)
+        near, start = [], 0
+        for size, run in groupby(sizes or [len(f)]):  # those of one length at once
+            end = start + size * len(list(run))
+            m = M[:, start:end].view(self.out, -1, size, M.shape[2])
+            near.append((-torch.cdist(m, m, p=1)).exp().sum(3).flatten(1) - 1)
+            start = end
+        return torch.cat(near, 1).T
+
+    def project(self, f: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
+        """Returns f T, the projections side by side."""
+        return f @ self.T
 
 
 class InversionDiscriminator(nn.Module):

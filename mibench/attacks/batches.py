@@ -1,0 +1,66 @@
+"""How many blocks and restarts of an attack are computed at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mibench.types import BATCH_PIXELS
+
+BYTES_PER_VALUE = 8192
+"""Of a GPU's memory for each value of an image: a deep network's maps are so much larger."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Groups of images that are computed together.
+
+    Attributes:
+        groups: Which groups.
+        rows: Which images.
+    """
+
+    groups: slice
+    rows: slice
+
+
+def parts(sizes: Sequence[int], values: int, device: torch.device) -> list[Part]:
+    """Returns the fewest parts of whole groups that fit the device.
+
+    A GPU takes what its memory holds, whatever is free of it, so that all of a kind compute the
+    same; a CPU, which gains little by more, what ``predict`` takes. Results differ in their
+    last bits with the parts, by no more.
+
+    Args:
+        sizes: Images of each group.
+        values: Of an image: its channels times its pixels.
+        device: Where they are computed.
+    """
+    room = BATCH_PIXELS // values
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        room = memory // (BYTES_PER_VALUE * values)
+    found: list[Part] = []
+    group = row = 0
+    for i, size in enumerate(sizes):
+        end = sum(sizes[group : i + 1])
+        if i > group and end > room:
+            found.append(Part(slice(group, i), slice(row, row + end - size)))
+            group, row = i, row + end - size
+    return [*found, Part(slice(group, len(sizes)), slice(row, sum(sizes)))]
+
+
+def slope(z: Tensor, split: Sequence[Part], loss: Callable[[Tensor, Part], Tensor]) -> Tensor:
+    """Returns the gradient of the sum of ``loss`` over the parts, at z, shape (n, d).
+
+    Args:
+        z: Latents, group after group.
+        split: The parts.
+        loss: Takes the latents of a part, and it; returns their losses' sum.
+    """
+    slopes: list[Tensor] = []
+    for part in split:
+        leaf = z[part.rows].detach().requires_grad_()
+        slopes += torch.autograd.grad(loss(leaf, part), leaf)
+    return torch.cat(slopes)
