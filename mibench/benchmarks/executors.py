@@ -23,7 +23,7 @@ import torch
 
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.userfile import load_user_file
-from mibench.store import Report, Stage, Store
+from mibench.store import Report, Stage, Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ def _complete(stage: Stage, bench: Bench, report: Report) -> bool | str:
     """Returns whether anything was computed, or what went wrong."""
     try:
         return Store(bench.store).complete(stage, bench.device, bench.data, report)
+    except StoreError:  # the others could not be kept either
+        raise
     except Exception as error:
         return explain(error)
 
@@ -122,6 +124,7 @@ def explain(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0]
     told = (ValueError, FileNotFoundError, FloatingPointError)
     sentence = text if isinstance(error, told) and text else f"{type(error).__name__}: {text}"
+    sentence = "; ".join([sentence, *getattr(error, "__notes__", [])])
     where = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
     return f"{sentence} ({where[-1].filename}, line {where[-1].lineno})" if where else sentence
 
@@ -233,6 +236,8 @@ def _run_side_by_side(
                 stage = running.pop(future)
                 dead = isinstance(future.exception(), BrokenProcessPool)
                 result = "its process was killed (out of memory?)" if dead else future.result()
+                if isinstance(result, str) and dead:
+                    Store(bench.store).note_failure(stage, result)
                 watcher.finish(stage, _settle(stage, result, pending, outcome))
                 broken = broken or dead
     except BaseException:

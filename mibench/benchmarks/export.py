@@ -2,10 +2,11 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mibench.benchmarks.holes import readable, reason
 from mibench.benchmarks.stages import OPTIMISTIC, RecordStage, record_stage
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS, t_interval
@@ -55,6 +56,8 @@ class Results:
         evaluator: The evaluation classifier's test accuracy in percent.
         sizes: Label → reconstructions, real images and dimensions that FID rests on.
         classes: How many classes the evaluator knows.
+        holes: Label → why a seed of it is missing, where a stage failed or is damaged.
+        remarks: What was computed otherwise than usual.
     """
 
     table: Table
@@ -64,6 +67,8 @@ class Results:
     evaluator: Number
     sizes: Mapping[str, tuple[int, int, int]]
     classes: int | None = None
+    holes: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def frame(self, *, reported: bool = False) -> "pd.DataFrame":
         """Returns one row per label: per metric mean, ``_std``, ``_t95``, and the reported."""
@@ -105,8 +110,16 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     found: dict[str, int] = {}
     evaluator = classes = None
     sizes = {}
+    holes: dict[str, str] = {}
+    remarks: dict[str, None] = {}
     for label, stages in records.items():
-        payloads = [store.load(s) for s in stages if store.state(s) == "done"]
+        read = [(s, readable(s, store)) for s in stages]
+        payloads = [p for _, p in read if p is not None]
+        for stage, payload in read:
+            if payload is None and (why := reason(stage, store)):
+                holes.setdefault(label, why)
+            elif payload is not None:
+                remarks |= dict.fromkeys(store.meta(stage).get("remarks", []))
         found[label] = len(payloads)
         entries[label] = {name: _entry(name, payloads) for name in table.columns}
         if payloads:
@@ -115,7 +128,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
             classes = size["classes"]
             sizes[label] = (size["reconstructions"], size["real"], size["dimensions"])
     seeds = max(len(stages) for stages in records.values())
-    return Results(table, seeds, entries, found, evaluator, sizes, classes)
+    return Results(table, seeds, entries, found, evaluator, sizes, classes, holes, tuple(remarks))
 
 
 def _entry(name: str, payloads: Sequence[Payload]) -> Entry:
@@ -167,7 +180,8 @@ def footnotes(results: Results) -> list[str]:
     short = [label for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")
-    return [*notes, *results.table.notes]
+    notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
+    return [*notes, *results.remarks, *results.table.notes]
 
 
 def spread_note(table: Table) -> str:

@@ -3,7 +3,7 @@
 from mibench.commands.data import data_
 from mibench.commands.imports import import_
 from mibench.commands.run import run
-from mibench.commands.stores import clean
+from mibench.commands.stores import check_store, clean
 from mibench.commands.tables import events, list_, status, table
 
-COMMANDS = (run, status, table, data_, events, import_, list_, clean)
+COMMANDS = (run, status, table, data_, events, import_, list_, clean, check_store)

@@ -92,35 +92,57 @@ def run(
     if dry_run:
         show_plan(records, store, data, until)
         return
-    from mibench.benchmarks.executors import Bench, execute
+    from mibench.benchmarks.executors import Bench, Outcome, execute
     from mibench.benchmarks.progress import display
-    from mibench.store import Store
+    from mibench.store import MENDED, DamagedError, Store, StoreError
 
     stages = chosen_stages([r for rs in records.values() for r in rs], until)
+    with refusing():
+        Store(store).set_aside_damaged(stages)
     missing = [s for s in stages if Store(store).state(s) != "done"]
     with refusing():
         fetch_weights(missing, data)
     file = Path(table) if table.endswith(".py") else None
     bench = Bench(store, data, bench_device, threads, jobs, file)
-    watcher = display(len(missing), quiet=quiet, verbose=verbose)
-    try:
-        outcome = execute(stages, bench, watcher)
-    except KeyboardInterrupt:
+    changed = bool(rows or settings or protocol)
+    outcome = Outcome()
+    for _ in range(MENDED):
+        watcher = display(len(missing), quiet=quiet, verbose=verbose)
+        try:
+            outcome = execute(stages, bench, watcher)
+        except KeyboardInterrupt as error:
+            watcher.close()
+            fail(interruption(error, missing, Store(store)))
+        except StoreError as error:
+            watcher.close()
+            fail(str(error))
         watcher.close()
-        fail("interrupted; run the same command again to go on where it was")
-    watcher.close()
-    if until is not None:
-        show_accuracy(stages, Store(store))
-    else:
-        changed = bool(rows or settings or protocol)
         stem = chosen.name + "-modified" * changed + "-incomplete" * bool(outcome.failures)
-        click.echo(write(chosen, records, Store(store), out, stem))
+        try:
+            if until is not None:
+                show_accuracy(stages, Store(store))
+            else:
+                click.echo(write(chosen, records, Store(store), out, stem))
+            break
+        except DamagedError as error:
+            if error.stage is not None:
+                Store(store).set_aside(error.stage, str(error))
+        except OSError as error:
+            fail(f"cannot write to {out} ({error.strerror or error}); the store keeps all results")
     done = f"{outcome.computed} stages computed, {outcome.cached} found in {store}"
     click.echo("nothing computed: " * (not outcome.computed) + done, err=True)
     if outcome.failures:
         names = {s.key: s.describe() for s in stages}
         told = "; ".join(f"{names[key]}: {why}" for key, why in outcome.failures.items())
         fail(f"{told} ({len(outcome.skipped)} other stages needed what failed)")
+
+
+def interruption(error: BaseException, stages: "Iterable[Stage]", store: "Store") -> str:
+    """Returns what to say of an interrupt: what ran, how far it came, what is kept."""
+    told = getattr(error, "__notes__", [])
+    saved = dict.fromkeys(s.describe() for s in stages if store.state(s) == "partial")
+    told = told or [f"{', '.join(saved)} had begun"] * bool(saved)
+    return "; ".join(["interrupted", *told, "run the same command again to go on where it was"])
 
 
 def foresee(table: "Table", seeds: int, data: Path) -> Records:
