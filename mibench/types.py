@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from mibench.store import Work
+from mibench.store import Work, remark
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Labels: TypeAlias = Int[Tensor, " n"]
@@ -98,7 +98,8 @@ def predict(
     """Returns the logits and last latents of all images, on the CPU, in eval mode.
 
     A stochastic head gets its noise per image from ``rng``, so the result does not depend on
-    ``batch``, by default the fewer the larger the images.
+    ``batch``, by default the fewer the larger the images. Where a GPU runs out of memory, the
+    batch is halved and the stage remarks on it: the last bits may be others.
     """
     batch = batch or max(1, min(512, BATCH_PIXELS // max(1, x[:1].numel())))
     training = network.training
@@ -106,11 +107,21 @@ def predict(
     device = next(network.parameters()).device
     noise = torch.randn(len(x), network.noise_dim, generator=rng) if network.noise_dim else None
     logits, features = [], []
-    for start in range(0, len(x), batch):
-        z = network.latents(x[start : start + batch].to(device))[-1]
-        draw = None if noise is None else noise[start : start + batch].to(device)
-        logits.append(network.head(z, draw).cpu())
+    start = 0
+    while start < len(x):
+        try:
+            z = network.latents(x[start : start + batch].to(device))[-1]
+            draw = None if noise is None else noise[start : start + batch].to(device)
+            answer = network.head(z, draw).cpu()
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+            remark(f"Out of memory in evaluation: {batch} images at a time, last bits may differ.")
+            continue
+        logits.append(answer)
         features.append(z.cpu())
+        start += batch
     network.train(training)
     return torch.cat(logits), torch.cat(features)
 
