@@ -63,6 +63,10 @@ def left_over(store: Path) -> Iterator[Path]:
 
     for pattern in ("*/*.partial*", "*/*.gone.*", f"{QUARANTINE}/*/*"):
         yield from store.glob(pattern)
+    for suffix in (".lease", ".failed"):
+        for path in store.glob(f"*/*{suffix}"):
+            if path.with_suffix("").exists():  # it was killed between its last two steps
+                yield path
 
 
 @click.command("check-store")
