@@ -223,9 +223,12 @@ class Work:
 
         The global generators (for layers that draw on their own) continue where they were.
         """
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return None
-        data = self._path.read_bytes()
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
         if hashlib.sha256(data[32:]).digest() != data[:32]:
             return self._forget("is damaged")
         try:
@@ -247,7 +250,7 @@ class Work:
     def _forget(self, why: str) -> None:
         assert self._path is not None
         tell(f"{self._path} {why}: the stage starts over")
-        self._path.unlink()
+        self._path.unlink(missing_ok=True)
 
     def save(self, state: Callable[[], Payload]) -> None:
         """Replaces the saved state, atomically, if the last one is old enough.
@@ -274,15 +277,17 @@ class Work:
         data = write_tensors(tensors)
         fresh = self._path.with_suffix(f".{uuid.uuid4().hex[:8]}")
         with _writing(self._path.parent):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 _write(fresh, hashlib.sha256(data).digest() + data)
                 fresh.replace(self._path)
+                _sync(self._path.parent)
+            except FileNotFoundError:  # another has finished the stage and cleared up
+                return
             except OSError:
                 with suppress(OSError):
                     fresh.unlink()
                 raise
-            _sync(self._path.parent)
         self._saved = time.monotonic()
         self._unsaved = (-1, -1)
 
@@ -474,7 +479,13 @@ class Store:
             self._failed(stage).write_bytes(_dump({"error": why, "time": round(time.time())}))
 
     def set_aside(self, stage: Stage, why: str) -> None:
-        """Moves what lies under a stage's name out of the way, and says so."""
+        """Moves what lies under a stage's name out of the way, and says so.
+
+        What another process has made anew in the meantime stays.
+        """
+        with suppress(AbsentError, DamagedError):
+            self.load(stage)
+            return
         with _writing(self.root):
             moved = move_aside(self.path(stage))
         if moved is not None:
