@@ -59,6 +59,13 @@ MENDED = 10
 """So often a stage starts over because something that it needs turned out damaged."""
 
 
+_NONSENSE = (
+    SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+    RuntimeError,
+)  # fmt: skip
+"""What reading a file raises that was forged with the right digest."""
+
+
 class DamagedError(ValueError):
     """A finished stage is not what was written under its name."""
 
@@ -178,6 +185,18 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def _make_folder(path: Path) -> None:
+    """Makes a folder that others may make, and remove, at the same time."""
+    for chance in range(100):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # it was there, and is no folder, or is gone by now
+            if chance == 99 or os.path.lexists(path):
+                raise
+        else:
+            return
+
+
 def _write(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
@@ -235,17 +254,19 @@ class Work:
             tensors = read_tensors(data[32:])
             tree = json.loads(bytes(tensors.pop("$json").tolist()))
             saved: Payload = unpack(tensors, tree)
-        except (SafetensorError, LookupError, ValueError, RecursionError):
+            if saved["versions"] != _versions():
+                return self._forget("was saved under other versions of torch or mibench")
+            done, total = map(int, saved["at"])
+            queries, state = int(saved["queries"]), saved["state"]
+            torch.set_rng_state(saved["cpu"])
+            if saved["cuda"]:
+                torch.cuda.set_rng_state_all(saved["cuda"])
+        except _NONSENSE:
             return self._forget("is no state")
-        if saved.get("versions") != _versions():
-            return self._forget("was saved under other versions of torch or mibench")
-        self._at = self._safe = self._unsaved = saved["at"]
-        self.queries = saved["queries"]
-        torch.set_rng_state(saved["cpu"])
-        if saved["cuda"]:
-            torch.cuda.set_rng_state_all(saved["cuda"])
-        state: Payload = saved["state"]
-        return state
+        self._at = self._safe = self._unsaved = (done, total)
+        self.queries = queries
+        found: Payload = state
+        return found
 
     def _forget(self, why: str) -> None:
         assert self._path is not None
@@ -278,7 +299,7 @@ class Work:
         fresh = self._path.with_suffix(f".{uuid.uuid4().hex[:8]}")
         with _writing(self._path.parent):
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(self._path.parent)
                 _write(fresh, hashlib.sha256(data).digest() + data)
                 fresh.replace(self._path)
                 _sync(self._path.parent)
@@ -451,7 +472,7 @@ class Store:
         except DamagedError as error:
             error.stage = stage
             raise
-        except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+        except _NONSENSE as error:
             raise DamagedError(f"{path} holds no payload", stage) from error
         return payload
 
@@ -535,7 +556,7 @@ class Store:
                 return False
             partial = self._partial(stage)
             with _writing(self.root):
-                partial.mkdir(parents=True, exist_ok=True)
+                _make_folder(partial)
             begin = time.monotonic()
             remarks: list[str] = []
             for chance in range(MENDED + 1):
@@ -633,7 +654,7 @@ class Store:
         """Waits until the stage is done by someone else (False) or ours to do (True)."""
         path = self.path(stage).with_suffix(".lease")
         with _writing(self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
         mine = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         seen: tuple[str, int] | None = None
         since = time.monotonic()

@@ -225,7 +225,8 @@ def play(base: Path, number: int, rng: random.Random, tally: Tally, *, faults: b
         tally.longest = max(tally.longest, time.monotonic() - quiet)
     for pid in alive:  # the one that stayed stopped
         os.kill(pid, signal.SIGCONT)
-        os.waitpid(pid, 0)
+        if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+            say(f"the process that was stopped longest ended with status {code}")
     judge(base, order(last), seen, hurt, tally, say)
     tally.rounds += 1
 
