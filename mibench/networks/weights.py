@@ -112,6 +112,17 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
         ValueError: If they do not agree; the module is left as it was.
     """
     own = module.state_dict()
+    check_exactly(state, own, what, type(module).__name__)
+    module.load_state_dict({**own, **state})
+
+
+def check_exactly(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, who: str
+) -> None:
+    """Raises ValueError unless ``state`` has the names and shapes of ``own``.
+
+    A count of batches may be missing. ``what`` do not fit ``who``, says the complaint.
+    """
     wrong = {
         "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
         "unexpected": [k for k in state if k not in own],
@@ -123,8 +134,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     }
     if any(wrong.values()):
         lists = "; ".join(f"{kind}: {_some(names)}" for kind, names in wrong.items() if names)
-        raise ValueError(f"{what} do not fit {type(module).__name__}: {lists}")
-    module.load_state_dict({**own, **state})
+        raise ValueError(f"{what} do not fit {who}: {lists}")
 
 
 def _some(names: list[str]) -> str:
