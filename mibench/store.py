@@ -248,30 +248,44 @@ class Work:
             data = self._path.read_bytes()
         except FileNotFoundError:
             return None
+        try:
+            saved = self._read(data)
+        except ValueError as error:
+            tell(f"{self._path} {error}: the stage starts over")
+            self._path.unlink(missing_ok=True)
+            return None
+        self._at = self._safe = self._unsaved = saved["at"]
+        self.queries = saved["queries"]
+        state: Payload = saved["state"]
+        return state
+
+    @staticmethod
+    def _read(data: bytes) -> Payload:
+        """Returns what :meth:`save` wrote, and sets the global generators.
+
+        Raises:
+            ValueError: If it is something else.
+        """
         if hashlib.sha256(data[32:]).digest() != data[:32]:
-            return self._forget("is damaged")
+            raise ValueError("is damaged")
         try:
             tensors = read_tensors(data[32:])
             tree = json.loads(bytes(tensors.pop("$json").tolist()))
-            saved: Payload = unpack(tensors, tree)
-            if saved["versions"] != _versions():
-                return self._forget("was saved under other versions of torch or mibench")
+            saved: Payload = dict(unpack(tensors, tree))
+            other = saved["versions"] != _versions()
             done, total = map(int, saved["at"])
-            queries, state = int(saved["queries"]), saved["state"]
-            torch.set_rng_state(saved["cpu"])
-            if saved["cuda"]:
-                torch.cuda.set_rng_state_all(saved["cuda"])
+            saved |= {"at": (done, total), "queries": int(saved["queries"])}
+            if not isinstance(saved["state"], dict):
+                raise TypeError
+            if not other:
+                torch.set_rng_state(saved["cpu"])
+                if saved["cuda"]:
+                    torch.cuda.set_rng_state_all(saved["cuda"])
         except _NONSENSE:
-            return self._forget("is no state")
-        self._at = self._safe = self._unsaved = (done, total)
-        self.queries = queries
-        found: Payload = state
-        return found
-
-    def _forget(self, why: str) -> None:
-        assert self._path is not None
-        tell(f"{self._path} {why}: the stage starts over")
-        self._path.unlink(missing_ok=True)
+            raise ValueError("is no state") from None
+        if other:
+            raise ValueError("was saved under other versions of torch or mibench")
+        return saved
 
     def save(self, state: Callable[[], Payload]) -> None:
         """Replaces the saved state, atomically, if the last one is old enough.
@@ -468,7 +482,7 @@ class Store:
         try:
             files, _ = read_stage(path)
             tensors = read_tensors(files["payload.safetensors"])
-            payload: Payload = unpack(tensors, json.loads(files["payload.json"]))
+            payload: Payload = dict(unpack(tensors, json.loads(files["payload.json"])))
         except DamagedError as error:
             error.stage = stage
             raise

@@ -28,9 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -163,7 +164,7 @@ class Rig:
             progress(work, done, total, note)
             count.steps += 1
 
-        Work.progress = counted  # type: ignore[method-assign]
+        setattr(Work, "progress", counted)  # noqa: B010 - mypy takes it for a method
         if before is not None:
             before()
         if wait:
@@ -328,7 +329,7 @@ def turn_after(store: Path, count: int) -> None:
         done += 1
         return real(self, stage, *args)  # type: ignore[arg-type]
 
-    Store.complete = complete  # type: ignore[method-assign]
+    setattr(Store, "complete", complete)  # noqa: B010 - mypy takes it for a method
 
 
 def prepare() -> None:
@@ -414,16 +415,16 @@ def command() -> int:
     return int(failures > 0 or ended < options.jobs)
 
 
-def merged(readers: list[object]) -> Iterator[str]:
+def merged(readers: Sequence[TextIO]) -> Iterator[str]:
     """Yields lines as they come, of all workers."""
     import selectors
 
     with selectors.DefaultSelector() as selector:
         for reader in readers:
-            selector.register(reader, selectors.EVENT_READ)  # type: ignore[arg-type]
+            selector.register(reader, selectors.EVENT_READ, reader)
         while selector.get_map():
             for key, _ in selector.select():
-                if line := key.fileobj.readline():  # type: ignore[union-attr]
+                if line := key.data.readline():
                     yield line
                 else:
                     selector.unregister(key.fileobj)

@@ -107,6 +107,11 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit": flip,
     "cut short": half,
@@ -114,7 +119,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "a link to an endless device": link,
     "a folder": folder,
-    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a pipe": pipe,
 }
 
 
@@ -232,6 +237,7 @@ def forge(store: Store, stage: Stage, name: str, content: bytes) -> None:
         ("payload.json", b"[" * 100_000),
         ("payload.json", b'{"numbers": {"$tensor": "absent"}}'),
         ("payload.json", b'{"$tuple": 3}'),
+        ("payload.json", b"null"),
         ("payload.json", b'{"$int": {"x": 1}}'),
         ("payload.json", b"\xff\xfe"),
         ("payload.safetensors", b"\xff" * 64),

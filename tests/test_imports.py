@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], Classifier, type[nn.Module], Shape]
              built(SCNN(widths=(2, 3, 4, 5, 6)), (1, 32, 32), 10), ReleasedConvolutions,
              (1, 32, 32)),
 }  # fmt: skip
-WRAPPERS = {
+WRAPPERS: dict[str, Callable[[State], object]] = {
     "bare": lambda s: s,
     "data parallel": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
     "with an optimiser": lambda s: {
