@@ -196,7 +196,10 @@ def brief(spec: object) -> str:
         value = getattr(spec, f.name)
         if value == f.default or not isinstance(value, str | int | float):
             continue
-        words.append(value if isinstance(value, str) else f"{f.name.rstrip('_')}={value:g}")
+        if isinstance(value, int | float):
+            number = f"{value:g}" if abs(value) < 2**53 else f"{value}"
+            value = f"{f.name.rstrip('_')}={number}"
+        words.append(value)
     return " ".join([getattr(spec, "name", type(spec).__name__), *words])
 
 
@@ -254,7 +257,7 @@ def _read(text: str, hint: Any, path: str) -> Any:  # noqa: ANN401
     """Returns the value of type ``hint`` that ``text`` spells."""
     try:
         value = json.loads(text, parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     try:
         return _fit(value, hint)
@@ -283,7 +286,10 @@ def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
         if len(hints) == len(value):
             return tuple(_fit(v, h) for v, h in zip(value, hints, strict=True))
     elif hint is float and type(value) in (int, float) and abs(value) < float("inf"):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise TypeError from None
     elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
         fields = typing.get_type_hints(hint)
         if value.keys() <= fields.keys():

@@ -3,10 +3,13 @@
 A stage's key hashes everything that decides its result, so a finished stage is never
 recomputed and an unfinished one is found again. Nothing appears under its final name until
 it is whole: a stage is written aside, synced and renamed. Nothing in a store is unpickled.
+What is read is checked first; what is not as it was written is moved aside and made anew.
 
     <root>/<kind>/<key>/            payload.safetensors payload.json spec.json meta.json
     <root>/<kind>/<key>.partial/    state.bin, what an interrupted stage had reached
     <root>/<kind>/<key>.lease       who works on it
+    <root>/<kind>/<key>.failed      why it failed the last time
+    <root>/quarantine/<kind>/       stages that were damaged
 """
 
 import dataclasses
@@ -16,23 +19,27 @@ import os
 import platform
 import shutil
 import socket
+import stat
+import sys
 import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
-from mibench import seeding
+from mibench import __version__, seeding
 from mibench.spec import Json, canonical, fingerprint
 
 Payload: TypeAlias = dict[str, Any]
@@ -42,6 +49,71 @@ LEASE_SECONDS = 60.0
 """After so long without a heartbeat a holder counts as gone."""
 SAVE_SECONDS = 10.0
 """A stage's state is saved at the first opportunity after so long."""
+EMPTY_LEASE_SECONDS = 2.0
+"""A lease without a holder's name, which a crash leaves, is taken over after so long."""
+QUARANTINE = "quarantine"
+FILES = ("payload.safetensors", "payload.json", "spec.json")
+META = frozenset({"seconds", "resumed", "device", "threads", "versions", "queries", "sha256"})
+"""What the meta.json of a stage holds that was written before they had a digest of their own."""
+MENDED = 10
+"""So often a stage starts over because something that it needs turned out damaged."""
+
+
+_NONSENSE = (
+    SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+    RuntimeError,
+)  # fmt: skip
+"""What reading a file raises that was forged with the right digest."""
+
+
+class DamagedError(ValueError):
+    """A finished stage is not what was written under its name."""
+
+    def __init__(self, sentence: str, stage: "Stage | None" = None) -> None:
+        super().__init__(sentence)
+        self.stage = stage
+
+
+class AbsentError(KeyError):
+    """A stage that is needed is not in the store."""
+
+    def __init__(self, sentence: str, stage: "Stage") -> None:
+        super().__init__(sentence)
+        self.stage = stage
+
+
+class StoreError(OSError):
+    """The store cannot be written: nothing that follows could be kept."""
+
+
+def tell(sentence: str) -> None:
+    """Says something that people should know, on stderr."""
+    sys.stderr.write(f"note: {sentence}\n")
+    sys.stderr.flush()
+
+
+_remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
+
+
+def remark(sentence: str) -> None:
+    """Says how the running stage was computed otherwise than usual; its meta.json keeps it."""
+    tell(sentence)
+    if (kept := _remarks.get()) is not None:
+        kept.append(sentence)
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turns what the file system says of a write into one sentence that ends the run."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {place} ({error.strerror or error}); what is finished is kept: "
+            "see to it and run the same command again"
+        ) from error
 
 
 # Packing ----------------------------------------------------------------------------------
@@ -118,6 +190,18 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def _make_folder(path: Path) -> None:
+    """Makes a folder that others may make, and remove, at the same time."""
+    for chance in range(100):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # it was there, and is no folder, or is gone by now
+            if chance == 99 or os.path.lexists(path):
+                raise
+        else:
+            return
+
+
 def _write(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
@@ -159,6 +243,7 @@ class Work:
         self._every = every
         self._saved = time.monotonic()
         self._begun = time.monotonic()
+        self._at = self._safe = self._unsaved = (0, 0)
 
     @property
     def seconds(self) -> float:
@@ -174,22 +259,54 @@ class Work:
 
         The global generators (for layers that draw on their own) continue where they were.
         """
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return None
-        data = self._path.read_bytes()
-        if hashlib.sha256(data[32:]).digest() != data[:32]:  # damaged: of no use
-            self._path.unlink()
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
             return None
-        tensors = read_tensors(data[32:])
-        tree = json.loads(bytes(tensors.pop("$json").tolist()))
-        saved: Payload = unpack(tensors, tree)
-        self.steps, self.queries, self.gradients = saved.get("budget", (0, 0, 0))
-        self._begun -= saved.get("seconds", 0.0)
-        torch.set_rng_state(saved["cpu"])
-        if saved["cuda"]:
-            torch.cuda.set_rng_state_all(saved["cuda"])
+        try:
+            saved = self._read(data)
+        except ValueError as error:
+            tell(f"{self._path} {error}: the stage starts over")
+            self._path.unlink(missing_ok=True)
+            return None
+        self._at = self._safe = self._unsaved = saved["at"]
+        self.steps, self.queries, self.gradients = saved["budget"]
+        self._begun -= saved["seconds"]
         state: Payload = saved["state"]
         return state
+
+    @staticmethod
+    def _read(data: bytes) -> Payload:
+        """Returns what :meth:`save` wrote, and sets the global generators.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            raise ValueError("is damaged")
+        try:
+            tensors = read_tensors(data[32:])
+            tree = json.loads(bytes(tensors.pop("$json").tolist()))
+            saved: Payload = dict(unpack(tensors, tree))
+            other = saved["versions"] != _versions()
+            done, total = map(int, saved["at"])
+            budget = tuple(map(int, saved["budget"]))
+            if len(budget) != 3:
+                raise TypeError
+            saved |= {"at": (done, total), "budget": budget, "seconds": float(saved["seconds"])}
+            if not isinstance(saved["state"], dict):
+                raise TypeError
+            if not other:
+                torch.set_rng_state(saved["cpu"])
+                if saved["cuda"]:
+                    torch.cuda.set_rng_state_all(saved["cuda"])
+        except _NONSENSE:
+            raise ValueError("is no state") from None
+        if other:
+            raise ValueError("was saved under other versions of torch or mibench")
+        return saved
 
     def save(self, state: Callable[[], Payload]) -> None:
         """Replaces the saved state, atomically, if the last one is old enough.
@@ -208,22 +325,48 @@ class Work:
                 "seconds": self.seconds,
                 "cpu": torch.get_rng_state(),
                 "cuda": cuda,
+                "at": self._at,
+                "versions": _versions(),
             }
         )
         text = bytearray(json.dumps(tree).encode())
         tensors["$json"] = torch.frombuffer(text, dtype=torch.uint8)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(f".{uuid.uuid4().hex[:8]}")
         data = write_tensors(tensors)
-        _write(fresh, hashlib.sha256(data).digest() + data)
-        fresh.replace(self._path)
-        _sync(self._path.parent)
+        fresh = self._path.with_suffix(f".{uuid.uuid4().hex[:8]}")
+        with _writing(self._path.parent):
+            try:
+                _make_folder(self._path.parent)
+                _write(fresh, hashlib.sha256(data).digest() + data)
+                fresh.replace(self._path)
+                _sync(self._path.parent)
+            except FileNotFoundError:  # another has finished the stage and cleared up
+                return
+            except OSError:
+                with suppress(OSError):
+                    fresh.unlink()
+                raise
         self._saved = time.monotonic()
+        self._unsaved = (-1, -1)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Tells the outside how far the stage is."""
+        self._at = (done, total)
+        if self._unsaved == (-1, -1):  # a state is saved just before this is told
+            self._safe = self._unsaved = self._at
         if self._report is not None:
             self._report(done, total, note)
+
+    def whereabouts(self) -> str:
+        """Returns how far the stage came and from where it will go on, in words."""
+        (done, total), (safe, _) = self._at, self._safe
+        if not total:
+            return "at its beginning"
+        kept = f"its last good state, of {safe}, is kept" if safe else "no state was saved yet"
+        return f"after {done} of {total}; {kept}"
+
+
+def _versions() -> dict[str, str]:
+    return {"mibench": __version__, "torch": torch.__version__}
 
 
 def check_finite(value: Tensor, what: str) -> None:
@@ -281,6 +424,56 @@ class Stage(ABC):
         """Returns the payload: nested dicts of tensors and JSON scalars."""
 
 
+def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Returns the files of a finished stage, and its meta, if all is as it was written.
+
+    Args:
+        path: The stage's folder, ``<root>/<kind>/<key>``.
+
+    Raises:
+        DamagedError: If a file is missing or changed, or the folder's name is not the hash of
+            the spec that it holds.
+        OSError: If a file is there and cannot be read.
+    """
+    if path.is_symlink() or not path.is_dir():
+        raise DamagedError(f"{path} is no folder")
+    files = {name: _read_plain(path / name) for name in (*FILES, "meta.json")}
+    try:
+        meta = json.loads(files.pop("meta.json"))
+        digests = meta["sha256"]
+        sealed = meta.pop("digest") if "digest" in meta else None
+        if digests.keys() != set(FILES) or (sealed is None and meta.keys() - META):
+            raise ValueError
+        if sealed is not None and sealed != _digest(_dump(meta)):
+            raise ValueError
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise DamagedError(f"{path / 'meta.json'} is damaged") from None
+    for name, data in files.items():
+        if _digest(data) != digests[name]:
+            raise DamagedError(f"{path / name} is damaged")
+    try:
+        spec = json.loads(files["spec.json"])
+        name = fingerprint({"kind": path.parent.name, "streams": seeding.VERSION, **spec})
+    except (ValueError, TypeError, RecursionError):
+        name = ""
+    if name != path.name:
+        raise DamagedError(f"{path} holds another stage, or one of an older version")
+    return files, meta
+
+
+def _read_plain(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise DamagedError(f"{path} is no plain file")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedError(f"{path} is missing") from None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 class Store:
     """Finished stages under ``root``, one folder each."""
 
@@ -293,7 +486,7 @@ class Store:
         return self.root / stage.kind / stage.key
 
     def state(self, stage: Stage) -> str:
-        """Returns "done", "partial" or "missing"."""
+        """Returns "done", "partial" or "missing"; reads nothing."""
         if (self.path(stage) / "meta.json").exists():
             return "done"
         return "partial" if self._partial(stage).exists() else "missing"
@@ -324,25 +517,81 @@ class Store:
         """Returns a finished stage's payload.
 
         Raises:
-            KeyError: If the stage is not done.
-            ValueError: If a file differs from what was written.
+            AbsentError: If the stage is not done.
+            DamagedError: If it is not what was written.
         """
         path = self.path(stage)
         if self.state(stage) != "done":
-            raise KeyError(f"{stage.kind} {stage.key} is {self.state(stage)}")
-        files = {n: (path / n).read_bytes() for n in ("payload.safetensors", "payload.json")}
-        expected = json.loads((path / "meta.json").read_bytes())["sha256"]
-        for name, data in files.items():
-            if hashlib.sha256(data).hexdigest() != expected[name]:
-                raise ValueError(f"{path / name} is damaged; delete {path} and run again")
-        restored = partial(_restored, read_tensors(files["payload.safetensors"]))
-        payload: Payload = json.loads(files["payload.json"], object_hook=restored)
+            raise AbsentError(f"{stage.kind} {stage.key} is {self.state(stage)}", stage)
+        try:
+            files, _ = read_stage(path)
+            tensors = read_tensors(files["payload.safetensors"])
+            restored = partial(_restored, tensors)
+            payload: Payload = dict(json.loads(files["payload.json"], object_hook=restored))
+        except DamagedError as error:
+            error.stage = stage
+            raise
+        except _NONSENSE as error:
+            raise DamagedError(f"{path} holds no payload", stage) from error
         return payload
 
     def meta(self, stage: Stage) -> dict[str, Any]:
-        """Returns a finished stage's seconds, device, threads and versions."""
+        """Returns a finished stage's seconds, device, threads, versions and remarks."""
         meta: dict[str, Any] = json.loads((self.path(stage) / "meta.json").read_text())
         return meta
+
+    def failure(self, stage: Stage) -> str | None:
+        """Returns why a stage that is not done failed the last time, if it did."""
+        if self.state(stage) == "done":
+            return None
+        try:
+            note = json.loads(_read_plain(self._failed(stage)))
+            return " ".join(str(note["error"]).split())[:500]
+        except DamagedError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return "it failed, and the note on why cannot be read"
+
+    def note_failure(self, stage: Stage, why: str) -> None:
+        """Keeps why a stage failed, for :meth:`failure`; a full disk is no second failure."""
+        with suppress(OSError):
+            self._failed(stage).parent.mkdir(parents=True, exist_ok=True)
+            self._failed(stage).write_bytes(_dump({"error": why, "time": round(time.time())}))
+
+    def set_aside(self, stage: Stage, why: str) -> None:
+        """Moves what lies under a stage's name out of the way, and says so.
+
+        What another process has made anew in the meantime stays.
+        """
+        with suppress(AbsentError, DamagedError):
+            self.load(stage)
+            return
+        with _writing(self.root):
+            moved = move_aside(self.path(stage))
+        if moved is not None:
+            tell(f"{why}: moved to {moved}, to be computed again")
+
+    def set_aside_damaged(self, stages: Sequence[Stage]) -> None:
+        """Sets aside the damaged ones of the finished stages that a run will read.
+
+        Those are the ones that no other needs, and those that an unfinished one needs. What
+        turns out damaged later is found when it is read.
+
+        Args:
+            stages: In an order where needs come first.
+        """
+        needed = {n.key for s in stages for n in s.needs}
+        read: set[str] = set()
+        for stage in reversed(stages):
+            done = self.state(stage) == "done"
+            if done and (stage.key in read or stage.key not in needed):
+                try:
+                    read_stage(self.path(stage))
+                except DamagedError as error:
+                    self.set_aside(stage, str(error))
+                    done = False
+            if not done:
+                read |= {n.key for n in stage.needs}
 
     def complete(
         self,
@@ -351,20 +600,46 @@ class Store:
         data: Path | None = None,
         report: Report | None = None,
     ) -> bool:
-        """Computes and commits the stage unless it is done; its needs must be done.
+        """Computes and commits the stage unless it is done; its needs should be done.
+
+        A need that turns out damaged, or gone, is computed again before the stage starts over.
 
         Returns:
             Whether anything was computed here.
+
+        Raises:
+            StoreError: If the store cannot be written.
         """
         with self._lease(stage) as ours:
             if not ours or self.state(stage) == "done":
                 return False
             partial = self._partial(stage)
-            partial.mkdir(parents=True, exist_ok=True)
-            resumed = (partial / "state.bin").exists()
-            work = Work(partial, device, data, report)
-            _forget_peak(work.device)
-            payload = stage.compute(self.load, work)
+            with _writing(self.root):
+                _make_folder(partial)
+            remarks: list[str] = []
+            for chance in range(MENDED + 1):
+                resumed = (partial / "state.bin").exists()
+                work = Work(partial, device, data, report)
+                _forget_peak(work.device)
+                token = _remarks.set(remarks)
+                try:
+                    payload = stage.compute(self.load, work)
+                    break
+                except (AbsentError, DamagedError) as error:
+                    need = error.stage
+                    if need is None or need.key == stage.key or chance == MENDED:
+                        self._fail(stage, error, work)
+                        raise
+                    if isinstance(error, DamagedError):
+                        self.set_aside(need, str(error))
+                except BaseException as error:
+                    self._fail(stage, error, work)
+                    raise
+                finally:
+                    _remarks.reset(token)
+                self.complete(need, device, data)
+            for need in stage.needs:
+                remarks += self.meta(need).get("remarks", [])
             meta = {
                 "seconds": round(work.seconds, 3),
                 "resumed": resumed,
@@ -373,9 +648,25 @@ class Store:
                 "threads": torch.get_num_threads(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
             }
-            self._commit(stage, payload, meta)
+            if remarks:
+                meta["remarks"] = list(dict.fromkeys(remarks))
+            with _writing(self.root):
+                self._commit(stage, payload, meta)
             shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                self._failed(stage).unlink(missing_ok=True)
             return True
+
+    def _fail(self, stage: Stage, error: BaseException, work: Work) -> None:
+        """Adds to an error how far the stage came; keeps why it failed."""
+        if isinstance(error, StoreError):
+            return
+        who = "it" if isinstance(error, Exception) else stage.describe()
+        error.add_note(f"{who} stopped {work.whereabouts()}")
+        if isinstance(error, Exception):
+            first = str(error).strip().split("\n")[0]
+            told = f"{type(error).__name__}: {first}; it stopped {work.whereabouts()}"
+            self.note_failure(stage, told)
 
     def _commit(self, stage: Stage, payload: Payload, meta: dict[str, Any]) -> None:
         """Makes the stage visible; if somebody else was first, theirs stays."""
@@ -386,19 +677,30 @@ class Store:
             "payload.json": _dump(tree),
             "spec.json": _dump(canonical({"version": stage.version, **fields})),
         }
-        meta["sha256"] = {n: hashlib.sha256(data).hexdigest() for n, data in files.items()}
-        aside = self.path(stage).with_suffix(f".partial.{uuid.uuid4().hex[:8]}")
-        aside.mkdir(parents=True)
-        for name, data in (files | {"meta.json": _dump(meta)}).items():
-            _write(aside / name, data)
-        _sync(aside)
+        meta["sha256"] = {n: _digest(data) for n, data in files.items()}
+        meta["digest"] = _digest(_dump(meta))
+        path = self.path(stage)
+        aside = path.with_suffix(f".partial.{uuid.uuid4().hex[:8]}")
         try:
-            aside.rename(self.path(stage))
+            aside.mkdir(parents=True)
+            for name, data in (files | {"meta.json": _dump(meta)}).items():
+                _write(aside / name, data)
+            _sync(aside)
+            try:
+                aside.rename(path)
+            except OSError:
+                if self.state(stage) == "done" or not os.path.lexists(path):
+                    raise
+                self.set_aside(stage, f"{path} is not whole")
+                aside.rename(path)
         except OSError:
-            shutil.rmtree(aside)
+            shutil.rmtree(aside, ignore_errors=True)
             if self.state(stage) != "done":
                 raise
-        _sync(aside.parent)
+        _sync(path.parent)
+
+    def _failed(self, stage: Stage) -> Path:
+        return self.path(stage).with_suffix(".failed")
 
     def _partial(self, stage: Stage) -> Path:
         return self.path(stage).with_suffix(".partial")
@@ -410,29 +712,31 @@ class Store:
     def _lease(self, stage: Stage) -> Iterator[bool]:
         """Waits until the stage is done by someone else (False) or ours to do (True)."""
         path = self.path(stage).with_suffix(".lease")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(self.root):
+            _make_folder(path.parent)
         mine = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+        seen: tuple[str, int] | None = None
+        since = time.monotonic()
         while True:
             if self.state(stage) == "done":
                 yield False
                 return
-            try:
-                with path.open("x") as file:
-                    file.write(mine)
-                break
-            except FileExistsError:
-                if self._abandoned(path):
-                    with suppress(FileNotFoundError):
-                        path.rename(gone := path.with_suffix(f".gone.{uuid.uuid4().hex[:8]}"))
-                        gone.unlink()
+            with _writing(self.root):
+                if _take(path, mine):
+                    break
+                if (now := _glimpse(path)) != seen:  # it beats, by whatever clock
+                    seen, since = now, time.monotonic()
+                if now is not None and self._abandoned(now[0], time.monotonic() - since):
+                    _end(path, now[0])
                 else:
-                    time.sleep(0.1)
+                    time.sleep(0.1 if now else 0)
         stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(self._lease_seconds / 6):
-                with suppress(OSError):
-                    os.utime(path)
+                with suppress(OSError, ValueError):
+                    if path.read_text() == mine:
+                        os.utime(path)
 
         heart = threading.Thread(target=beat, daemon=True)
         heart.start()
@@ -441,27 +745,80 @@ class Store:
         finally:
             stop.set()
             heart.join()
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 if path.read_text() == mine:
                     path.unlink()
 
     def held(self, stage: Stage) -> bool:
         """Returns whether somebody computes the stage at this moment."""
-        path = self.path(stage).with_suffix(".lease")
-        return path.exists() and not self._abandoned(path)
+        seen = _glimpse(self.path(stage).with_suffix(".lease"))
+        return seen is not None and not self._abandoned(seen[0], time.time() - seen[1] / 1e9)
 
-    def _abandoned(self, path: Path) -> bool:
-        """Whether the holder is dead (on this machine) or silent for too long."""
-        try:
-            host, pid, *_ = path.read_text().split()
-            age = time.time() - path.stat().st_mtime
-        except FileNotFoundError:
-            return False
-        except ValueError:  # written a moment ago, or cut short by a crash
-            return time.time() - path.stat().st_mtime > 5
-        if host == socket.gethostname() and not _alive(int(pid)):
-            return True
-        return age > self._lease_seconds
+    def _abandoned(self, holder: str, silent: float) -> bool:
+        """Whether the holder is dead (on this machine) or has been silent for too long."""
+        match holder.split():
+            case [host, pid, _] if host == socket.gethostname() and pid.isdecimal():
+                return silent > self._lease_seconds or not _alive(int(pid))
+            case [_, _, _]:
+                return silent > self._lease_seconds
+        return silent > min(EMPTY_LEASE_SECONDS, self._lease_seconds)
+
+
+def move_aside(path: Path) -> Path | None:
+    """Moves ``<root>/<kind>/<name>`` to ``<root>/quarantine/<kind>``, under a new name.
+
+    Returns:
+        Where it is now; None if it was gone.
+    """
+    place = path.parent.parent / QUARANTINE / path.parent.name
+    place.mkdir(parents=True, exist_ok=True)
+    moved = place / f"{path.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        path.rename(moved)
+    except FileNotFoundError:
+        return None
+    return moved
+
+
+def _take(path: Path, mine: str) -> bool:
+    """Makes a lease, by creating its file; returns False if there is one."""
+    try:
+        with path.open("x") as file:
+            try:
+                file.write(mine)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+    except FileExistsError:
+        return False
+    return True
+
+
+def _glimpse(path: Path) -> tuple[str, int] | None:
+    """Returns a lease's holder and the time of its last beat; None if it is gone."""
+    try:
+        info = path.lstat()
+        plain = stat.S_ISREG(info.st_mode) and info.st_size < 1000
+        holder = path.read_bytes().decode(errors="replace") if plain else ""
+    except FileNotFoundError:
+        return None
+    return holder, info.st_mtime_ns
+
+
+def _end(path: Path, holder: str) -> None:
+    """Removes a lease; if it is another's by now, it is put back."""
+    gone = path.with_suffix(f".gone.{uuid.uuid4().hex[:8]}")
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+        found = _glimpse(gone)
+        if found is not None and found[0] != holder:
+            with suppress(OSError):  # there is a newer one, or no hard links
+                os.link(gone, path)
+        if gone.is_dir() and not gone.is_symlink():
+            shutil.rmtree(gone, ignore_errors=True)
+        else:
+            gone.unlink()
 
 
 def _alive(pid: int) -> bool:
@@ -471,6 +828,8 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    except OverflowError:  # no process has such a number
+        return False
     return True
 
 

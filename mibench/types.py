@@ -4,7 +4,6 @@ Pixels are float32 in [0, 1] everywhere above a network's first layer. A network
 that was trained on another range converts inside its own ``latents``.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from mibench.store import Work
+from mibench.store import Work, remark
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Labels: TypeAlias = Int[Tensor, " n"]
@@ -99,7 +98,8 @@ def predict(
     """Returns the logits and last latents of all images, on the CPU, in eval mode.
 
     A stochastic head gets its noise per image from ``rng``, so the result does not depend on
-    ``batch``, by default the fewer the larger the images.
+    ``batch``, by default the fewer the larger the images. Where a GPU runs out of memory, the
+    batch is halved and the stage remarks on it: the last bits may be others.
     """
     batch = batch or max(1, min(512, BATCH_PIXELS // max(1, x[:1].numel())))
     training = network.training
@@ -107,11 +107,21 @@ def predict(
     device = next(network.parameters()).device
     noise = torch.randn(len(x), network.noise_dim, generator=rng) if network.noise_dim else None
     logits, features = [], []
-    for start in range(0, len(x), batch):
-        z = network.latents(x[start : start + batch].to(device))[-1]
-        draw = None if noise is None else noise[start : start + batch].to(device)
-        logits.append(network.head(z, draw).cpu())
+    start = 0
+    while start < len(x):
+        try:
+            z = network.latents(x[start : start + batch].to(device))[-1]
+            draw = None if noise is None else noise[start : start + batch].to(device)
+            answer = network.head(z, draw).cpu()
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+            remark(f"Out of memory in evaluation: {batch} images at a time, last bits may differ.")
+            continue
+        logits.append(answer)
         features.append(z.cpu())
+        start += batch
     network.train(training)
     return torch.cat(logits), torch.cat(features)
 
@@ -272,12 +282,6 @@ class Watched(Classifier):
         self._work = work
         self._unanswered = 0
         self.training = target.training
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Watched":
-        """Returns a copy of the network whose uses are counted in the same place."""
-        twin = Watched(copy.deepcopy(self.target, memo), self._work)
-        twin.usual = self.usual
-        return twin
 
     @property
     def neck(self) -> nn.Module:  # type: ignore[override]

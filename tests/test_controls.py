@@ -11,7 +11,7 @@ from torch import Tensor
 from mibench.attacks import GMI, AdversarialNoise, OtherClass, PriorSamples
 from mibench.benchmarks import stages
 from mibench.benchmarks.cell import Cell, Evaluator
-from mibench.benchmarks.executors import Bench, execute
+from mibench.benchmarks.executors import Bench, Serial, execute
 from mibench.benchmarks.export import collect, render
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.stages import graph, record_stage
@@ -129,7 +129,7 @@ def small_cell() -> Cell:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A store in which one small cell with a control and three evaluators is done."""
     made = Bench(tmp_path_factory.mktemp("store"), Path())
-    outcome = execute(graph([record(small_cell())]), made, Watcher())
+    outcome = execute(graph([record(small_cell())]), made, Watcher(), Serial())
     assert not outcome.failures, outcome.failures
     return made
 
@@ -218,7 +218,7 @@ def test_a_protocol_scores_what_is_stored_and_runs_no_training_or_attack(
     table = table.modified([f"protocol.{k}={v}" for k, v in fields_of(name).items()])
     cell = table.rows["GMI / No Def."]
     assert {k: getattr(cell.protocol, k) for k in fields_of(name)} == fields_of(name)
-    outcome = execute(graph([record(cell)]), bench, Watcher())
+    outcome = execute(graph([record(cell)]), bench, Watcher(), Serial())
     assert not outcome.failures, outcome.failures
     assert outcome.computed <= 3  # the evidence of the attack and of its control, and the record
     scores = Store(bench.store).load(record(cell))["scores"]
@@ -235,7 +235,7 @@ def test_a_protocol_scores_what_is_stored_and_runs_no_training_or_attack(
 
 def test_what_is_undefined_is_missing_with_its_reason(bench: Bench) -> None:
     cell = replace(small_cell(), control=None)
-    execute(graph([record(cell)]), bench, Watcher())
+    execute(graph([record(cell)]), bench, Watcher(), Serial())
     payload = Store(bench.store).load(record(cell))
     assert payload["scores"]["false_positives"] == {"mean": None, "std": None, "n": 0}
     assert payload["values"]["false_positives"] == []

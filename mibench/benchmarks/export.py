@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mibench.benchmarks.contrasts import Contrast, between, with_none
+from mibench.benchmarks.holes import readable, reason
 from mibench.benchmarks.stages import RecordStage, graph, record_stage
 from mibench.benchmarks.tables.base import Table
 from mibench.benchmarks.worst import worst_note
@@ -82,6 +83,8 @@ class Results:
         sizes: Label → reconstructions, real images and dimensions that FID rests on.
         classes: How many classes the evaluator knows.
         warnings: What the records say beside their numbers, such as why one is missing.
+        holes: Label → why a seed of it is missing, where a stage failed or is damaged.
+        remarks: What was computed otherwise than usual.
     """
 
     table: Table
@@ -92,6 +95,8 @@ class Results:
     sizes: Mapping[str, tuple[int, int, int]]
     classes: int | None = None
     warnings: tuple[str, ...] = ()
+    holes: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def frame(self, *, reported: bool = False) -> "pd.DataFrame":
         """Returns one row per label, named "row": plain numbers, NaN where there is none.
@@ -177,9 +182,18 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     evaluator = classes = None
     sizes = {}
     warnings: dict[str, None] = {}
+    holes: dict[str, str] = {}
+    remarks: dict[str, None] = {}
     states = store.states(s for stages in records.values() for s in stages)
     for label, stages in records.items():
-        payloads = {i: store.load(s) for i, s in enumerate(stages) if states[s.key] == "done"}
+        payloads: dict[int, Payload] = {}
+        for seed, stage in enumerate(stages):
+            payload = readable(stage, store) if states[stage.key] == "done" else None
+            if payload is not None:
+                payloads[seed] = payload
+                remarks |= dict.fromkeys(store.meta(stage).get("remarks", []))
+            elif why := reason(stage, store):
+                holes.setdefault(label, why)
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
@@ -195,7 +209,8 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         for label, contrast in with_none(table, name, values).items():
             entries[label][name] = replace(entries[label][name], contrast=contrast)
     seeds = max(len(stages) for stages in records.values())
-    return Results(table, seeds, entries, found, evaluator, sizes, classes, tuple(warnings))
+    told = tuple(warnings), holes, tuple(remarks)
+    return Results(table, seeds, entries, found, evaluator, sizes, classes, *told)
 
 
 def _entry(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
@@ -277,7 +292,8 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
     short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
     if short:
         notes.append(f"Fewer seeds so far: {', '.join(short)}.")
-    return [*notes, *results.table.notes]
+    notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
+    return [*notes, *results.remarks, *results.table.notes]
 
 
 def significance_notes(results: Results, bold: str) -> list[str]:

@@ -6,9 +6,10 @@ from mibench.commands.diagnose import diagnose
 from mibench.commands.explain import explain
 from mibench.commands.imports import import_
 from mibench.commands.run import run
-from mibench.commands.stores import clean
+from mibench.commands.stores import check_store, clean
 from mibench.commands.tables import events, list_, status, table
 
 COMMANDS = (
     run, status, table, explain, diagnose, budgets, data_, events, import_, list_, clean,
+    check_store,
 )  # fmt: skip

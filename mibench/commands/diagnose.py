@@ -5,11 +5,10 @@ from pathlib import Path
 
 import click
 
-from mibench.commands.run import fetch_weights, pick_device, pick_jobs
+from mibench.commands.computing import compute, where
 from mibench.commands.shared import (
     check_writable,
     choose_table,
-    fail,
     fetch,
     plan,
     refusing,
@@ -31,15 +30,7 @@ SHOWN = ("nhsic", "coco_frobenius")
     show_default=True,
     help="What is printed and drawn; the CSV has every measure.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--executor", default="auto", show_default=True, help="serial, or local[N].")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="CPU threads of a stage.",
-)
+@where
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -48,19 +39,19 @@ SHOWN = ("nhsic", "coco_frobenius")
     show_default=True,
     help="CSV, PNG and PDF.",
 )
-@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("--verbose", is_flag=True, help="A line for every stage that starts and ends.")
 def diagnose(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, measures: Sequence[str], device: str, executor: str, threads: int,
-    out: Path, download: bool, quiet: bool, verbose: bool,
+    store: Path, data: Path, measures: Sequence[str], device: str, executor: str,
+    address: str | None, threads: int, download: bool, quiet: bool, verbose: bool, out: Path,
 ) -> None:  # fmt: skip
     """Measure how TABLE's targets depend on their input, and whether that goes with leakage.
 
     Trains targets that are not there yet; leakage is of the records that `mibench run` left.
     """
+    from mibench.benchmarks import diagnostics, diagnostics_files
+    from mibench.benchmarks.executors import Bench, choose_executor
     from mibench.defenses.dependence import MEASURES
+    from mibench.store import Store
 
     with refusing():
         if unknown := [m for m in measures if m not in MEASURES]:
@@ -69,38 +60,21 @@ def diagnose(
         if download:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = plan(chosen, seeds, data)
-        bench_device = pick_device(device)
-        jobs = pick_jobs(executor, bench_device)
+        place = choose_executor(executor, address)
+        file = Path(table) if table.endswith(".py") else None
+        bench = place.check(Bench(store, data, device, threads, file))
         check_writable(store, out)
-    from mibench.benchmarks import diagnostics, diagnostics_files
-    from mibench.benchmarks.executors import Bench, execute
-    from mibench.benchmarks.progress import display
     from mibench.benchmarks.stages import graph
-    from mibench.store import Store
 
-    done = Store(store)
+    changed = bool(rows or settings or protocol)
+
+    def show(complete: bool) -> None:
+        found = diagnostics.diagnose(records, Store(store))
+        if found.values:
+            stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
+            written = diagnostics_files.write(found, measures, out / f"{stem}-dependence")
+            click.echo(diagnostics_files.text(found, measures) + "\n")
+            click.echo("\n".join(map(str, written)))
+
     stages = graph(s for own in diagnostics.dependence_stages(records).values() for s in own)
-    missing = [s for s in stages if done.state(s) != "done"]
-    with refusing():
-        fetch_weights(missing, data)
-    file = Path(table) if table.endswith(".py") else None
-    watcher = display(len(missing), quiet=quiet, verbose=verbose)
-    try:
-        outcome = execute(stages, Bench(store, data, bench_device, threads, jobs, file), watcher)
-    except KeyboardInterrupt:
-        watcher.close()
-        fail("interrupted; run the same command again to go on where it was")
-    watcher.close()
-    found = diagnostics.diagnose(records, done)
-    if found.values:
-        changed = bool(rows or settings or protocol)
-        stem = chosen.name + "-modified" * changed + "-incomplete" * bool(outcome.failures)
-        written = diagnostics_files.write(found, measures, out / f"{stem}-dependence")
-        click.echo(diagnostics_files.text(found, measures) + "\n")
-        click.echo("\n".join(map(str, written)))
-    computed = f"{outcome.computed} stages computed, {outcome.cached} found in {store}"
-    click.echo("nothing computed: " * (not outcome.computed) + computed, err=True)
-    if outcome.failures:
-        names = {s.key: s.describe() for s in stages}
-        told = "; ".join(f"{names[key]}: {why}" for key, why in outcome.failures.items())
-        fail(f"{told} ({len(outcome.skipped)} other stages needed what failed)")
+    compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)

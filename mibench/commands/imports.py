@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mibench.commands.shared import check_writable, folder, refusing
+from mibench.commands.shared import apply, check_writable, folder, refusing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mibench.spec import Json
+    from mibench.types import Classifier, Shape
 
 
 @click.group("import")
@@ -41,6 +42,116 @@ def stylegan(file: Path, name: str, data: Path) -> None:
     with refusing():
         state, given = read_network(file)
         written = write_weights(name, state, generator_arguments(given), data / "weights")
+    click.echo(written)
+
+
+NAME = click.option(
+    "--name", metavar="NAME", help="What to call the weights; without it, as FILE is called."
+)
+DATA = click.option(
+    "--data",
+    type=folder,
+    default=Path("data"),
+    envvar="MIBENCH_DATA",
+    show_default=True,
+    help="The weights go to its folder weights.",
+)
+classifier = apply(
+    click.argument("file", type=click.Path(path_type=Path)),
+    click.option("--as", "network", required=True, metavar="NETWORK",
+                 help="Its architecture, for example vgg16 or facenet."),
+    click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
+                 help="Change a field of the architecture, for example widths=[8,16,32]."),
+    click.option("--size", type=click.IntRange(8, 1024),
+                 help="Pixels a side of its images; without it, usual ones are tried."),
+    NAME,
+    DATA,
+)  # fmt: skip
+
+
+@import_.command()
+@classifier
+@click.option("--defense", type=click.Choice(["none", "mid"]), default="none", show_default=True)
+def target(
+    file: Path, network: str, settings: tuple[str, ...], size: int | None, name: str | None,
+    data: Path, defense: str,
+) -> None:  # fmt: skip
+    """Take over a target in FILE, as GMI, KED-MI, BiDO and LOMMA released theirs.
+
+    Its weights are written as NAME.safetensors under mibench's names, every one of them or
+    none, and what it takes to build the network as NAME.json. Nothing in FILE is executed.
+    """
+    bring(file, network, settings, size, name, data, defense)
+
+
+@import_.command()
+@classifier
+def evaluator(
+    file: Path, network: str, settings: tuple[str, ...], size: int | None, name: str | None,
+    data: Path,
+) -> None:  # fmt: skip
+    """Take over an evaluation classifier in FILE, as GMI, KED-MI and BiDO released theirs."""
+    bring(file, network, settings, size, name, data, "none")
+
+
+@import_.command("generator")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--as",
+    "network",
+    required=True,
+    type=click.Choice(["wgan-gp", "inversion-gan"]),
+    help="GMI's prior or KED-MI's.",
+)
+@NAME
+@DATA
+def generator_(file: Path, network: str, name: str | None, data: Path) -> None:
+    """Take over the generator in FILE, as GMI, KED-MI, BiDO and LOMMA released theirs."""
+    from mibench.networks.checkpoints import read_checkpoint
+    from mibench.networks.released import released_generator
+
+    with refusing():
+        state, sizes = released_generator(read_checkpoint(file), f"the weights in {file}")
+        written = write_weights(
+            name or file.stem, state, {"is": network, **sizes}, data / "weights"
+        )
+    click.echo(written)
+
+
+def bring(
+    file: Path, name_of_network: str, settings: tuple[str, ...], size: int | None,
+    name: str | None, data: Path, defense: str,
+) -> None:  # fmt: skip
+    """Reads a classifier, writes it under mibench's names, and prints where."""
+    from mibench.defenses import MID
+    from mibench.networks import NETWORKS
+    from mibench.networks.checkpoints import read_checkpoint
+    from mibench.networks.released import released_classifier
+    from mibench.spec import canonical, override
+
+    with refusing():
+        if name_of_network not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise KeyError(f"unknown network {name_of_network!r}; known: {known}")
+        spec = NETWORKS[name_of_network]()
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            if not equals:
+                raise ValueError(f"--set takes field=value, got {setting!r}")
+            spec = override(spec, path.strip(), text.strip())
+
+        def build(shape: "Shape", classes: int) -> "Classifier":
+            network = spec.build(shape, classes)
+            return MID(lambda_=0).harden(network) if defense == "mid" else network
+
+        state, shape, classes = released_classifier(
+            read_checkpoint(file), build, size, f"the weights in {file}"
+        )
+        sizes: dict[str, Json] = {
+            "network": canonical(spec), "defense": defense, "shape": list(shape),
+            "classes": classes,
+        }  # fmt: skip
+        written = write_weights(name or file.stem, state, sizes, data / "weights")
     click.echo(written)
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mibench.commands.computing import compute, where
 from mibench.commands.shared import (
     Records,
     check_writable,
     choose_table,
     chosen_stages,
     count_states,
-    fail,
     fetch,
     plan,
     refusing,
@@ -27,21 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @what
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--executor",
-    default="auto",
-    show_default=True,
-    help="serial, local[N]: N stages side by side, ray or slurm[N]. auto: local, one per core.",
-)
-@click.option("--address", help="Of a running Ray cluster, such as HOST:6379.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="CPU threads of a stage; another number may change the last bits.",
-)
+@where
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -50,82 +36,52 @@ if TYPE_CHECKING:
     show_default=True,
     help="CSV, LaTeX, Markdown and PNG.",
 )
-@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @click.option(
     "--until",
     type=click.Choice(["images", "classifier", "prior", "inversion", "evidence"]),
     help="Compute stages of this kind and what they need; write no table.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the stages and compute nothing.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("--verbose", is_flag=True, help="A line for every stage that starts and ends.")
 def run(
-    table: str,
-    rows: Sequence[str],
-    settings: Sequence[str],
-    protocol: str | None,
-    seeds: int,
-    store: Path,
-    data: Path,
-    device: str,
-    executor: str,
-    address: str | None,
-    threads: int,
-    out: Path,
-    download: bool,
-    until: str | None,
-    dry_run: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, device: str, executor: str, address: str | None, threads: int,
+    download: bool, quiet: bool, verbose: bool, out: Path, until: str | None, dry_run: bool,
+) -> None:  # fmt: skip
     """Fill TABLE (a name, or a Python FILE with one) and print it.
 
     What is in the store is not computed again; an interrupted run goes on where it was.
     """
-    from mibench.benchmarks.executors import Bench, choose_executor, execute
-    from mibench.benchmarks.progress import display
-    from mibench.store import Store
+    from mibench.benchmarks.executors import Bench, choose_executor
 
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if download and not dry_run:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
-        where = choose_executor(executor, address)
+        place = choose_executor(executor, address)
         file = Path(table) if table.endswith(".py") else None
         bench = Bench(store, data, device, threads, file)
-        if not dry_run or where.package is None:  # a plan needs no cluster
-            bench = where.check(bench)
+        if not dry_run or place.package is None:  # a plan needs no cluster
+            bench = place.check(bench)
         if not dry_run:
             check_writable(store, out)
     if dry_run:
         seen = foresee(choose_table(table, (), (), None), seeds, data, quiet=True)
-        show_plan(records, bench, until, where.slots(bench), seen)
+        show_plan(records, bench, until, place.slots(bench), seen)
         return
+    from mibench.store import Store
+
     stages = chosen_stages([r for rs in records.values() for r in rs], until)
-    states = Store(store).states(stages)
-    missing = [s for s in stages if states[s.key] != "done"]
-    with refusing():
-        fetch_weights(missing, data)
-    watcher = display(len(missing), quiet=quiet, verbose=verbose)
-    try:
-        outcome = execute(stages, bench, watcher, where)
-    except KeyboardInterrupt:
-        watcher.close()
-        fail("interrupted; run the same command again to go on where it was")
-    watcher.close()
-    if until is not None:
-        show_accuracy(stages, Store(store))
-    else:
-        changed = bool(rows or settings or protocol)
-        stem = chosen.name + "-modified" * changed + "-incomplete" * bool(outcome.failures)
-        click.echo(write(chosen, records, Store(store), out, stem))
-    done = f"{outcome.computed} stages computed, {outcome.cached} found in {store}"
-    click.echo("nothing computed: " * (not outcome.computed) + done, err=True)
-    if outcome.failures:
-        names = {s.key: s.describe() for s in stages}
-        told = "; ".join(f"{names[key]}: {why}" for key, why in outcome.failures.items())
-        fail(f"{told} ({len(outcome.skipped)} other stages needed what failed)")
+    changed = bool(rows or settings or protocol)
+
+    def show(complete: bool) -> None:
+        if until is not None:
+            show_accuracy(stages, Store(store))
+        else:
+            stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
+            click.echo(write(chosen, records, Store(store), out, stem))
+
+    compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)
 
 
 def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> Records:
@@ -138,17 +94,6 @@ def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> R
         if not quiet:
             click.echo(f"note: {error}; without it nothing counts as done", err=True)
         return record_stages(table, seeds, None)
-
-
-def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
-    """Makes sure that the trained weights which stages start from can be had."""
-    from mibench.benchmarks.stages import ClassifierStage, PriorStage
-
-    stages = list(stages)
-    for network in {s.network: None for s in stages if isinstance(s, ClassifierStage)}:
-        network.fetch(data)
-    for prior in {s.spec: None for s in stages if isinstance(s, PriorStage)}:
-        prior.fetch(data)
 
 
 def show_plan(

@@ -1,7 +1,7 @@
 """What commands share: options, refusals, and the tables they name."""
 
 import sys
-import uuid
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,9 +154,8 @@ def check_writable(*folders: Path) -> None:
     for path in folders:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            probe = path / f".probe-{uuid.uuid4().hex[:8]}"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=path):
+                pass
         except OSError as error:
             raise ValueError(f"cannot write to {path}: {error.strerror}") from error
 

@@ -1,11 +1,11 @@
-"""The commands that look after a store: clean."""
+"""The commands that look after a store: clean and check-store."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from mibench.commands.shared import folder, plan, refusing
+from mibench.commands.shared import RefusedError, fail, folder, plan, refusing
 
 
 @click.command()
@@ -45,17 +45,72 @@ def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
     import shutil
 
     with refusing():
-        paths = sorted(
-            store.glob("*/*.partial*") if which == "partial" else orphans(store, seeds, data)
-        )
+        paths = sorted(left_over(store) if which == "partial" else orphans(store, seeds, data))
     for path in paths:
-        size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        size = sum(f.lstat().st_size for f in (path, *path.rglob("*")) if not f.is_dir())
         click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
-        if yes:
+        if yes and path.is_dir() and not path.is_symlink():
             aside = path.with_name(f"{path.name}.partial.gone")  # half deleted is not done
             shutil.rmtree(path.rename(aside))
+        elif yes:
+            path.unlink()
     if not paths:
         click.echo("nothing to delete")
+
+
+def left_over(store: Path) -> Iterator[Path]:
+    """Yields what interrupted stages left, and what was damaged."""
+    from mibench.store import QUARANTINE
+
+    for pattern in ("*/*.partial*", "*/*.gone.*", f"{QUARANTINE}/*/*"):
+        yield from store.glob(pattern)
+    for suffix in (".lease", ".failed"):
+        for path in store.glob(f"*/*{suffix}"):
+            if path.with_suffix("").exists():  # it was killed between its last two steps
+                yield path
+
+
+@click.command("check-store")
+@click.option(
+    "--store",
+    type=folder,
+    default=Path("mibench-store"),
+    envvar="MIBENCH_STORE",
+    show_default=True,
+)
+@click.option("--repair", is_flag=True, help="Move what is damaged aside, to be computed anew.")
+def check_store(store: Path, repair: bool) -> None:
+    """Read every finished stage and name what is not as it was written; exit status 1 if any."""
+    from mibench.store import DamagedError, move_aside, read_stage
+
+    if not store.is_dir():
+        raise RefusedError(f"there is no store at {store}")
+    checked = damaged = 0
+    with refusing():
+        for path in finished(store):
+            checked += 1
+            try:
+                read_stage(path)
+            except DamagedError as error:
+                damaged += 1
+                moved = f", moved to {move_aside(path)}" if repair else ""
+                click.echo(f"{error}{moved}", err=True)
+            except OSError as error:
+                damaged += 1
+                click.echo(f"{path} cannot be read ({error.strerror})", err=True)
+    click.echo(f"{checked} stages read, {damaged} of them damaged")
+    if damaged:
+        hint = "" if repair else "; --repair moves it aside, and the next run computes it anew"
+        fail(f"{store} holds what is damaged{hint}")
+
+
+def finished(store: Path) -> Iterator[Path]:
+    """Yields the folders of finished stages, and what lies where one should, by name."""
+    from mibench.store import QUARANTINE
+
+    for path in sorted(store.glob("*/*")):
+        if path.parent.name != QUARANTINE and "." not in path.name:
+            yield path
 
 
 def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
@@ -82,9 +137,8 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
         names = ", ".join(sorted(unread))
         click.echo(f"keeping all of {names}: the data is not readable under {data}", err=True)
     tasks = tasks_of(store)
-    for path in store.glob("*/*"):
-        finished = path.is_dir() and ".partial" not in path.name
-        if finished and path.name not in kept and tasks.get(path.name) not in unread:
+    for path in finished(store):
+        if path.is_dir() and path.name not in kept and tasks.get(path.name) not in unread:
             yield path
 
 
@@ -95,9 +149,12 @@ def tasks_of(store: Path) -> dict[str, str]:
     tasks: dict[str, str] = {}
     needs: dict[str, list[str]] = {}
     for path in store.glob("*/*/spec.json"):
-        spec = json.loads(path.read_text(encoding="utf-8"))
-        if path.parent.parent.name == "images":
-            tasks[path.parent.name] = spec["task"]["is"]
+        try:
+            spec = dict(json.loads(path.read_text(encoding="utf-8")))
+            if path.parent.parent.name == "images":
+                tasks[path.parent.name] = spec["task"]["is"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            continue  # damaged: it says nothing
         listed = [v if isinstance(v, list) else [v] for v in spec.values()]
         fields = [v for values in listed for v in values]
         needs[path.parent.name] = [v["key"] for v in fields if isinstance(v, dict) and "key" in v]

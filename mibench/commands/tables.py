@@ -105,6 +105,7 @@ def show_states(records: Records, store: Path) -> None:
     """Prints a line for every row and seed: which of its stages are in the store."""
     from collections import Counter
 
+    from mibench.benchmarks.holes import reason
     from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
@@ -117,6 +118,8 @@ def show_states(records: Records, store: Path) -> None:
             alike = Counter(texts[s.key] for s in graph([record]))
             told = (f"{text} ({n} times)" if n > 1 else text for text, n in alike.items())
             lines.append(f"{label}, seed {seed}\n  {', '.join(told)}")
+            if states[record.key] != "done" and (why := reason(record, Store(store))):
+                lines.append(f"  the last time, {why}")
     click.echo("\n".join([*lines, count_states(states)]))
 
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -139,6 +140,16 @@ class _Arrays(pickle.Unpickler):
         return allowed[module, name]
 
 
+def _check_memo(data: bytes) -> None:
+    """Raises ValueError for a pickle that numbers what it memorises beyond its own length.
+
+    The unpickler makes a list as long as the largest of these numbers.
+    """
+    for instruction, argument, _ in pickletools.genops(data):
+        if instruction.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) < len(data):
+            raise ValueError("it memorises under impossible numbers")
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """Returns the bytes that an old pickle of an array spells as text."""
     if encoding != "latin1":
@@ -151,12 +162,14 @@ def _read_batches(root: Path, part: str) -> ImageSet:
     for name in BATCHES[part]:
         path = root / "cifar-10-batches-py" / name
         try:
-            batch = _Arrays(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+            data = path.read_bytes()
+            _check_memo(data)
+            batch = _Arrays(io.BytesIO(data), encoding="bytes").load()
             rows = torch.from_numpy(batch[b"data"].reshape(-1, 3, 32, 32).copy())
             mine = torch.tensor(batch[b"labels"])
             if rows.dtype != torch.uint8 or len(rows) != len(mine) or not len(mine):
                 raise ValueError("images and labels do not fit")
-        except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # a damaged pickle may raise anything
             raise ValueError(f"{path} is no whole batch of CIFAR-10: {error}") from error
         pixels.append(rows)
         labels.append(mine)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,21 +21,34 @@ Box = tuple[int, int, int, int]
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Returns the image files in a folder, in the order of their names; hidden ones are none."""
+    """Returns the image files in a folder, in the order of their names; hidden ones are none.
+
+    Raises:
+        ValueError: If a name has a line break or another sign that cannot be printed.
+    """
     return sorted(
         Path(entry.path)
-        for entry in os.scandir(folder)
-        if Path(entry.name).suffix.lower() in SUFFIXES
-        and not entry.name.startswith(".")
-        and entry.is_file()
+        for entry in _entries(folder)
+        if Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file()
     )
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Returns the folders in a folder, in the order of their names; hidden ones are none."""
-    return sorted(
-        Path(e.path) for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")
-    )
+    """Returns the folders in a folder, in the order of their names; hidden ones are none.
+
+    Raises:
+        ValueError: If a name has a line break or another sign that cannot be printed.
+    """
+    return sorted(Path(e.path) for e in _entries(folder) if e.is_dir())
+
+
+def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.isprintable():
+                raise ValueError(f"{folder} has a name that cannot be printed: {entry.name!a}")
+            if not entry.name.startswith("."):
+                yield entry
 
 
 def file_digests(root: Path, files: Sequence[Path]) -> dict[str, str]:
@@ -99,7 +112,7 @@ def decode(files: Sequence[Path], size: int, channels: int, box: Box | None = No
 
 def _decode(path: Path, size: int, channels: int, box: Box | None) -> Tensor:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -123,6 +136,10 @@ def _decode(path: Path, size: int, channels: int, box: Box | None) -> Tensor:
                 raise ValueError(f"{path} has {width}x{height} pixels, too few to cut {box} out")
             cut = image.convert("L" if channels == 1 else "RGB").crop(box)
             pixels = np.array(cut.resize((size, size), Image.Resampling.BILINEAR))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (ValueError, MemoryError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path} is not a whole image: {error}") from error
+    except Exception as error:  # a damaged image may raise anything
         raise ValueError(f"{path} is not a whole image: {error}") from error
     return torch.from_numpy(pixels).view(size, size, channels).permute(2, 0, 1)

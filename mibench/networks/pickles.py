@@ -162,7 +162,9 @@ def generator_arguments(given: Mapping[str, Json]) -> dict[str, Json]:
     return chosen
 
 
-def follow(file: io.BytesIO, names: frozenset[str], limit: int) -> object:
+def follow(
+    file: io.BytesIO, names: frozenset[str], limit: int, *, checkpoint: bool = False
+) -> object:
     """Returns the inert tree of the pickle that begins at the file's position.
 
     Mappings become dicts with texts as keys, sets lists; what was to be called, a :class:`Call`.
@@ -171,6 +173,8 @@ def follow(file: io.BytesIO, names: frozenset[str], limit: int) -> object:
         file: Positioned after the pickle when this returns.
         names: What it may name.
         limit: How many instructions it may have.
+        checkpoint: Whether it may be what ``torch.save`` writes, where mappings have numbers as
+            keys too, and attributes, which are left out.
 
     Raises:
         ValueError: If it names anything else, or does anything but build data.
@@ -216,10 +220,10 @@ def follow(file: io.BytesIO, names: frozenset[str], limit: int) -> object:
                 _extend(stack[-1], items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _update(stack[-1], [key, value])
+                _update(stack[-1], [key, value], numbers=checkpoint)
             case "SETITEMS":
                 items, stack = stack, outer.pop()
-                _update(stack[-1], items)
+                _update(stack[-1], items, numbers=checkpoint)
             case "GLOBAL":
                 stack.append(_name(str(argument), names))
             case "STACK_GLOBAL":
@@ -230,7 +234,9 @@ def follow(file: io.BytesIO, names: frozenset[str], limit: int) -> object:
                 stack.append(_call(callee, args))
             case "BUILD":
                 stack.pop()
-                if not isinstance(stack[-1], Call) or stack[-1].name not in STATEFUL:
+                below = stack[-1]
+                stateful = isinstance(below, Call) and below.name in STATEFUL
+                if not stateful and not (checkpoint and isinstance(below, dict)):
                     raise ValueError("it sets the state of something")
             case "BINPERSID" if PERSISTENT in names:
                 stack.append(Call(PERSISTENT, (stack.pop(),)))
@@ -410,11 +416,12 @@ def _extend(target: object, items: list[object]) -> None:
     target.extend(items)
 
 
-def _update(target: object, items: list[object]) -> None:
+def _update(target: object, items: list[object], *, numbers: bool) -> None:
     if not isinstance(target, dict) or len(items) % 2:
         raise ValueError("it sets items of something else than a mapping")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        target[_text(key)] = value
+        number = numbers and type(key) is int and abs(key) < 2**63
+        target[key if number else _text(key)] = value
 
 
 def _text(value: object) -> str:

@@ -8,9 +8,10 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from mibench.networks.checkpoints import read_checkpoint
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin")
 TORCHVISION = "https://download.pytorch.org/models"
@@ -52,8 +53,7 @@ IMAGENET = {
 def read_weights(weights: Weights, root: Path) -> dict[str, Tensor]:
     """Returns the state dict in a file, without the wrappers that training scripts put on it.
 
-    Nothing pickled is executed. What is taken off: a dictionary around the state dict under
-    "state_dict" or "model", and the "module." that data parallelism puts before each name.
+    Nothing pickled is executed; see :func:`~mibench.networks.checkpoints.read_checkpoint`.
 
     Args:
         weights: Which file.
@@ -112,6 +112,17 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
         ValueError: If they do not agree; the module is left as it was.
     """
     own = module.state_dict()
+    check_exactly(state, own, what, type(module).__name__)
+    module.load_state_dict({**own, **state})
+
+
+def check_exactly(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, who: str
+) -> None:
+    """Raises ValueError unless ``state`` has the names and shapes of ``own``.
+
+    A count of batches may be missing. ``what`` do not fit ``who``, says the complaint.
+    """
     wrong = {
         "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
         "unexpected": [k for k in state if k not in own],
@@ -123,8 +134,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     }
     if any(wrong.values()):
         lists = "; ".join(f"{kind}: {_some(names)}" for kind, names in wrong.items() if names)
-        raise ValueError(f"{what} do not fit {type(module).__name__}: {lists}")
-    module.load_state_dict({**own, **state})
+        raise ValueError(f"{what} do not fit {who}: {lists}")
 
 
 def _some(names: list[str]) -> str:
@@ -141,25 +151,4 @@ def _read(path: Path, sha256: str) -> dict[str, Tensor]:
             f"{path} has sha256 {digest}, not {sha256}…: put the right file there, or, if this "
             f"is the one you mean, use --set setting.….weights.sha256={digest}"
         )
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file may raise anything
-        raise ValueError(
-            f"{path} holds more than tensors, or is damaged, and nothing in it is executed: save "
-            "its state dict as .safetensors where you trust it"
-        ) from error
-    return _unwrap(state, path)
-
-
-def _unwrap(state: object, path: Path) -> dict[str, Tensor]:
-    while isinstance(state, Mapping):
-        inner = [state[k] for k in ("state_dict", "model") if isinstance(state.get(k), Mapping)]
-        if not inner:
-            break
-        state = inner[0]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict, that is, no mapping of names to tensors")
-    prefix = "module." if all(k.startswith("module.") for k in state) else ""
-    return {k.removeprefix(prefix): v for k, v in state.items()}
+    return read_checkpoint(path)

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 
 from mibench.benchmarks.progress import Watcher
-from mibench.store import Report, Stage, Store
+from mibench.store import Report, Stage, Store, StoreError
 
 Result = bool | str
 """Whether a stage was computed here (or by somebody else), or what went wrong."""
@@ -177,6 +177,8 @@ def attempt(stage: Stage, bench: Bench, report: Report) -> Result:
     """Completes one stage in this process, which must be prepared; keeps any exception."""
     try:
         return Store(bench.store).complete(stage, bench.device, bench.data, report)
+    except StoreError:  # the others could not be kept either
+        raise
     except Exception as error:
         return explain(error)
 
@@ -264,6 +266,7 @@ def explain(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0]
     told = (ValueError, FileNotFoundError, FloatingPointError)
     sentence = text if isinstance(error, told) and text else f"{type(error).__name__}: {text}"
+    sentence = "; ".join([sentence, *getattr(error, "__notes__", [])])
     where = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
     return f"{sentence} ({where[-1].filename}, line {where[-1].lineno})" if where else sentence
 

@@ -28,7 +28,7 @@ from mibench.benchmarks.executors.serial import Serial
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.userfile import load_user_file
 from mibench.spec import require
-from mibench.store import Stage
+from mibench.store import Stage, Store
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ def _run_pool(
             for future in finished:
                 stage = running.pop(future)
                 dead = isinstance(future.exception(), BrokenProcessPool)
+                if dead:
+                    Store(bench.store).note_failure(stage, KILLED)
                 watcher.finish(stage, schedule.settle(stage, KILLED if dead else future.result()))
                 broken = broken or dead
     except BaseException:

@@ -1,0 +1,44 @@
+"""Why a table has a hole where a number should be."""
+
+from mibench.benchmarks.stages import RecordStage, graph
+from mibench.store import DamagedError, Payload, Store, tell
+
+
+def readable(record: RecordStage, store: Store) -> Payload | None:
+    """Returns a record's payload; None if it is not there, or is damaged, which is told."""
+    if store.state(record) != "done":
+        return None
+    try:
+        payload = store.load(record)
+    except DamagedError as error:
+        tell(f"{error}: run the table again to compute it anew")
+        return None
+    try:
+        _check(payload, [name for name, _ in record.metrics])
+    except (LookupError, TypeError, ValueError) as error:
+        tell(f"{store.path(record)} is no record of mibench ({error}): it is left out")
+        return None
+    return payload
+
+
+def _check(payload: Payload, metrics: list[str]) -> None:
+    """Raises ValueError, LookupError or TypeError unless a table can be made of a record."""
+    numbers = [payload["evaluator"]["accuracy"]]
+    for name in metrics:
+        score = payload["scores"][name]
+        numbers += [score["mean"], *([] if score["std"] is None else [score["std"]])]
+    if not all((isinstance(n, int | float) and abs(n) < 1e300) or n != n for n in numbers):
+        raise ValueError("a score is no number")
+    sizes = [payload["sizes"][k] for k in ("reconstructions", "real", "dimensions", "classes")]
+    if not all(type(n) is int and 0 < n < 2**53 for n in sizes):
+        raise ValueError("a size is no number")
+
+
+def reason(record: RecordStage, store: Store) -> str | None:
+    """Returns which stage of a record that is not there failed the last time, and why."""
+    if store.state(record) == "done":
+        return f"the record {record.key} is damaged"
+    for stage in graph([record]):
+        if why := store.failure(stage):
+            return f"{stage.describe()} failed: {why}"
+    return None

@@ -1,0 +1,236 @@
+"""Networks of other projects: their layouts, made by hand, come in whole or not at all."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from mibench.cli import main
+from mibench.defenses import MID
+from mibench.networks import MCNN, SCNN, VGG16, FaceNet, Weights
+from mibench.networks.dcgan import Generator
+from mibench.networks.weights import load_exactly, read_weights
+from mibench.seeding import generator, seeded
+from mibench.types import Classifier, NetworkSpec, Shape
+
+State = dict[str, Tensor]
+
+
+class ReleasedVGG(nn.Module):
+    """The names under which GMI, KED-MI and BiDO keep a VGG with one linear layer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.feature = network.get_submodule("features")
+        self.bn = network.get_submodule("neck")
+        self.fc_layer = network.get_submodule("last")
+
+
+class ReleasedFace(nn.Module):
+    """The names under which KED-MI keeps its face networks."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.feature = network.get_submodule("backbone")
+        self.fc_layer = network.get_submodule("last")
+
+
+class ReleasedMID(nn.Module):
+    """The names under which MID keeps a VGG with a bottleneck."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.feature = network.get_submodule("features")
+        self.st_layer = network.get_submodule("last.statistics")
+        self.fc_layer = network.get_submodule("last.classify")
+
+
+class ReleasedStages(nn.Module):
+    """A VGG in stages: other names, the same order."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        layers = list(network.get_submodule("features").children())
+        self.layer1 = nn.Sequential(*layers[:20])
+        self.layer2 = nn.Sequential(*layers[20:])
+        self.bn = network.get_submodule("neck")
+        self.fc_layer = network.get_submodule("last")
+
+
+class ReleasedConvolutions(nn.Module):
+    """MNIST's networks: a block each, and a linear layer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for i, block in enumerate(network.get_submodule("blocks").children(), start=1):
+            self.add_module(f"feature{i}", block)
+        self.fc = network.get_submodule("last")
+
+
+class ReleasedGenerator(nn.Module):
+    """The names under which GMI and KED-MI keep their generator."""
+
+    def __init__(self, network: Generator) -> None:
+        super().__init__()
+        self.l1 = network.project
+        layers = list(network.draw.children())
+        blocks = [nn.Sequential(*layers[i : i + 3]) for i in range(0, len(layers) - 2, 3)]
+        self.l2_5 = nn.Sequential(*blocks, *layers[-2:])
+
+
+def built(spec: NetworkSpec, shape: Shape, classes: int, *, mid: bool = False) -> Classifier:
+    with seeded("import", spec.name):
+        network = spec.build(shape, classes)
+        if mid:
+            network = MID(lambda_=0).harden(network)
+        for buffer in network.buffers():  # statistics as after some training
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 1.5)
+            else:
+                buffer.fill_(7)
+    return network.eval()
+
+
+VGG = VGG16(pretrained=False, width=0.05)
+SMALL_VGG = ("--set", "pretrained=false", "--set", "width=0.05")
+FACE = FaceNet(width=0.1, size=32, blocks=(1, 1, 1, 1))
+SMALL_FACE = ("--set", "width=0.1", "--set", "size=32", "--set", "blocks=[1,1,1,1]")
+
+CASES: dict[str, tuple[str, tuple[str, ...], Classifier, type[nn.Module], Shape]] = {
+    "vgg16 of GMI and KED-MI": ("vgg16", SMALL_VGG, built(VGG, (3, 64, 64), 7), ReleasedVGG,
+                                (3, 64, 64)),
+    "vgg16 of CIFAR-10": ("vgg16", SMALL_VGG, built(VGG, (3, 32, 32), 5), ReleasedVGG,
+                          (3, 32, 32)),
+    "vgg16 in stages": ("vgg16", SMALL_VGG, built(VGG, (3, 64, 64), 7), ReleasedStages,
+                        (3, 64, 64)),
+    "vgg16 with MID": ("vgg16", (*SMALL_VGG, "--defense", "mid"),
+                       built(VGG, (3, 64, 64), 7, mid=True), ReleasedMID, (3, 64, 64)),
+    "facenet": ("facenet", (*SMALL_FACE, "--size", "64"), built(FACE, (3, 64, 64), 9),
+                ReleasedFace, (3, 64, 64)),
+    "mcnn": ("mcnn", ("--set", "widths=[4,5,6]"), built(MCNN(widths=(4, 5, 6)), (1, 32, 32), 5),
+             ReleasedConvolutions, (1, 32, 32)),
+    "scnn": ("scnn", ("--set", "widths=[2,3,4,5,6]"),
+             built(SCNN(widths=(2, 3, 4, 5, 6)), (1, 32, 32), 10), ReleasedConvolutions,
+             (1, 32, 32)),
+}  # fmt: skip
+WRAPPERS: dict[str, Callable[[State], object]] = {
+    "bare": lambda s: s,
+    "data parallel": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+    "with an optimiser": lambda s: {
+        "epoch": 50, "best_acc": 0.8, "state_dict": s, "optimizer": {"state": {0: {"step": 1}}},
+    },
+    "before torch 0.4.1": lambda s: OrderedDict(
+        (k, v) for k, v in s.items() if not k.endswith("num_batches_tracked")
+    ),
+}  # fmt: skip
+
+
+def bring(*args: object) -> Any:
+    return CliRunner().invoke(main, ["import", *map(str, args)])
+
+
+def read_back(done: Any, name: str, data: Path) -> State:
+    assert done.exit_code == 0, done.output
+    digest = done.stdout.split("sha256 ")[1].strip()
+    return read_weights(Weights(f"{name}.safetensors", digest), data)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_released_classifier_comes_in_under_our_names(
+    case: str, wrapper: str, tmp_path: Path, rng: torch.Generator
+) -> None:
+    name, options, network, layout, shape = CASES[case]
+    torch.save(WRAPPERS[wrapper](layout(network).state_dict()), tmp_path / "net.tar")
+    kind = "target" if "mid" in options or name != "facenet" else "evaluator"
+    done = bring(kind, tmp_path / "net.tar", "--as", name, *options, "--data", tmp_path)
+    state = read_back(done, "net", tmp_path)
+    fresh = built(_spec(name, options), shape, network.num_classes, mid="mid" in options)
+    for p in fresh.parameters():
+        p.data.zero_()
+    load_exactly(fresh, state, "the weights")
+    x = torch.rand(2, *shape, generator=rng)
+    z = network.latents(x)[-1]
+    noise = torch.rand(2, network.noise_dim, generator=rng) if network.noise_dim else None
+    assert torch.equal(fresh.head(fresh.latents(x)[-1], noise), network.head(z, noise))
+    facts = json.loads((tmp_path / "weights" / "net.json").read_text())
+    assert facts["shape"] == list(shape)
+    assert facts["classes"] == network.num_classes
+    assert facts["network"]["is"] == name
+
+
+def _spec(name: str, options: tuple[str, ...]) -> NetworkSpec:
+    small: dict[str, NetworkSpec] = {
+        "vgg16": VGG, "facenet": FACE, "mcnn": MCNN(widths=(4, 5, 6)),
+        "scnn": SCNN(widths=(2, 3, 4, 5, 6)),
+    }  # fmt: skip
+    return small[name]
+
+
+@pytest.mark.parametrize("prior", ["wgan-gp", "inversion-gan"])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 32, 32)])
+def test_a_released_generator_comes_in_under_our_names(
+    prior: str, shape: Shape, tmp_path: Path
+) -> None:
+    with seeded("generator"):
+        network = Generator(12, 4, shape).eval()
+        fresh = Generator(12, 4, shape).eval()
+    state = ReleasedGenerator(network).state_dict()
+    assert any(k.startswith("l2_5.0.1.") for k in state)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "G.tar")
+    options = ("--as", prior, "--name", "celeba-G", "--data", tmp_path)
+    found = read_back(bring("generator", tmp_path / "G.tar", *options), "celeba-G", tmp_path)
+    load_exactly(fresh, found, "the weights")
+    z = torch.randn(3, 12, generator=generator("z"))
+    assert torch.equal(fresh(z), network(z))
+    facts = json.loads((tmp_path / "weights" / "celeba-G.json").read_text())
+    assert facts == {
+        "is": prior, "z_dim": 12, "generator_width": 4, "channels": shape[0], "size": shape[1],
+    }  # fmt: skip
+
+
+def broken(state: State) -> dict[str, Any]:
+    first, *_, last = state
+    return {
+        "a weight missing": {k: v for k, v in state.items() if k != first},
+        "a weight more": {**state, "extra.weight": torch.ones(1)},
+        "another shape": {**state, last: torch.ones(99)},
+        "weights swapped": dict(reversed(state.items())),
+        "no weights": {},
+        "one vector": {"a": torch.ones(3)},
+        "seven channels": {"a": torch.ones(2, 7, 3, 3), "b": torch.ones(2, 2)},
+    }
+
+
+@pytest.mark.parametrize("what", broken({"a": torch.ones(1), "b": torch.ones(1)}))
+@pytest.mark.parametrize("kind", ["target", "generator"])
+def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_written(
+    kind: str, what: str, tmp_path: Path
+) -> None:
+    with seeded("generator"):
+        drawn = Generator(12, 4, (1, 32, 32))
+    module = ReleasedGenerator(drawn) if kind == "generator" else None
+    state = (module or ReleasedConvolutions(CASES["mcnn"][2])).state_dict()
+    torch.save(broken(dict(state))[what], tmp_path / "net.pth")
+    network = ("wgan-gp",) if kind == "generator" else ("mcnn", "--set", "widths=[4,5,6]")
+    done = bring(kind, tmp_path / "net.pth", "--as", *network, "--data", tmp_path)
+    if (kind, what) == ("target", "weights swapped"):
+        assert (
+            "should be" in done.stderr or "do not fit" in done.stderr or "channels" in done.stderr
+        )
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Error: " in done.stderr
+    assert not (tmp_path / "weights").exists()
+
+
+def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
+    done = bring("target", tmp_path / "x.pth", "--as", "vgg11")
+    assert done.exit_code == 2
+    assert "unknown network 'vgg11'; known: mcnn" in done.stderr
