@@ -53,7 +53,12 @@ EMPTY_LEASE_SECONDS = 2.0
 """A lease without a holder's name, which a crash leaves, is taken over after so long."""
 QUARANTINE = "quarantine"
 FILES = ("payload.safetensors", "payload.json", "spec.json")
-META = frozenset({"seconds", "resumed", "device", "threads", "versions", "queries", "sha256"})
+META = frozenset(
+    {
+        "seconds", "resumed", "device", "peak_memory_bytes", "threads", "versions", "queries",
+        "sha256",
+    }
+)  # fmt: skip
 """What the meta.json of a stage holds that was written before they had a digest of their own."""
 MENDED = 10
 """So often a stage starts over because something that it needs turned out damaged."""
