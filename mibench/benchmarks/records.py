@@ -263,7 +263,9 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
         if len(values) != trials["repeats"]:
             raise ValueError(f"{name} has values of {len(values)} attacks, not of the cell's")
         lists = [v for v in values if isinstance(v, list)]
-        expected = {"image": count, "identity": trials["classes"]}.get(metric.per if metric else "")
+        expected = {"image": count, "identity": trials["classes"]}.get(
+            metric.per if metric else ""
+        )
         if metric is None or any(None in v for v in lists) or None in values:
             continue
         if any(len(v) != expected for v in lists) or (lists and len(lists) != len(values)):
