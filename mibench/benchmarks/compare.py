@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mibench.benchmarks.records import Run, differences
+from mibench.benchmarks.records import Run, differences, in_words
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import paired
 from mibench.spec import fingerprint
@@ -51,8 +51,12 @@ class Comparison:
 
 
 def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
-    """Returns what both have in common and how it differs."""
-    left, right = _grouped(a), _grouped(b)
+    """Returns what both have in common and how it differs.
+
+    Rows are paired by their labels or, if a run has none, all by their cells in a few words.
+    """
+    named = all(run.label for run in (*a, *b))
+    left, right = _grouped(a, named=named), _grouped(b, named=named)
     both = [label for label in left if label in right]
     return Comparison(
         {label: _row(left[label], right[label]) for label in both},
@@ -65,11 +69,12 @@ def _seedless(run: Run) -> dict[str, Any]:
     return {k: v for k, v in run.cell.items() if k != "seeds"}
 
 
-def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def _grouped(runs: Sequence[Run], *, named: bool) -> dict[str, list[Run]]:
     """Returns label → one run per seed; cells that differ under one label are told apart."""
     cells: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        alike = cells.setdefault(run.label, {}).setdefault(fingerprint(_seedless(run)), [])
+        label = run.label if named and run.label else in_words(run.cell)
+        alike = cells.setdefault(label, {}).setdefault(fingerprint(_seedless(run)), [])
         if run.seed not in [r.seed for r in alike]:
             alike.append(run)
     return {

@@ -1,6 +1,4 @@
-"""The figures of Peng et al., KDD 2022, as PDF and PNG: how a target trained, what was
-recovered, and what privacy costs.
-"""
+"""The figures of Peng et al., KDD 2022: training, what was recovered, and what privacy costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +69,7 @@ def training(source: Source, path: Path, *, private: bool) -> None:
             )  # fmt: skip
         _finish(axes, "Epoch", "Accuracy, %" if p == 0 else "")
         axes.set_ylim(-2, 102)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=7)
         if panels > 1:
             axes.set_title(f"({'ab'[p]})", fontsize=9)
@@ -95,7 +94,8 @@ def reconstructions(source: Source, path: Path, *, private: bool) -> None:
                 strips.append(("most similar", shown.nearest))
     if not strips:
         raise ValueError("no row is in the store")
-    figure = new_figure((1.6 + 0.55 * len(strips[0][1]), 0.6 * len(strips) + 0.2))
+    margin = 0.4 + 0.075 * max(len(label) for label, _ in strips)
+    figure = new_figure((margin + 0.5 * len(strips[0][1]), 0.5 * len(strips) + 0.1))
     for i, (label, images) in enumerate(strips):
         draw_strip(figure.add_subplot(len(strips), 1, i + 1), label, images, 1)
     save(figure, path)

@@ -170,8 +170,8 @@ def _read(path: Path) -> Record:
     except UnicodeDecodeError as error:
         raise ValueError("it is not text") from error
     except json.JSONDecodeError as error:
-        end = "cut short" if error.pos >= len(error.doc.rstrip()) else "damaged"
-        raise ValueError(f"it is no JSON from line {error.lineno} on: {end}") from error
+        where = f"from line {error.lineno} on"
+        raise ValueError(f"it is no JSON {where}: cut short or damaged") from error
     if not isinstance(record, dict):
         raise ValueError("it is no record, which is a JSON object")
     return record
@@ -324,12 +324,12 @@ class Run:
     """One cell's scores, from a record file or straight from a store.
 
     Attributes:
-        label: The row's label; from a store, which knows none, the cell in a few words.
+        label: The row's label; None from a store, which knows none.
         cell: The cell as plain JSON.
         scores: Metric → mean.
     """
 
-    label: str
+    label: str | None
     cell: dict[str, Any]
     scores: dict[str, float]
 
@@ -340,7 +340,7 @@ class Run:
         return (seeds["target"], seeds["prior"], seeds["attack"])
 
 
-def run_of(label: str, payload: Mapping[str, Any]) -> Run:
+def run_of(label: str | None, payload: Mapping[str, Any]) -> Run:
     """Returns a record's payload as a run."""
     means = {k: s["mean"] for k, s in payload["scores"].items()}
     return Run(label, payload["cell"], {k: v for k, v in means.items() if v is not None})
@@ -368,7 +368,7 @@ def _stored(folder: Path) -> Run:
         raise ValueError(f"{folder / 'payload.json'} is damaged; delete {folder} and run again")
     no_tensors: dict[str, Tensor] = {}
     payload = unpack(no_tensors, json.loads(data))
-    return run_of(in_words(payload["cell"]), payload)
+    return run_of(None, payload)
 
 
 def in_words(cell: Mapping[str, Any]) -> str:

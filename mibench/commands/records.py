@@ -89,8 +89,8 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
 def compare(a: Path, b: Path) -> None:
     """Set two results side by side: stores, record files, or folders of those.
 
-    Rows are paired by label; between stores, which know no labels, by task, attack and
-    defense. Differences are B minus A.
+    Rows are paired by label or, with a store, which knows none, by task, attack and defense.
+    Differences are B minus A.
     """
     from mibench.benchmarks import records
     from mibench.benchmarks.compare import compare as side_by_side
