@@ -37,6 +37,8 @@ Record: TypeAlias = dict[str, Any]
 FORMAT = "mibench-record/1"
 LARGEST = 64 * 2**20
 """Bytes of a file that is read at all."""
+MOST_IMAGES = 10**7
+"""Reconstructions of one attack that are believed: memory is taken for that many."""
 TOLERANCE = 1e-6
 """By how much a score may differ from what its values give, relative to it."""
 PARTS = {
@@ -166,7 +168,7 @@ def _read(path: Path) -> Record:
         raise ValueError(f"it has more than {LARGEST // 2**20} MiB")
     data = path.read_bytes()
     try:
-        record = json.loads(data, parse_constant=_refuse, object_pairs_hook=_once)
+        record = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         raise ValueError("it is not text") from error
     except json.JSONDecodeError as error:
@@ -257,6 +259,8 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
     if spread not in ("block", "pass", "identity"):
         raise ValueError(f"it spreads over {spread!r}, which is unknown")
     count = trials["classes"] * trials["samples"]
+    if count > MOST_IMAGES:
+        raise ValueError(f"it tells of {count} reconstructions of one attack")
     checked = 0
     for name, score in payload["scores"].items():
         metric, values = METRICS.get(name), payload["values"][name]

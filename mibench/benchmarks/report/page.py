@@ -190,7 +190,7 @@ def _row(
             "reported": show_reported(paper),
             "claimed": None if paper is None else paper[0],
         }
-    command = ["mibench", "run", *chapter.command, "--rows", glob.escape(label)]
+    command = ["mibench", "run", *chapter.command, "--rows", _pattern(label)]
     return {
         "id": anchor,
         "label": visible(label),
@@ -201,6 +201,11 @@ def _row(
         "command": shlex.join(command),
         "runs": [_provenance(s, store) for s in stages if store.state(s) == "done"],
     }
+
+
+def _pattern(label: str) -> str:
+    """Returns a pattern for --rows that matches the label and can be typed."""
+    return "".join(glob.escape(c) if c.isprintable() else "?" for c in label)
 
 
 def _told(entry: Entry, metric: Metric) -> str:
