@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from mibench.cli import main
-from tests.made import STORE_ROWS, made_store
+from mibench.store import Store
+from tests.made import fill, smoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -41,17 +42,21 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    made_store(folder / "store")
-    places = ["--store", str(folder / "store"), *STORE_ROWS]
+    table = smoke("GMI / No Def.", "GMI / MID", "KED-MI / No Def.", "VMI / BiDO-HSIC")
+    fill(table, Store(folder / "store"), seeds=2, data=Path())
+    rows = [x for label in table.rows for x in ("--rows", label)]
+    places = ["--store", str(folder / "store"), "--seeds", "2", *rows]
     calls = (
         ["report", "smoke", *places, "-o", str(folder / "report")],
         ["record", "smoke", *places, "-o", str(folder / "records")],
+        ["verify", str(folder / "records")],
         ["leaderboard", str(folder / "records"), "-o", str(folder / "leaderboard.html")],
     )
     for call in calls:
+        if call[0] == "leaderboard":
+            (folder / "records" / "broken.json").write_text("{")
         done = CliRunner().invoke(main, call)
         assert done.exit_code == 0, done.output
-    (folder / "records" / "broken.json").write_text("{")
     return {
         "report": folder / "report" / "index.html",
         "leaderboard": folder / "leaderboard.html",
