@@ -69,9 +69,9 @@ class Frame:
     ys: tuple[float, float]
 
     def x(self, value: float) -> float:
-        """Returns the horizontal position of a value."""
+        """Returns the horizontal position of a value, inside the plot."""
         share = (value - self.xs[0]) / (self.xs[1] - self.xs[0])
-        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+        return round(LEFT + min(1.0, max(0.0, share)) * (WIDTH - LEFT - RIGHT), 1)
 
     def y(self, value: float) -> float:
         """Returns the vertical position of a value, inside the plot."""
@@ -106,7 +106,7 @@ class Frame:
 def scatter(
     title: str, xlabel: str, ylabel: str, points: Sequence[Point], styles: Mapping[str, int]
 ) -> Markup:
-    """Returns markers with error bars; vertically from 0 to 100.
+    """Returns markers with error bars; both axes are in percent.
 
     Args:
         title: The plot in words, for those who do not see it.
@@ -116,7 +116,7 @@ def scatter(
         styles: Name → number of its colour and shape.
     """
     ends = [p.x + s * (p.dx or 0) for p in points for s in (-1, 1)]
-    frame = Frame(padded(ends), (0, 100))
+    frame = Frame(padded([min(100.0, max(0.0, x)) for x in ends]), (0, 100))
     out = frame.axes(xlabel, ylabel)
     for p in points:
         x, y = frame.x(p.x), frame.y(p.y)
@@ -125,7 +125,8 @@ def scatter(
         if p.dy is not None:
             bars += f'<path class="bar" d="M{x},{frame.y(p.y - p.dy)}V{frame.y(p.y + p.dy)}"/>'
         if p.dx is not None:
-            bars += f'<path class="bar" d="M{frame.x(p.x - p.dx)},{y}H{frame.x(p.x + p.dx)}"/>'
+            left, right = max(0.0, p.x - p.dx), min(100.0, p.x + p.dx)
+            bars += f'<path class="bar" d="M{frame.x(left)},{y}H{frame.x(right)}"/>'
         out.append(
             f'<g class="pt c{style}" tabindex="0" role="img" aria-label="{escape(p.told)}">'
             f"<title>{escape(p.told)}</title>{bars}"
