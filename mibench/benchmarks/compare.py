@@ -149,8 +149,8 @@ def in_text(comparison: Comparison) -> str:
                 "seeds, Welch's where the seeds differ. Where there is none, as with one seed, a "
                 "difference may be chance."
             )
-        for path, a, b, labels in _merged(comparison):
-            console.print(f"{path}: {_brief(a)} in A, {_brief(b)} in B ({labels})")
+        for path, a, b, where in _merged(comparison):
+            console.print(f"{path}: {_brief(a)} in A, {_brief(b)} in B ({where})")
         if comparison.rows and not any(comparison.fields.values()):
             console.print("The specs of all rows are the same.")
         for side, labels in zip("AB", comparison.only, strict=True):

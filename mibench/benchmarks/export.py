@@ -586,9 +586,9 @@ def _spell(c: str) -> str:
         return SPELLED[c]
     if " " <= c <= "~":
         return c
-    base, *marks = unicodedata.normalize("NFD", c)
-    if base.isascii() and len(marks) == 1 and ord(marks[0]) in ACCENTS:
-        return rf"\{ACCENTS[ord(marks[0])]}{{{base}}}"
+    parts = unicodedata.normalize("NFD", c)
+    if len(parts) == 2 and parts[0].isascii() and ord(parts[1]) in ACCENTS:
+        return rf"\{ACCENTS[ord(parts[1])]}{{{parts[0]}}}"
     name = unicodedata.name(c, "").lower().replace("lamda", "lambda")
     if name.startswith("greek small letter ") and name[19:].isalpha() and c not in "οςϲ":
         return rf"$\{name[19:]}$"

@@ -28,13 +28,15 @@ from torch import Tensor
 
 import mibench
 from mibench.benchmarks.stages import RecordStage, graph
-from mibench.evaluation import METRICS, Evidence, summarise
+from mibench.evaluation import METRICS, Evidence, Metric, summarise
 from mibench.spec import canonical, fingerprint
 from mibench.store import Store, unpack
 
 Record: TypeAlias = dict[str, Any]
 
 FORMAT = "mibench-record/1"
+COLUMNS = {"attack_acc": "acc", "attack_acc5": "acc5"}
+"""Column → field of a protocol that may name another metric to fill it; others are as named."""
 LARGEST = 64 * 2**20
 """Bytes of a file that is read at all."""
 MOST_IMAGES = 10**7
@@ -220,18 +222,33 @@ def _check_stages(record: Record) -> None:
         raise ValueError("its cell is not the one its key stands for")
     if sorted(payload["stages"]) != sorted(below):
         raise ValueError("its payload names other stages")
-    for kind, fields in PARTS.items():
-        for name, identity in known.items():
-            if identity["kind"] != kind or identity.get("part") == "evaluation":
-                continue
-            for field, path in fields.items():
-                if identity.get(field) != _at(cell, path):
-                    raise ValueError(f"{name}.{field} is not the cell's {path}")
+    for name, identity in known.items():
+        if identity.get("part") != "evaluation":
+            _check_part(name, identity, cell)
     if strangers := record["runs"].keys() - known.keys():
         raise ValueError(f"it tells of a run of {min(strangers)}, on which it does not rest")
     wanted = [name for name, _ in known[last]["metrics"]]
     if sorted(payload["scores"]) != sorted(wanted) or sorted(payload["values"]) != sorted(wanted):
         raise ValueError("its scores are not those of its metrics")
+
+
+def _check_part(name: str, identity: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
+    """Checks that a stage is one of the cell's, or of the control attack that the cell names."""
+    cells = [cell]
+    if cell.get("control") is not None:
+        protocol = {**cell["protocol"], "select": "last"}
+        cells.append({**cell, "attack": cell["control"], "protocol": protocol})
+    strange = [
+        [
+            (f, p)
+            for f, p in PARTS.get(identity["kind"], {}).items()
+            if identity.get(f) != _at(c, p)
+        ]
+        for c in cells
+    ]
+    if all(strange):
+        field, path = strange[0][0]
+        raise ValueError(f"{name}.{field} is not the cell's {path}")
 
 
 def _references(value: object) -> Iterator[str]:
@@ -255,51 +272,89 @@ def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - plain data
 
 def _check_scores(payload: Mapping[str, Any]) -> int:
     """Checks scores against the values they are means of; returns how many could be."""
-    trials, spread = payload["cell"]["trials"], payload["cell"]["protocol"].get("spread")
+    cell = payload["cell"]
+    trials, spread = cell["trials"], cell["protocol"].get("spread")
     if spread not in ("block", "pass", "identity"):
         raise ValueError(f"it spreads over {spread!r}, which is unknown")
-    count = trials["classes"] * trials["samples"]
-    if count > MOST_IMAGES:
-        raise ValueError(f"it tells of {count} reconstructions of one attack")
+    layouts = _layouts(payload)
     checked = 0
     for name, score in payload["scores"].items():
-        metric, values = METRICS.get(name), payload["values"][name]
+        column = COLUMNS.get(name, name)
+        metric = METRICS.get(cell["protocol"].get(column, name))
+        values = payload["values"][name]
+        if score["mean"] is None or metric is None:  # undefined, or of another version
+            continue
         if len(values) != trials["repeats"]:
             raise ValueError(f"{name} has values of {len(values)} attacks, not of the cell's")
-        lists = [v for v in values if isinstance(v, list)]
-        expected = {"image": count, "identity": trials["classes"]}.get(
-            metric.per if metric else ""
-        )
-        if metric is None or any(None in v for v in lists) or None in values:
-            continue
-        if any(len(v) != expected for v in lists) or (lists and len(lists) != len(values)):
-            continue
-        given = iter([torch.tensor(v, dtype=torch.float64) if v in lists else v for v in values])
-        stored = replace(metric, compute=lambda _, given=given: next(given))
-        again = summarise(stored, [_layout(trials)] * len(values), spread)
+        given = [_given(name, metric, v, e) for v, e in zip(values, layouts, strict=True)]
+        again = summarise(_stored(metric, given), layouts, spread)
         for field in ("mean", "std", "n"):
             told, made = score[field], getattr(again, field)
-            same = told == made if None in (told, made) else math.isclose(
-                told, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE
-            )  # fmt: skip
-            if not same:
+            if not _same(told, made):
                 raise ValueError(f"its {name} says {field} {told}, its values give {made}")
         checked += 1
     return checked
 
 
-def _layout(trials: Mapping[str, int]) -> Evidence:
-    """Returns which image is of which class, block and pass, in evidence otherwise empty."""
+def _stored(metric: Metric, values: Iterable[Tensor | float]) -> Metric:
+    """Returns a metric that finds, one after the other, the values given."""
+    left = iter(values)
+
+    def compute(_: Evidence) -> Tensor | float:
+        return next(left)
+
+    return replace(metric, compute=compute)
+
+
+def _given(name: str, metric: Metric, value: Any, e: Evidence) -> Tensor | float:  # noqa: ANN401
+    """Returns one repeat's value as the metric computed it.
+
+    Raises:
+        ValueError: If it is not a number per image, per identity or of the whole, as it should.
+    """
+    expected = {"image": len(e.labels), "identity": len(set(e.labels.tolist()))}.get(metric.per)
+    found = len(value) if isinstance(value, list) else None
+    if found != expected:
+        raise ValueError(f"{name} has {found or 'one'} values of an attack, not {expected or 1}")
+    if value is None or (isinstance(value, list) and None in value):
+        raise ValueError(f"{name} has a mean, but lacks a value")
+    if isinstance(value, list):
+        return torch.tensor(value, dtype=torch.float64)
+    return float(value)
+
+
+def _same(told: float | None, made: float | None) -> bool:
+    if told is None or made is None:
+        return told == made
+    return math.isclose(told, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def _layouts(payload: Mapping[str, Any]) -> list[Evidence]:
+    """Returns which image is of which class, block and pass, in evidence otherwise empty.
+
+    A record whose protocol leaves images out says of each what it is; of others it is known.
+    """
+    trials = payload["cell"]["trials"]
     classes, samples = trials["classes"], trials["samples"]
-    nothing = torch.zeros(0, 1)
+    if classes * samples > MOST_IMAGES:
+        raise ValueError(f"it tells of {classes * samples} reconstructions of one attack")
+    if index := payload.get("index"):
+        return [_layout(*(e[k] for k in ("identity", "block", "pass"))) for e in index]
+    labels = torch.arange(classes).repeat(samples)
+    block = (torch.arange(classes) // trials["block"]).repeat(samples)
+    passes = torch.arange(samples).repeat_interleave(classes)
+    return [_layout(labels, block, passes)] * trials["repeats"]
+
+
+def _layout(labels: Any, block: Any, passes: Any) -> Evidence:  # noqa: ANN401 - lists or tensors
+    places = [torch.as_tensor(v, dtype=torch.long) for v in (labels, block, passes)]
+    if len({v.shape for v in places}) != 1 or places[0].ndim != 1:
+        raise ValueError("its index is not of the same images throughout")
+    blank, nothing = torch.zeros(len(places[0]), 1), torch.zeros(0, 1)
     none = torch.zeros(0, dtype=torch.long)
-    blank = torch.zeros(classes * samples, 1)
     return Evidence(
-        labels=torch.arange(classes).repeat(samples),
-        block=(torch.arange(classes) // trials["block"]).repeat(samples),
-        passes=torch.arange(samples).repeat_interleave(classes),
-        logits=blank, features=blank, real=nothing, real_labels=none,
-        test_logits=nothing, test_labels=none,
+        labels=places[0], block=places[1], passes=places[2], logits=blank, features=blank,
+        real=nothing, real_labels=none, test_logits=nothing, test_labels=none,
     )  # fmt: skip
 
 
@@ -358,13 +413,13 @@ def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
         ValueError: If a store's record is damaged.
     """
     if (path / "record").is_dir():
-        return [_stored(p.parent) for p in sorted((path / "record").glob("*/meta.json"))], []
+        return [_run_in(p.parent) for p in sorted((path / "record").glob("*/meta.json"))], []
     verdicts = [check(p) for p in find([path])]
     good = [run_of(v.record["row"], v.record["payload"]) for v in verdicts if v.record]
     return good, [v for v in verdicts if v.problem]
 
 
-def _stored(folder: Path) -> Run:
+def _run_in(folder: Path) -> Run:
     """Returns a finished record stage of a store."""
     data = (folder / "payload.json").read_bytes()
     expected = json.loads((folder / "meta.json").read_text())["sha256"]["payload.json"]

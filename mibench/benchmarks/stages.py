@@ -348,7 +348,8 @@ class EvidenceStage(Stage):
         """Returns the reconstructions behind ``Evidence.logits``, (n, c, h, w), in their order."""
         found = load(self.inversion)
         if self.select == "last":
-            return found["images"].float().flatten(0, 1)
+            last: Tensor = found["images"].float().flatten(0, 1)
+            return last
         moments = torch.cat([found["earlier"], found["images"][None]])
         return _best(moments, self.evaluator.classifier(load, torch.device("cpu")))[0]
 

@@ -89,11 +89,12 @@ def _row(
     }
 
 
-def _number(scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _number(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     """Returns a metric's mean over seeds, and as text with its spread."""
-    if not scores:
+    means = [s["mean"] for s in scores if s["mean"] is not None]
+    if not means:
         return {"value": None, "text": ""}
-    over = interval([s["mean"] for s in scores])
+    over = interval(means)
     spread = scores[0]["std"] if len(scores) == 1 else over.half
     return {
         "value": over.mean,

@@ -84,7 +84,7 @@ def render(template: str, **values: object) -> str:
     """Returns a template with the page's style and script inside."""
     script = _text("page.js")
     shown = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
+    made: str = (
         _environment()
         .get_template(template)
         .render(
@@ -95,6 +95,7 @@ def render(template: str, **values: object) -> str:
             **values,
         )
     )
+    return made
 
 
 @cache
