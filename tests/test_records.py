@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from mibench.benchmarks import records
 from mibench.benchmarks.compare import compare
+from mibench.benchmarks.export import collect, render
 from mibench.benchmarks.records import Run, check, differences, digest
 from mibench.benchmarks.report import leaderboard
 from mibench.cli import main
@@ -253,6 +254,18 @@ def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path)
     assert json.loads(call("verify", "--schema").stdout) == records.schema("record")
     missing = call("verify", str(tmp_path / "nosuch.json"))
     assert missing.exit_code == 2
+
+
+def test_tables_and_other_files_beside_records_are_passed_over(
+    folder: Path, tmp_path: Path
+) -> None:
+    table = smoke("GMI / MID")
+    store = Store(folder / "store")
+    results = collect(table, fill(table, store, data=Path()), store)
+    (tmp_path / "smoke.json").write_text(render(results, "json"))
+    (tmp_path / "smoke.csv").write_text(render(results, "csv"))
+    first, *_ = records.find([folder / "files"])
+    assert records.find([tmp_path, tmp_path / "smoke.csv", first]) == [first]
 
 
 def test_record_writes_what_verify_accepts(folder: Path, tmp_path: Path) -> None:

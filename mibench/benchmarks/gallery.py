@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mibench.benchmarks.stages import EvidenceStage
+from mibench.evaluation import manifold
 from mibench.store import Store
 
 
@@ -53,8 +54,8 @@ def gallery(stage: EvidenceStage, store: Store, most: int, *, private: bool) -> 
     nearest = None
     if private:
         real = stage.compared(stage.images.splits(store.load).private)
-        far = torch.cdist(evidence.features[index].double(), evidence.real.double())
-        far[labels[:, None] != evidence.real_labels[None]] = float("inf")
-        nearest = real.images[far.argmin(1)]
+        features = evidence.features[index]
+        place = manifold.nearest(features, labels, evidence.real, evidence.real_labels)[1]
+        nearest = real.images[place]
     images = stage.judged(store.load)[index]
     return Gallery(images, labels, evidence.passes[index], evidence.logits[index], nearest)

@@ -359,7 +359,9 @@ def _layout(labels: Any, block: Any, passes: Any) -> Evidence:  # noqa: ANN401 -
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Returns the files named, and the .json files in and below the folders named, in order.
+    """Returns the .json files among those named, and in and below the folders named, in order.
+
+    Tables as JSON, such as lie beside records in a folder of results, are passed over.
 
     Raises:
         FileNotFoundError: If one is not there.
@@ -369,10 +371,15 @@ def find(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             found += sorted(p for p in path.rglob("*.json") if p.is_file())
         elif path.exists():
-            found.append(path)
+            found += [path] * (path.suffix == ".json")
         else:
             raise FileNotFoundError(f"no file or folder {path}")
-    return list(dict.fromkeys(found))
+    return [path for path in dict.fromkeys(found) if not _is_table(path)]
+
+
+def _is_table(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"format": "mibench-table/' in file.read(100)
 
 
 # Side by side -----------------------------------------------------------------------------
