@@ -75,14 +75,14 @@ def payload(stage: Stage, store: Store) -> Payload:
         }
     if isinstance(stage, PriorStage):
         kimg = torch.linspace(0, 3, 7)
-        return {"state": {}, "history": {"kimg": kimg, "generator": kimg.sin()}}
+        return {"state": {}, "history": {"kimg": kimg, "generator": kimg.sin()}, "queries": 9}
     if isinstance(stage, InversionStage):
         shape = (stage.samples, stage.classes, *stage.target.images.task.shape)
         return {
             "images": smooth(shape, rng).half(),
             "earlier": None,
             "latents": torch.zeros(1),
-            "queries": 0,
+            "budget": {"steps": 3, "queries": 50, "gradients": 30},
         }
     if isinstance(stage, EvidenceStage):
         return evidence(stage, rng, store)
