@@ -20,7 +20,7 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.data import CelebA
 from mibench.store import Store
-from tests.made import fill, renamed, smoke
+from tests.made import META, fill, renamed, smoke
 
 HOSTILE = {
     "a": "GMI / 50 % & more_#1 $x$ {y} ~z^ \\end{table}",
@@ -196,6 +196,29 @@ def test_no_byte_of_a_private_face_is_on_the_page(store: Store) -> None:
 
         with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
             assert picture.size == (16 * 64, 64)  # a second line would hold private images
+
+
+def test_dependences_are_shown_where_they_have_been_measured(store: Store) -> None:
+    from mibench.benchmarks.diagnostics import dependence_stages
+
+    table = smoke()
+    records = fill(table, store)
+    assert "<h3>Dependence</h3>" not in page([Chapter(table, records, ["smoke"])], store)
+    for defense, stages in dependence_stages(records).items():
+        values = [
+            {"layer": j, "measure": "hsic", "pair": "xz", "split": split, "value": 0.25 * j}
+            for j in (1, 2, 3)
+            for split in ("train", "test")
+        ]
+        payload = {"values": values, "images": {"train": 8, "test": 8}}
+        assert defense in ("No Def.", "MID")
+        store._commit(stages[0], payload, dict(META))
+    text = page([Chapter(table, records, ["smoke"])], store)
+    assert "<h4>d(X, Z_j) by hsic</h4>" in text
+    assert "Z_3 train" in text
+    assert text.count('<td style="--a:0.55">0.75</td>') == 2 * 2
+    assert "d(Z_j, Y) by hsic" not in text
+    parsed(text)
 
 
 def test_at_most_so_many_reconstructions_are_shown(store: Store) -> None:

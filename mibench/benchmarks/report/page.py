@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ import torch
 from markupsafe import Markup
 
 import mibench
+from mibench.benchmarks.diagnostics import diagnose
 from mibench.benchmarks.export import (
     Entry,
     Results,
@@ -156,6 +158,7 @@ def _chapter(
         "styles": {visible(name): plots.swatch(style) for name, style in styles.items()},
         "grids": _grids(f"t{number}", done, store, identities, private=private),
         "heats": [heat for heat in (_leaks(done, store), _utility(done, store)) if heat],
+        "dependences": _dependences(chapter.records, store),
         "curves": _curves(done, store, styles),
     }
 
@@ -369,6 +372,36 @@ def _by_class(title: str, found: Mapping[str, list[float]]) -> dict[str, Any] | 
     names = ["lowest", "lower quarter", "median", "upper quarter", "highest"]
     rows = {k: torch.tensor(v).double().quantile(shares).tolist() for k, v in found.items()}
     return heat(title, f"In percent, over {most} classes; first seed.", rows, names)
+
+
+def _dependences(
+    records: Mapping[str, Sequence[RecordStage]], store: Store
+) -> list[dict[str, Any]]:
+    """Returns a heat map per measure and pair of what ``mibench diagnose`` has measured."""
+    found = diagnose(records, store)
+    maps: dict[tuple[str, str], dict[str, dict[tuple[int, str], float]]] = {}
+    for defense, values in found.values.items():
+        for (measure, pair, layer, split), seeds in values.items():
+            row = maps.setdefault((measure, pair), {}).setdefault(visible(defense), {})
+            row[layer, split] = statistics.fmean(seeds)
+    told = []
+    for (measure, pair), rows in maps.items():
+        places = sorted({place for row in rows.values() for place in row})
+        of = "d(X, Z_j)" if pair == "xz" else "d(Z_j, Y)"
+        told.append(
+            heat(
+                f"{of} by {measure}",
+                "Mean over seeds, by layer, on train and on test images.",
+                {
+                    defense: [row.get(place, float("nan")) for place in places]
+                    for defense, row in rows.items()
+                },
+                [f"Z_{layer} {split}" for layer, split in places],
+                top=max((v for row in rows.values() for v in row.values()), default=0) or 1,
+                form="%.3g",
+            )
+        )
+    return told
 
 
 def _curves(
