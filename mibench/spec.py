@@ -41,6 +41,16 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
 
 
+def hashed(plain: Json) -> str:
+    """Returns the same of what is canonical JSON already, as read from a file.
+
+    Raises:
+        ValueError: If it holds a number that is not finite.
+    """
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 _texts: dict[int, tuple[object, str]] | None = None
 
 

@@ -40,7 +40,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from mibench import __version__, seeding
-from mibench.spec import Json, canonical, fingerprint
+from mibench.spec import Json, canonical, fingerprint, hashed
 
 Payload: TypeAlias = dict[str, Any]
 Report: TypeAlias = Callable[[int, int, str], None]
@@ -54,10 +54,15 @@ EMPTY_LEASE_SECONDS = 2.0
 QUARANTINE = "quarantine"
 FILES = ("payload.safetensors", "payload.json", "spec.json")
 META = frozenset(
+<<<<<<< HEAD
     {
         "seconds", "resumed", "device", "peak_memory_bytes", "threads", "versions", "queries",
         "sha256",
     }
+=======
+    {"seconds", "resumed", "device", "threads", "versions", "queries", "peak_memory_bytes",
+     "sha256"}
+>>>>>>> reliability
 )  # fmt: skip
 """What the meta.json of a stage holds that was written before they had a digest of their own."""
 MENDED = 10
@@ -463,7 +468,7 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
             raise DamagedError(f"{path / name} is damaged")
     try:
         spec = json.loads(files["spec.json"])
-        name = fingerprint({"kind": path.parent.name, "streams": seeding.VERSION, **spec})
+        name = hashed({"kind": path.parent.name, "streams": seeding.VERSION, **spec})
     except (ValueError, TypeError, RecursionError):
         name = ""
     if name != path.name:
@@ -593,7 +598,7 @@ class Store:
         needed = {n.key for s in stages for n in s.needs}
         read: set[str] = set()
         for stage in reversed(stages):
-            done = self.state(stage) == "done"
+            done = os.path.lexists(self.path(stage))  # a folder that is not whole, too
             if done and (stage.key in read or stage.key not in needed):
                 try:
                     read_stage(self.path(stage))

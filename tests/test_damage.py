@@ -187,6 +187,24 @@ def test_a_run_examines_what_it_will_read_and_nothing_else(store: Store, data: P
     assert not outcome.failures
 
 
+def test_a_stage_without_its_meta_is_not_taken_for_a_finished_one(
+    store: Store, data: Path
+) -> None:
+    """One look at the names of a folder does not tell it from a whole one."""
+    (store.path(WHOLE) / "meta.json").unlink()
+    store.set_aside_damaged([*PARTS, WHOLE])
+    assert store.states([WHOLE]) == {WHOLE.key: "missing"}
+
+
+def test_a_meta_from_before_digests_with_a_peak_of_memory_is_taken(store: Store) -> None:
+    path = store.path(WHOLE) / "meta.json"
+    meta = json.loads(path.read_text())
+    assert meta.pop("digest")
+    assert "peak_memory_bytes" in meta
+    path.write_text(json.dumps(meta))
+    read_stage(store.path(WHOLE))
+
+
 def test_a_stage_under_the_name_of_another_is_found(store: Store, data: Path) -> None:
     """Its files are whole, but they are another's."""
     shutil.rmtree(store.path(PARTS[0]))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mibench.commands.shared import RefusedError, choose_table, refusing
 from tests.fuzz import PARSERS, fuzz
 
 EXAMPLES = 12
@@ -17,6 +18,11 @@ def test_random_input_is_taken_or_refused_as_documented(
     _, slowest = fuzz(name, EXAMPLES, start=1)
     torch.set_rng_state(before)  # a state that was not damaged sets it
     assert slowest < 10
+
+
+def test_so_many_repeats_that_their_stages_would_fill_the_memory_are_refused() -> None:
+    with pytest.raises(RefusedError, match=r"Trials\.repeats must be in \[1, 10000\]"), refusing():
+        choose_table("smoke", (), ["trials.repeats=1000000000"], None)
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ class Trials:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        require(self, classes=(1, INF), samples=(1, INF), block=(1, INF), repeats=(1, INF))
+        require(self, classes=(1, INF), samples=(1, INF), block=(1, INF), repeats=(1, 10_000))
 
 
 @dataclass(frozen=True)
