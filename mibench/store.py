@@ -54,15 +54,8 @@ EMPTY_LEASE_SECONDS = 2.0
 QUARANTINE = "quarantine"
 FILES = ("payload.safetensors", "payload.json", "spec.json")
 META = frozenset(
-<<<<<<< HEAD
-    {
-        "seconds", "resumed", "device", "peak_memory_bytes", "threads", "versions", "queries",
-        "sha256",
-    }
-=======
     {"seconds", "resumed", "device", "threads", "versions", "queries", "peak_memory_bytes",
      "sha256"}
->>>>>>> reliability
 )  # fmt: skip
 """What the meta.json of a stage holds that was written before they had a digest of their own."""
 MENDED = 10
