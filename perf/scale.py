@@ -158,9 +158,10 @@ def busy(number: int, milliseconds: int, nodes: int, slots: int) -> None:
     executor = Ray(slots, cluster.address)
     few = timed(naps(2 * slots, milliseconds), executor)
     seconds = timed(naps(number, milliseconds), executor)
-    share = 100 * number * milliseconds / 1000 / slots / seconds
+    slept = (number - 2 * slots) * milliseconds / 1000 / slots
     print(f"workers start, and {2 * slots} stages: {few:.1f} s")
-    print(f"{number} stages of {milliseconds} ms on {slots} slots: {seconds:.1f} s, {share:.1f} %")
+    print(f"{number} stages of {milliseconds} ms on {slots} slots: {seconds:.1f} s")
+    print(f"slots busy after the start: {100 * slept / (seconds - few):.1f} %")
     ray.shutdown()
     cluster.shutdown()
 
