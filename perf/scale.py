@@ -11,6 +11,7 @@
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -149,7 +150,6 @@ def overhead(number: int) -> None:
 
 def busy(number: int, milliseconds: int, nodes: int, slots: int) -> None:
     """Prints how much of the slots' time was slept, on a Ray cluster of this machine."""
-    import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -162,7 +162,7 @@ def busy(number: int, milliseconds: int, nodes: int, slots: int) -> None:
     print(f"workers start, and {2 * slots} stages: {few:.1f} s")
     print(f"{number} stages of {milliseconds} ms on {slots} slots: {seconds:.1f} s")
     print(f"slots busy after the start: {100 * slept / (seconds - few):.1f} %")
-    ray.shutdown()
+    importlib.import_module("ray").shutdown()
     cluster.shutdown()
 
 
