@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -89,10 +89,11 @@ def fill(stages: Iterable[Stage], root: Path) -> int:
                 "queries": 0,
                 "warnings": [],
             }
+        spec = {f.name: getattr(stage, f.name) for f in fields(stage)}
         files = {
             "payload.safetensors": empty,
             "payload.json": json.dumps(tree, indent=1).encode(),
-            "spec.json": b"{}",
+            "spec.json": json.dumps(canonical({"version": stage.version, **spec})).encode(),
         }
         sums = {n: hashlib.sha256(data).hexdigest() for n, data in files.items()}
         meta = {"seconds": 1.0, "device": "cpu", "threads": 1, "sha256": sums}
