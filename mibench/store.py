@@ -392,9 +392,14 @@ class Stage(ABC):
     @cached_property
     def key(self) -> str:
         """The stage's name, known before anything has run."""
+        return fingerprint(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the stage's result; its key is the fingerprint of this."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         versions = {"version": self.version, "streams": seeding.VERSION}
-        return fingerprint({"kind": self.kind, **versions, **fields})
+        return {"kind": self.kind, **versions, **fields}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the key out, so that another process finds it from what it sees itself."""

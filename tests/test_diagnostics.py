@@ -148,6 +148,18 @@ def test_the_value_is_the_mean_over_batches_of_different_images(store: Store) ->
     assert test[0] != test[1]
 
 
+def test_one_batch_of_all_test_images_is_measured_as_they_are(store: Store) -> None:
+    payload = made(store, DependenceStage(TARGET, ("hsic",), batch=200, batches=1))
+    test = TARGET.images.splits(store.load).private.test
+    whole = dependences(TARGET.classifier(store.load, torch.device("cpu")), test, ["hsic"])
+    found = {
+        (v["pair"], v["layer"]): v["value"] for v in payload["values"] if v["split"] == "test"
+    }
+    for p, pair in enumerate(PAIRS):
+        for j in range(3):
+            assert found[pair, j + 1] == pytest.approx(whole[0, p, j].item(), rel=1e-5)
+
+
 def test_another_seed_draws_other_images_and_the_same_seed_the_same(store: Store) -> None:
     first = made(store, dependence_stage(TARGET))
     other = made(store, replace(dependence_stage(TARGET), seed=1))

@@ -26,7 +26,10 @@ PLACEHOLDERS = {
     "STORE": "mibench-store",
 }
 """What the commands' capital words stand for here."""
-ELSEWHERE = ("import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5")
+ELSEWHERE = (
+    "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
+    "diagnose tradeoff-digits",
+)  # fmt: skip
 """Commands that need a file of the reader's, or hours: only their options are checked."""
 
 

@@ -1,7 +1,9 @@
 """Tables as numbers, and numbers as text for people and for papers."""
 
+import json
 import math
 import statistics
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,17 +32,29 @@ if TYPE_CHECKING:
 
 Number = float | None
 
-FORMATS = ("text", "csv", "latex", "markdown")
+FORMATS = ("text", "csv", "json", "latex", "markdown")
 ARROWS = {"lower": "↓", "higher": "↑"}
-ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
-        "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$",
-        "†": r"$\dagger$",
-        "λ": r"$\lambda$", "×": r"$\times$",
-    }
-)  # fmt: skip
+SPELLED = {
+    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\rightarrow$", "±": r"$\pm$",
+    "†": r"$\dagger$", "×": r"$\times$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "∞": r"$\infty$", "–": "--", "—": "---", "…": r"\dots{}", "’": "'", "“": "``", "”": "''",
+    "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ł": r"\l{}",
+}  # fmt: skip
+"""Characters that LaTeX takes for commands, or that not every LaTeX has."""
+ACCENTS = {
+    0x300: "`", 0x301: "'", 0x302: "^", 0x303: "~", 0x304: "=", 0x306: "u", 0x307: ".",
+    0x308: '"', 0x30A: "r", 0x30B: "H", 0x30C: "v", 0x327: "c",
+}  # fmt: skip
+"""Combining accent → LaTeX's command."""
+PREAMBLE = r"""\documentclass{article}
+\usepackage[a4paper,landscape,margin=15mm]{geometry}
+\usepackage{booktabs}
+\pagestyle{empty}
+\begin{document}
+"""
 
 
 @dataclass(frozen=True)
@@ -457,9 +471,11 @@ def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str
 
 
 def render(results: Results, form: str, *, reported: bool = True) -> str:
-    """Returns the table as "text", "csv", "latex" or "markdown"."""
+    """Returns the table as "text", "csv", "json", "latex" or "markdown"."""
     if form == "csv":
         return csv(results)
+    if form == "json":
+        return as_json(results)
     makers = {"text": plain, "latex": latex, "markdown": markdown}
     return makers[form](results, *cells(results, reported=reported))
 
@@ -469,6 +485,39 @@ def csv(results: Results) -> str:
     frame = results.frame(reported=bool(results.table.reported))
     text: str = frame.to_csv(float_format="%.10g", lineterminator="\n")
     return text
+
+
+def as_json(results: Results) -> str:
+    """Returns the numbers of the CSV with what the columns mean: schemas/table.schema.json."""
+    table = results.table
+    frame = results.frame(reported=bool(table.reported)).reset_index()
+    rows = [
+        {k: _rounded(v) for k, v in zip(frame.columns, row, strict=True)}
+        for row in frame.itertuples(index=False, name=None)
+    ]
+    columns = [
+        {"name": m.name, "title": m.title, "unit": m.unit, "better": m.better, "per": m.per}
+        for m in (METRICS[name] for name in table.columns)
+    ]
+    told = {
+        "format": "mibench-table/1",
+        "table": table.name,
+        "caption": table.caption,
+        "source": table.source,
+        "seeds": results.seeds,
+        "evaluator": results.evaluator,
+        "columns": columns,
+        "rows": rows,
+        "notes": footnotes(results),
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - a cell of a data frame
+    """Returns a number as the CSV has it; null for a gap."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.10g}") if math.isfinite(value) else None
 
 
 def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
@@ -487,7 +536,8 @@ def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
             grid.add_section()
         group = attack
         grid.add_row(*row)
-    console = Console(width=1000, no_color=True, highlight=False)  # as wide as it is
+    # As wide as it is; a label in brackets is no markup.
+    console = Console(width=1000, no_color=True, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(grid)
         for note in footnotes(results):
@@ -496,31 +546,71 @@ def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
 
 
 def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
-    """Returns a booktabs table that compiles as it is."""
+    """Returns a booktabs table that compiles as it is.
+
+    A rule parts attacks, a little room the defenses that come at several weights.
+    """
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{results.table.caption.translate(ESCAPES)}}}",
+        rf"\caption{{{tex(results.table.caption)}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
-        " & ".join(h.translate(ESCAPES) for h in head) + r" \\",
+        " & ".join(map(tex, head)) + r" \\",
     ]
-    group = None
-    for row in body:
-        attack = row[0].rpartition(" / ")[0]
-        if attack != group:
+    families = [_family(row[0]) for row in body]
+    for i, row in enumerate(body):
+        attack, family = families[i]
+        if i == 0 or attack != families[i - 1][0]:
             lines.append(r"\midrule")
-        group = attack
-        text = [
-            rf"\textbf{{{c[2:].translate(ESCAPES)}}}"
-            if c.startswith("* ")
-            else c.translate(ESCAPES)
-            for c in row
-        ]
-        lines.append(" & ".join(text) + r" \\")
-    notes = " ".join(n.translate(ESCAPES) for n in footnotes(results, "Bold:"))
+        elif family != families[i - 1][1] and (
+            families.count(families[i]) > 1 or families.count(families[i - 1]) > 1
+        ):
+            lines.append(r"\addlinespace")
+        text = [rf"\textbf{{{tex(c[2:])}}}" if c.startswith("* ") else tex(c) for c in row[1:]]
+        lines.append(" & ".join([tex(row[0]), *text]) + r" \\")
+    notes = " ".join(map(tex, footnotes(results, "Bold:")))
     lines += [r"\bottomrule", r"\end{tabular}", "", rf"\smallskip{{\footnotesize {notes}}}"]
     return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _family(label: str) -> tuple[str, str]:
+    """Returns a label's attack, and its defense without the weight in parentheses."""
+    attack, _, defense = label.rpartition(" / ")
+    return attack, defense.partition(" (")[0]
+
+
+def standalone(table: str) -> str:
+    """Returns a LaTeX table as a whole document."""
+    return f"{PREAMBLE}{table}\\end{{document}}\n"
+
+
+def tex(text: str) -> str:
+    """Returns text in one line that any LaTeX sets, whatever characters are in it.
+
+    Accents become commands and Greek letters mathematics. What plain LaTeX has no letters for
+    is named by its number, such as [U+05D0].
+    """
+    spelled = "".join(map(_spell, " ".join(text.split())))
+    return (
+        "{}" + spelled if spelled[:1] in ("[", "*") else spelled
+    )  # no option of a command before
+
+
+def _spell(c: str) -> str:
+    if c in SPELLED:
+        return SPELLED[c]
+    if " " <= c <= "~":
+        return c
+    parts = unicodedata.normalize("NFD", c)
+    if len(parts) == 2 and parts[0].isascii() and ord(parts[1]) in ACCENTS:
+        return rf"\{ACCENTS[ord(parts[1])]}{{{parts[0]}}}"
+    name = unicodedata.name(c, "").lower().replace("lamda", "lambda")
+    if name.startswith("greek small letter ") and name[19:].isalpha() and c not in "οςϲ":
+        return rf"$\{name[19:]}$"
+    if c in "ΓΔΘΛΞΠΣΦΨΩ":
+        return rf"$\{name[21:].capitalize()}$"
+    return f"[U+{ord(c):04X}]"
 
 
 def markdown(results: Results, head: list[str], body: list[list[str]]) -> str:
@@ -529,5 +619,10 @@ def markdown(results: Results, head: list[str], body: list[list[str]]) -> str:
     lines.append("|" + "|".join([":--", *["--:"] * (len(head) - 1)]) + "|")
     for row in body:
         text = [f"**{c[2:]}**" if c.startswith("* ") else c for c in row]
-        lines.append("| " + " | ".join(c.replace("|", r"\|") for c in text) + " |")
+        lines.append("| " + " | ".join(map(_one_cell, text)) + " |")
     return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(results, "Bold:")), ""])
+
+
+def _one_cell(text: str) -> str:
+    """Returns text that stays one cell of Markdown, and is no HTML in it."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

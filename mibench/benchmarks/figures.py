@@ -53,18 +53,18 @@ def draw_reconstructions(
     for label, record in done.items():
         images = store.load(record.evidence[0].inversion)["images"][:passes, :classes].float()
         strips.append((label, images.transpose(0, 1).flatten(0, 1)))
-    figure = _new_figure((1.9 + 0.42 * classes * passes, 0.46 * len(strips) + 0.4))
+    figure = new_figure((1.9 + 0.42 * classes * passes, 0.46 * len(strips) + 0.4))
     per_class = len(strips[-1][1]) // classes
     for i, (label, images) in enumerate(strips):
         axes = figure.add_subplot(len(strips), 1, i + 1)
-        width = _draw_strip(axes, label, images, per_class) / classes
+        width = draw_strip(axes, label, images, per_class) / classes
         if i == 0:
             axes.set_xticks([(c + 0.5) * width for c in range(classes)], map(str, range(classes)))
             axes.xaxis.tick_top()
-    _save(figure, path, stamp)
+    save(figure, path, stamp)
 
 
-def _draw_strip(axes: Any, label: str, images: Tensor, per_class: int) -> float:  # noqa: ANN401
+def draw_strip(axes: Any, label: str, images: Tensor, per_class: int) -> float:  # noqa: ANN401
     """Draws images side by side, the label before them; returns the width."""
     strip = _strip(images, per_class)
     grey = strip.shape[2] == 1
@@ -102,7 +102,7 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
         return
     attacks = list(dict.fromkeys(label.rpartition(" / ")[0] for label in rows))
     defenses = list(dict.fromkeys(label.rpartition(" / ")[2] for label in rows))
-    figure = _new_figure((0.8 + 3.1 * len(attacks), 3.2))
+    figure = new_figure((0.8 + 3.1 * len(attacks), 3.2))
     for i, attack in enumerate(attacks):
         axes = figure.add_subplot(1, len(attacks), i + 1)
         for j, defense in enumerate(defenses):
@@ -124,7 +124,7 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
         axes.grid(visible=True, alpha=0.3)
         axes.margins(x=0.2)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
-    _save(figure, path, stamp)
+    save(figure, path, stamp)
 
 
 def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> None:
@@ -147,7 +147,7 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
             curves[label] = [epoch["accuracy"] for epoch in history]
     if not curves:
         return
-    figure = _new_figure((5.4, 3.4))
+    figure = new_figure((5.4, 3.4))
     axes = figure.add_subplot(1, 1, 1)
     for j, (label, accuracies) in enumerate(curves.items()):
         epochs = range(1, len(accuracies) + 1)
@@ -161,7 +161,7 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
-    _save(figure, path, stamp)
+    save(figure, path, stamp)
 
 
 def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> None:
@@ -178,13 +178,14 @@ def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, pat
     }
     if not strips:
         return
-    figure = _new_figure((9.0, 0.55 * len(strips) + 0.1))
+    figure = new_figure((9.0, 0.55 * len(strips) + 0.1))
     for i, (label, images) in enumerate(strips.items()):
-        _draw_strip(figure.add_subplot(len(strips), 1, i + 1), label, images, 1)
-    _save(figure, path, stamp)
+        draw_strip(figure.add_subplot(len(strips), 1, i + 1), label, images, 1)
+    save(figure, path, stamp)
 
 
-def _new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib has no stubs
+def new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib has no stubs
+    """Returns an empty figure of ``size`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -202,7 +203,15 @@ def _current(path: Path, stamp: str) -> bool:
     return path.exists() and stamp.encode() in path.read_bytes()
 
 
-def _save(figure: Any, path: Path, stamp: str) -> None:  # noqa: ANN401
+def save(figure: Any, path: Path, stamp: str = "") -> None:  # noqa: ANN401 - no stubs
+    """Writes a PNG or, by the path's suffix, a PDF with its fonts inside: the same each time."""
+    from matplotlib import rc_context
+
+    form = path.suffix.removeprefix(".")
+    metadata: dict[str, str | None] = {"Software": "mibench", "Comment": stamp}
+    if form == "pdf":
+        metadata = {"Creator": "mibench", "Producer": None, "CreationDate": None}
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "mibench", "Comment": stamp})
+    with rc_context({"pdf.fonttype": 42}):  # whole TrueType fonts, which journals ask for
+        figure.savefig(buffer, format=form, metadata=metadata)
     path.write_bytes(buffer.getvalue())

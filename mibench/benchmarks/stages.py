@@ -290,8 +290,7 @@ class EvidenceStage(Stage):
             moments = torch.cat([found["earlier"], moments])
         x, logits, features = _best(moments, evaluator)
         labels = torch.arange(run.classes).repeat(run.samples)
-        owned = private.train if self.real_part == "train" else _joined(private)
-        owned = owned.take(_first(owned.labels, run.classes, self.real))
+        owned = self.compared(private)
         real = owned.images
         _, real_features = predict(evaluator, real, generator("real"))
         _, stretched = predict(evaluator, stretch(x), generator("evaluation"))
@@ -339,6 +338,20 @@ class EvidenceStage(Stage):
     def evidence(self, load: Load) -> Evidence:
         """Returns the evidence from the store."""
         return Evidence(**load(self))
+
+    def compared(self, private: Corpus) -> ImageSet:
+        """Returns the real images behind ``Evidence.real``, in their order."""
+        owned = private.train if self.real_part == "train" else _joined(private)
+        return owned.take(_first(owned.labels, self.inversion.classes, self.real))
+
+    def judged(self, load: Load) -> Tensor:
+        """Returns the reconstructions behind ``Evidence.logits``, (n, c, h, w), in their order."""
+        found = load(self.inversion)
+        if self.select == "last":
+            last: Tensor = found["images"].float().flatten(0, 1)
+            return last
+        moments = torch.cat([found["earlier"], found["images"][None]])
+        return _best(moments, self.evaluator.classifier(load, torch.device("cpu")))[0]
 
 
 def _best(moments: Tensor, evaluator: Classifier) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,8 +56,11 @@ def text(found: Comparison) -> str:
 def _notes(found: Comparison) -> list[str]:
     total = len(found.seeds)
     counts = ", ".join(f"{c.name} {len(c.labels)}" for c in found.curves)
+    over = f"Over {total} seeds, ± half of Student's 95 % interval."
+    if total == 1:
+        over = "One seed carries no interval."
     notes = [
-        f"Over {total} seed{'s' * (total > 1)}, ± half of Student's 95 % interval. Linear between "
+        f"{over} Linear between "
         "the points of a seed's sweep; -- where its accuracies do not reach so far: nothing is "
         "extrapolated (n/N: n of N seeds reach there).",
         "The dominated area is a share of the square from blind guessing "

@@ -161,7 +161,7 @@ def write(table: "Table", records: Records, store: "Store", out: Path, stem: str
     from mibench.spec import fingerprint
 
     results = collect(table, records, store)
-    files = {"csv": "csv", "tex": "latex", "md": "markdown"}
+    files = {"csv": "csv", "json": "json", "tex": "latex", "md": "markdown"}
     for suffix, form in files.items():
         (out / f"{stem}.{suffix}").write_text(render(results, form), encoding="utf-8")
     faces = any(r[0].cell.setting.task.faces for r in records.values())

@@ -78,8 +78,7 @@ def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 folder = click.Path(path_type=Path, file_okay=False)
-what = apply(
-    click.argument("table"),
+selection = apply(
     click.option("--rows", multiple=True, metavar="PATTERN", help="Only rows like 'BiDO-HSIC*'."),
     click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
                  help="Change a field of the cells, for example attack.steps=10."),
@@ -92,6 +91,7 @@ what = apply(
     click.option("--data", type=click.Path(path_type=Path), default=Path("data"),
                  envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
 )  # fmt: skip
+what = apply(click.argument("table"), selection)
 
 
 def choose_table(

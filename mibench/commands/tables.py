@@ -33,7 +33,7 @@ def status(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "csv", "latex", "markdown"]),
+    type=click.Choice(["text", "csv", "json", "latex", "markdown"]),
     default="text",
     show_default=True,
 )
@@ -43,20 +43,24 @@ def status(
     show_default=True,
     help="Whether a paper's numbers stand beside.",
 )
+@click.option("--standalone", is_flag=True, help="With latex, a whole document.")
 def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, form: str, reported: bool,
+    store: Path, data: Path, form: str, reported: bool, standalone: bool,
 ) -> None:  # fmt: skip
     """Print TABLE from the store alone; gaps print as --."""
-    from mibench.benchmarks.export import collect, render
+    from mibench.benchmarks import export
     from mibench.store import Store
 
     with refusing():
+        if standalone and form != "latex":
+            raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
-        results = collect(chosen, plan(chosen, seeds, data), Store(store))
+        results = export.collect(chosen, plan(chosen, seeds, data), Store(store))
     if not store.is_dir():
         click.echo(f"note: there is no store at {store}", err=True)
-    click.echo(render(results, form, reported=reported), nl=False)
+    text = export.render(results, form, reported=reported)
+    click.echo(export.standalone(text) if standalone else text, nl=False)
 
 
 @click.command()

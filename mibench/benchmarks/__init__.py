@@ -1,0 +1,1 @@
+"""Tables and what fills, prints and draws them."""

@@ -1,0 +1,109 @@
+"""The commands of record files: record, verify, compare."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from mibench.commands.shared import (
+    check_writable,
+    choose_table,
+    fail,
+    folder,
+    plan,
+    refusing,
+    what,
+)
+
+
+@click.command()
+@what
+@click.option(
+    "-o",
+    "--out",
+    type=folder,
+    default=Path("mibench-out/records"),
+    show_default=True,
+    help="Folder of the files.",
+)
+def record(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, out: Path,
+) -> None:  # fmt: skip
+    """Write a record file for every finished cell of TABLE: scores with their provenance.
+
+    Such a file is what to publish: `mibench verify` checks it, `mibench leaderboard` collects.
+    """
+    from mibench.benchmarks import records
+    from mibench.store import Store
+
+    with refusing():
+        chosen = choose_table(table, rows, settings, protocol)
+        stages = plan(chosen, seeds, data)
+        check_writable(out)
+        written = records.write(chosen.name, stages, Store(store), out)
+    for path in written:
+        click.echo(path)
+    if not written:
+        click.echo(f"note: nothing of {chosen.name} is in {store}", err=True)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--schema", is_flag=True, help="Print the JSON schema of a record and stop.")
+def verify(paths: Sequence[Path], schema: bool) -> None:
+    """Check record FILEs, and those in and below folders.
+
+    A sound file has the published schema and the content of its sha256; its keys are the hashes
+    of what it says decided it; and its scores follow from its values. That finds damage,
+    careless edits and scores of another spec. It cannot find values that were made up together
+    with the hashes: only running the cell again can. Exit status 1 if a file is not sound.
+    """
+    from mibench.benchmarks import records
+
+    if schema:
+        click.echo(json.dumps(records.schema("record"), indent=2))
+        return
+    with refusing():
+        if not paths:
+            raise ValueError("name a record file or a folder of them")
+        verdicts = [records.check(path) for path in records.find(paths)]
+        if not verdicts:
+            raise ValueError(f"there is no .json file in {', '.join(map(str, paths))}")
+    for verdict in verdicts:
+        if verdict.record is None:
+            click.echo(f"bad  {verdict.path}: {verdict.problem}")
+        else:
+            of = len(verdict.record["payload"]["scores"])
+            told = f"{verdict.recomputed} of {of} scores computed again"
+            click.echo(f"ok   {verdict.path} ({told})")
+    bad = sum(v.record is None for v in verdicts)
+    if bad:
+        fail(f"{bad} of {len(verdicts)} record files are not sound")
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+def compare(a: Path, b: Path) -> None:
+    """Set two results side by side: stores, record files, or folders of those.
+
+    Rows are paired by label or, with a store, which knows none, by task, attack and defense.
+    Differences are B minus A.
+    """
+    from mibench.benchmarks import records
+    from mibench.benchmarks.compare import compare as side_by_side
+    from mibench.benchmarks.compare import in_text
+
+    with refusing():
+        sides = []
+        for path in (a, b):
+            found, refused = records.runs(path)
+            for verdict in refused:
+                click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
+            if not found:
+                raise ValueError(f"there is no sound record in {path}")
+            sides.append(found)
+        told = in_text(side_by_side(*sides))
+    click.echo(told, nl=False)

@@ -1,0 +1,176 @@
+"""The commands report, leaderboard and show: results to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from mibench.commands.shared import (
+    check_writable,
+    choose_table,
+    folder,
+    plan,
+    refusing,
+    selection,
+    what,
+)
+
+
+@click.command()
+@click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
+@selection
+@click.option(
+    "-o",
+    "--out",
+    type=folder,
+    default=Path("mibench-out/report"),
+    show_default=True,
+    help="Folder of the page.",
+)
+@click.option(
+    "--with-private",
+    is_flag=True,
+    help="Show private images of people too; other tasks' are shown anyway.",
+)
+@click.option(
+    "--identities",
+    type=click.IntRange(1, 256),
+    default=16,
+    show_default=True,
+    help="Reconstructions of a row, at most.",
+)
+def report(
+    tables: Sequence[str], rows: Sequence[str], settings: Sequence[str], protocol: str | None,
+    seeds: int, store: Path, data: Path, out: Path, with_private: bool, identities: int,
+) -> None:  # fmt: skip
+    """Write TABLEs from the store as one web page that needs nothing beside it."""
+    from mibench.benchmarks.report import Chapter, page
+    from mibench.store import Store
+
+    with refusing():
+        chapters = []
+        for name in tables:
+            chosen = choose_table(name, rows, settings, protocol)
+            records = plan(chosen, seeds, data)
+            chapters.append(Chapter(chosen, records, arguments(name, settings, protocol, seeds)))
+        text = page(chapters, Store(store), with_private=with_private, identities=identities)
+        check_writable(out)
+        path = out / "index.html"
+        path.write_text(text, encoding="utf-8")
+    click.echo(path)
+
+
+def arguments(name: str, settings: Sequence[str], protocol: str | None, seeds: int) -> list[str]:
+    """Returns the arguments of run that ask for the same table."""
+    told = [name]
+    for setting in settings:
+        told += ["--set", setting]
+    if protocol is not None:
+        told += ["--protocol", protocol]
+    return told + (["--seeds", str(seeds)] if seeds > 1 else [])
+
+
+@click.command()
+@click.argument(
+    "sources", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("mibench-out/leaderboard.html"),
+    show_default=True,
+    help="The page.",
+)
+def leaderboard(sources: Sequence[Path], out: Path) -> None:
+    """Write one web page of the record files in and below DIRs.
+
+    Every file is checked as by verify. One that fails is named there, and its numbers left out.
+    """
+    from mibench.benchmarks import records
+    from mibench.benchmarks.report import leaderboard as page
+
+    with refusing():
+        verdicts = [records.check(path) for path in records.find(sources)]
+        root = sources[0] if len(sources) == 1 else Path()
+        text = page(verdicts, root)
+        check_writable(out.parent)
+        out.write_text(text, encoding="utf-8")
+    for verdict in verdicts:
+        if verdict.problem:
+            click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
+    click.echo(out)
+
+
+@click.command()
+@what
+@click.argument("row")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("mibench-out"),
+    envvar="MIBENCH_OUT",
+    show_default=True,
+    help="Where the picture goes.",
+)
+@click.option("--open", "open_", is_flag=True, help="Open it in the viewer of this desktop.")
+@click.option(
+    "--blocks/--no-blocks",
+    default=None,
+    help="Draw in the terminal too; by default where it has 24-bit colours.",
+)
+@click.option("--with-private", is_flag=True, help="Show private images of people too.")
+def show(
+    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
+    store: Path, data: Path, row: str, out: Path, open_: bool, blocks: bool | None,
+    with_private: bool,
+) -> None:  # fmt: skip
+    """Draw what was reconstructed in ROW of TABLE (a label, or a pattern like '*BiDO-HSIC')."""
+    from mibench.benchmarks import figures
+    from mibench.store import Store
+
+    with refusing():
+        chosen = choose_table(table, rows, settings, protocol).only([row])
+        records = plan(chosen, seeds, data)
+        done = Store(store)
+        if not any(done.state(stages[0]) == "done" for stages in records.values()):
+            raise ValueError(f"{', '.join(records)}: not in {store}; first: mibench run {table}")
+        check_writable(out)
+    faces = any(cell.setting.task.faces for cell in chosen.rows.values())
+    path = out / f"{chosen.name}-row.png"
+    figures.draw_reconstructions(records, done, path, private=with_private or not faces)
+    if blocks or (blocks is None and has_colours()):
+        click.echo(half_blocks(path), nl=False)
+    click.echo(path)
+    if open_:
+        click.launch(str(path))
+
+
+def has_colours() -> bool:
+    """Whether standard output is a terminal that says it has 24-bit colours."""
+    import os
+    import sys
+
+    return sys.stdout.isatty() and os.environ.get("COLORTERM") in ("truecolor", "24bit")
+
+
+def half_blocks(path: Path, columns: int | None = None) -> str:
+    """Returns a picture as text: each character is two pixels, one above the other."""
+    import shutil
+
+    from PIL import Image
+
+    columns = columns or shutil.get_terminal_size().columns
+    with Image.open(path) as picture:
+        wide = min(columns, picture.width)
+        tall = max(2, 2 * round(picture.height * wide / picture.width / 2))
+        small = picture.convert("RGB").resize((wide, tall))
+    pixels = list(small.tobytes())
+    lines = []
+    for y in range(0, tall, 2):
+        line = ""
+        for x in range(wide):
+            above, below = (tuple(pixels[3 * (r * wide + x) :][:3]) for r in (y, y + 1))
+            line += "\x1b[38;2;{};{};{};48;2;{};{};{}m▀".format(*above, *below)
+        lines.append(line + "\x1b[0m\n")
+    return "".join(lines)

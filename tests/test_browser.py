@@ -1,0 +1,195 @@
+"""The pages in a real browser: Debian's Chromium through Playwright, and axe-core's rules.
+
+Skipped where there is no browser, unless MIBENCH_REQUIRE names "browser".
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mibench.cli import main
+from mibench.store import Store
+from tests.made import fill, smoke
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+WIDTHS = (360, 1440)
+
+
+def needed(what: str) -> bool:
+    return what in os.environ.get("MIBENCH_REQUIRE", "").split(",")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None and not needed("browser"):
+        pytest.skip("no chromium here")
+    assert CHROMIUM, "MIBENCH_REQUIRE asks for a browser, and there is no chromium"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    table = smoke("GMI / No Def.", "GMI / MID", "KED-MI / No Def.", "VMI / BiDO-HSIC")
+    fill(table, Store(folder / "store"), seeds=2, data=Path())
+    rows = [x for label in table.rows for x in ("--rows", label)]
+    places = ["--store", str(folder / "store"), "--seeds", "2", *rows]
+    calls = (
+        ["report", "smoke", *places, "-o", str(folder / "report")],
+        ["record", "smoke", *places, "-o", str(folder / "records")],
+        ["verify", str(folder / "records")],
+        ["leaderboard", str(folder / "records"), "-o", str(folder / "leaderboard.html")],
+    )
+    for call in calls:
+        if call[0] == "leaderboard":
+            (folder / "records" / "broken.json").write_text("{")
+        done = CliRunner().invoke(main, call)
+        assert done.exit_code == 0, done.output
+    return {
+        "report": folder / "report" / "index.html",
+        "leaderboard": folder / "leaderboard.html",
+    }
+
+
+def opened(browser: Any, path: Path, width: int, scheme: str) -> tuple[Any, list[str]]:
+    """Returns the page and what it complained of, requests for other files included."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    wrong: list[str] = []
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith(("data:", path.as_uri())) else wrong.append(r.url),
+    )
+    page.goto(path.as_uri())
+    page.wait_for_load_state("load")
+    return page, wrong
+
+
+BACKGROUNDS = """async () => {
+  const marks = [...document.querySelectorAll('.px')];
+  const urls = new Set(marks.map(m => getComputedStyle(m).backgroundImage));
+  let bad = 0;
+  for (const url of urls) {
+    const image = new Image();
+    image.src = url.slice(5, -2);
+    try { await image.decode(); } catch { bad += 1; }
+    if (!image.naturalWidth) bad += 1;
+  }
+  return [marks.length, urls.size, bad, document.querySelectorAll('img:not([alt])').length];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["report", "leaderboard"])
+def test_a_page_has_no_error_and_no_violation(
+    browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page, wrong = opened(browser, pages[name], width, scheme)
+    assert not wrong
+    for summary in page.query_selector_all("details > summary"):
+        summary.evaluate("s => s.parentElement.open = true")
+    if name == "report":
+        marks, urls, bad, mute = page.evaluate(BACKGROUNDS)
+        assert marks > 10
+        assert urls > 1
+        assert bad == 0
+        assert mute == 0
+        unnamed = page.evaluate("document.querySelectorAll('.px:not([aria-label])').length")
+        assert unnamed == 0
+    wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide[0] <= wide[1], "the page scrolls sideways"
+    if where := os.environ.get("MIBENCH_SCREENSHOTS"):
+        Path(where).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{where}/{name}-{width}-{scheme}.png", full_page=True)
+    found = Axe().run(page)
+    told = [
+        (v["id"], [n["html"][:200] for n in v["nodes"]][:3]) for v in found.response["violations"]
+    ]
+    assert not told
+    page.close()
+    assert not wrong
+
+
+def test_sorting_works_by_mouse_and_by_keyboard(browser: Any, pages: dict[str, Path]) -> None:
+    page, wrong = opened(browser, pages["report"], 1440, "light")
+    rows = "[...document.querySelectorAll('table.sortable tbody tr')]"
+    values = f"{rows}.map(r => r.cells[4].dataset.value).filter(v => v !== '').map(Number)"
+    labels = f"{rows}.map(r => r.cells[0].dataset.value)"
+    before = page.evaluate(labels)
+    button = page.locator("table.sortable thead th:nth-child(5) button")
+    head = page.locator("table.sortable thead th:nth-child(5)")
+    button.click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    rising = page.evaluate(values)
+    assert len(set(rising)) > 1
+    assert rising == sorted(rising)
+    button.focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert page.evaluate(values) == sorted(rising, reverse=True)
+    page.locator("table.sortable thead th:nth-child(1) button").click()
+    assert head.get_attribute("aria-sort") == "none"
+    assert page.evaluate(labels) == sorted(before)
+    page.locator("table.sortable thead th:nth-child(1) button").click()
+    page.locator("table.sortable thead th:nth-child(1) button").click()
+    assert page.evaluate(labels) == before
+    assert not wrong
+    page.close()
+
+
+def test_the_tab_key_walks_down_the_page_and_markers_tell_their_numbers(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    page, wrong = opened(browser, pages["report"], 1440, "light")
+    walk = """() => { const e = document.activeElement;
+      return [e.className.baseVal ?? e.className, e.tagName]; }"""
+    kinds: list[str] = []
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        kind, tag = page.evaluate(walk)
+        if tag == "BODY":
+            break
+        kinds.append(f"{tag}.{kind}".lower())
+        if kind.startswith("pt"):
+            tip = page.evaluate(
+                "document.activeElement.closest('[data-tips]').querySelector('output').textContent"
+            )
+            assert tip == page.evaluate("document.activeElement.getAttribute('aria-label')")
+            assert "Attack Acc" in tip
+    assert kinds[0] == "a.skip"
+    assert "button." in kinds
+    assert any(k.startswith("g.pt") for k in kinds)
+    assert any(k.startswith("summary") for k in kinds)
+    sections = [k.split(".")[0] for k in kinds]
+    assert sections.index("button") < sections.index("g") < sections.index("summary")
+    assert not wrong
+    page.close()
+
+
+def test_nothing_moves_once_the_page_is_laid_out(browser: Any, pages: dict[str, Path]) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 900})
+    page.add_init_script(
+        "window.shift = 0; new PerformanceObserver(l => { for (const e of l.getEntries())"
+        " window.shift += e.value; }).observe({type: 'layout-shift', buffered: true});"
+    )
+    page.goto(pages["report"].as_uri())
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.shift") == 0
+    page.close()

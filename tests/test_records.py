@@ -1,0 +1,358 @@
+"""Record files: whole ones pass, and each kind of damage or forgery is named."""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+from mibench.benchmarks import records
+from mibench.benchmarks.compare import compare
+from mibench.benchmarks.export import collect, render
+from mibench.benchmarks.records import Run, check, differences, digest
+from mibench.benchmarks.report import leaderboard
+from mibench.cli import main
+from mibench.spec import fingerprint
+from mibench.store import Store
+from tests.made import fill, smoke
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two rows and two seeds, and their record files."""
+    root = tmp_path_factory.mktemp("records")
+    table = smoke("GMI / No Def.", "GMI / MID")
+    store = Store(root / "store")
+    stages = fill(table, store, seeds=2, data=Path())
+    records.write(table.name, stages, store, root / "files")
+    return root
+
+
+@pytest.fixture
+def record(folder: Path) -> dict[str, Any]:
+    path = next((folder / "files").glob("gmi-mid-seed0-*"))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def judged(record: dict[str, Any], path: Path) -> str:
+    """Returns what is wrong with a record, its sha256 computed anew."""
+    record["sha256"] = digest(record)
+    path.write_text(json.dumps(record))
+    return check(path).problem
+
+
+def test_what_is_written_is_sound_and_all_its_scores_follow_from_its_values(folder: Path) -> None:
+    paths = records.find([folder / "files"])
+    assert len(paths) == 4
+    for path in paths:
+        verdict = check(path)
+        assert verdict.problem == ""
+        assert verdict.record is not None
+        assert verdict.recomputed == len(verdict.record["payload"]["scores"]) == 4
+        jsonschema.validate(verdict.record, records.schema("record"))
+
+
+def test_a_record_file_is_the_same_each_time(folder: Path, tmp_path: Path) -> None:
+    table = smoke("GMI / No Def.", "GMI / MID")
+    store = Store(folder / "store")
+    again = records.write(
+        table.name, fill(table, store, seeds=2, data=Path()), store, tmp_path / "again"
+    )
+    for path in again:
+        assert path.read_bytes() == (folder / "files" / path.name).read_bytes()
+
+
+def test_the_schemas_are_schemas_and_are_not_empty(record: dict[str, Any]) -> None:
+    for name in ("record", "table"):
+        jsonschema.Draft202012Validator.check_schema(records.schema(name))
+    del record["payload"]["scores"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record, records.schema("record"))
+
+
+def _set(path: str, value: Any) -> Change:
+    def change(record: dict[str, Any]) -> None:
+        *steps, last = path.split(".")
+        at: Any = record
+        for step in steps:
+            at = at[int(step)] if isinstance(at, list) else at[step]
+        at[int(last) if isinstance(at, list) else last] = value
+
+    return change
+
+
+def _rekey(record: dict[str, Any]) -> None:
+    """Another defense in the last stage and the cell, all keys of it made anew."""
+    stage = record["stages"][-1]
+    for cell in (stage["identity"]["cell"], record["payload"]["cell"]):
+        cell["defense"] = {"is": "none", "version": 1}
+    stage["key"] = record["key"] = fingerprint(stage["identity"])
+
+
+FORGERIES: dict[str, tuple[Change, str]] = {
+    "a score": (_set("payload.scores.attack_acc.mean", 1.5), "its attack_acc says mean 1.5"),
+    "a spread": (_set("payload.scores.attack_acc.std", 0.1), "its attack_acc says std 0.1"),
+    "a count": (_set("payload.scores.attack_acc.n", 7), "its attack_acc says n 7"),
+    "fid": (_set("payload.scores.fid.mean", 9e9), "its fid says mean"),
+    "fewer repeats": (_set("payload.values.fid", []), "fid has values of 0 attacks"),
+    "another cell": (_set("payload.cell.recipe.epochs", 50), "its cell is not the one"),
+    "an identity": (_set("stages.1.identity.seed", 9), "is not the key of its identity"),
+    "a key": (_set("key", "0" * 16), "its key is 0000000000000000, but the last"),
+    "a name": (_set("payload.stages.0", "images/0123456789abcdef"), "names other stages"),
+    "a foreign run": (
+        _set("runs.images/0123456789abcdef", {"seconds": 1, "device": "x", "versions": {}}),
+        "it tells of a run of images/0123456789abcdef",
+    ),
+    "no score": (lambda r: r["payload"]["scores"].pop("fid"), "not those of its metrics"),
+    "another defense": (_rekey, "defense is not the cell's defense"),
+    "no cell": (lambda r: r["payload"].pop("cell"), "'cell' is a required property"),
+    "a text for a number": (
+        _set("payload.scores.fid.mean", "12"),
+        "payload.scores.fid.mean: '12' is not of type",
+    ),
+    "another format": (_set("format", "mibench-record/9"), "'mibench-record/1' was expected"),
+    "one thing more": (_set("comment", "x"), "Additional properties are not allowed"),
+    "an unknown spread": (_set("payload.cell.protocol.spread", "x"), "its cell is not the one"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_with_its_sha256_made_anew_is_found(
+    name: str, record: dict[str, Any], tmp_path: Path
+) -> None:
+    change, sentence = FORGERIES[name]
+    assert judged(copy.deepcopy(record), tmp_path / "good.json") == ""
+    change(record)
+    assert sentence in judged(record, tmp_path / "bad.json")
+
+
+def test_a_missing_stage_is_found(record: dict[str, Any], tmp_path: Path) -> None:
+    assert record["stages"][0]["identity"]["kind"] == "images"
+    del record["stages"][0]
+    assert "which it does not tell of" in judged(record, tmp_path / "bad.json")
+
+
+def test_values_made_up_together_with_scores_and_hashes_are_not_found(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    """The limit that the documentation states: no hash can tell this."""
+    values = record["payload"]["values"]["attack_acc"]
+    record["payload"]["values"]["attack_acc"] = [[100.0] * len(v) for v in values]
+    record["payload"]["scores"]["attack_acc"] |= {"mean": 100.0, "std": 0.0}
+    assert judged(record, tmp_path / "forged.json") == ""
+
+
+def test_any_changed_character_is_found(folder: Path, tmp_path: Path) -> None:
+    text = next((folder / "files").glob("gmi-mid-seed0-*")).read_text()
+    rng = random.Random(0)
+    path = tmp_path / "r.json"
+    for _ in range(60):
+        at = rng.randrange(len(text))
+        other = rng.choice([c for c in '0123456789abcdef{}[],"' if c != text[at]])
+        if text[at].isspace():
+            continue
+        path.write_text(text[:at] + other + text[at + 1 :])
+        assert check(path).problem, (at, text[at - 20 : at + 20], other)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])
+def test_a_file_cut_short_is_found(share: float, folder: Path, tmp_path: Path) -> None:
+    data = next((folder / "files").glob("gmi-mid-seed0-*")).read_bytes()
+    path = tmp_path / "r.json"
+    path.write_bytes(data[: int(share * len(data))])
+    assert "cut short or damaged" in check(path).problem
+
+
+STRANGE = {
+    "no text": (b"\xff\xfe\x00\x01", "it is not text"),
+    "a list": (b"[1]", "which is a JSON object"),
+    "NaN": (b'{"a": NaN}', "NaN is no number of JSON"),
+    "twice": (b'{"a": 1, "a": 2}', "names one thing twice"),
+    "deep": (b"[" * 200_000, "nested too deeply"),
+    "empty": (b"{}", "is a required property"),
+    "long number": (b'{"a": ' + b"9" * 5000 + b"}", ""),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strange_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    data, sentence = STRANGE[name]
+    (tmp_path / "r.json").write_bytes(data)
+    verdict = check(tmp_path / "r.json")
+    assert verdict.record is None
+    assert verdict.problem
+    assert sentence in verdict.problem
+    assert "\n" not in verdict.problem
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "LARGEST", 2**20)
+    (tmp_path / "r.json").write_bytes(b" " * (2**20 + 1))
+    assert "more than 1 MiB" in check(tmp_path / "r.json").problem
+
+
+def test_a_record_that_would_need_all_memory_is_refused(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    for cell in (record["payload"]["cell"], record["stages"][-1]["identity"]["cell"]):
+        cell["trials"] |= {"classes": 10**6, "samples": 10**6}
+    for stage in record["stages"]:
+        if stage["identity"]["kind"] == "inversion":
+            stage["identity"] |= {"classes": 10**6, "samples": 10**6}
+    renew(record)
+    assert "tells of 1000000000000 reconstructions" in judged(record, tmp_path / "bad.json")
+
+
+def renew(record: dict[str, Any]) -> None:
+    """Computes all keys anew, from the first stage to the last."""
+    new: dict[str, str] = {}
+    for stage in record["stages"]:
+        text = json.dumps(stage["identity"])
+        for old, key in new.items():
+            text = text.replace(old, key)
+        stage["identity"] = json.loads(text)
+        new[stage["key"]] = stage["key"] = fingerprint(stage["identity"])
+    record["key"] = record["stages"][-1]["key"]
+    text = json.dumps([record["payload"]["stages"], record["runs"]])
+    for old, key in new.items():
+        text = text.replace(old, key)
+    record["payload"]["stages"], record["runs"] = json.loads(text)
+
+
+def test_scores_cannot_be_passed_off_as_those_of_another_attack(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    """Keys and sha256 made anew in all stages: the cell alone then says otherwise."""
+    for cell in (record["payload"]["cell"], record["stages"][-1]["identity"]["cell"]):
+        cell["attack"]["steps"] = 9999
+    renew(record)
+    assert "attack is not the cell's attack" in judged(record, tmp_path / "bad.json")
+
+
+def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path) -> None:
+    good = call("verify", str(folder / "files"))
+    assert good.exit_code == 0
+    assert good.stdout.count("ok ") == 4
+    assert "4 of 4 scores" in good.stdout
+    (tmp_path / "cut.json").write_text("{")
+    bad = call("verify", str(folder / "files"), str(tmp_path / "cut.json"))
+    assert bad.exit_code == 1
+    assert f"bad  {tmp_path / 'cut.json'}: " in bad.stdout
+    assert bad.stderr == "Error: 1 of 5 record files are not sound\n"
+    assert json.loads(call("verify", "--schema").stdout) == records.schema("record")
+    missing = call("verify", str(tmp_path / "nosuch.json"))
+    assert missing.exit_code == 2
+
+
+def test_tables_and_other_files_beside_records_are_passed_over(
+    folder: Path, tmp_path: Path
+) -> None:
+    table = smoke("GMI / MID")
+    store = Store(folder / "store")
+    results = collect(table, fill(table, store, data=Path()), store)
+    (tmp_path / "smoke.json").write_text(render(results, "json"))
+    (tmp_path / "smoke.csv").write_text(render(results, "csv"))
+    first, *_ = records.find([folder / "files"])
+    assert records.find([tmp_path, tmp_path / "smoke.csv", first]) == [first]
+
+
+def test_record_writes_what_verify_accepts(folder: Path, tmp_path: Path) -> None:
+    rows = ["--rows", "GMI / MID", "--seeds", "2", "--store", str(folder / "store")]
+    done = call("record", "smoke", *rows, "-o", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.split()) == 2
+    assert call("verify", *done.stdout.split()).exit_code == 0
+    nothing = call("record", "smoke", "--store", str(tmp_path / "no"), "-o", str(tmp_path / "o"))
+    assert nothing.exit_code == 0
+    assert "nothing of smoke" in nothing.stderr
+
+
+def test_the_leaderboard_leaves_out_and_names_what_is_not_sound(
+    folder: Path, tmp_path: Path, record: dict[str, Any]
+) -> None:
+    record["payload"]["scores"]["attack_acc"]["mean"] = 0.125
+    record["row"] = "GMI / forged"
+    bad = tmp_path / "<b>bad.json"
+    bad.write_text(json.dumps(record))
+    out = tmp_path / "page.html"
+    done = call("leaderboard", str(folder / "files"), str(bad), "-o", str(out))
+    assert done.exit_code == 0, done.output
+    assert "differs from its sha256" in done.stderr
+    text = out.read_text()
+    assert "forged" not in text
+    assert "0.125" not in text
+    assert "&lt;b&gt;bad.json" in text
+    assert "<b>bad" not in text
+    assert text.count('<th scope="row" data-value="GMI / MID">') == 1  # two seeds, one row
+    assert "4 record files" in text
+    cut = tmp_path / "cut.json"
+    cut.write_text("{")
+    with pytest.raises(ValueError, match="no sound record file among the 1"):
+        leaderboard([check(cut)], tmp_path)
+
+
+def run(label: str | None, seed: int, score: float, **fields: Any) -> Run:
+    seeds = {"target": seed, "prior": seed, "attack": seed}
+    cell = {
+        "setting": {"task": {"is": "t"}}, "attack": {"is": "a", **fields},
+        "defense": {"is": "d"}, "seeds": seeds,
+    }  # fmt: skip
+    return Run(label, cell, {"attack_acc": score})
+
+
+def test_equal_seeds_are_compared_in_pairs() -> None:
+    a = [run("x", s, v) for s, v in enumerate((10.0, 20.0, 60.0))]
+    b = [run("x", s, v) for s, v in enumerate((11.0, 22.0, 63.0))]
+    [found] = compare(a, b).rows["x"]
+    assert found.paired
+    assert (found.a, found.b) == (30, 32)
+    assert found.half == pytest.approx(4.302652729911275 / 3**0.5)  # of 1, 2, 3
+
+
+def test_other_seeds_are_compared_by_welchs_interval() -> None:
+    a = [run("x", s, v) for s, v in enumerate((10.0, 20.0, 30.0))]
+    b = [run("x", s + 5, v) for s, v in enumerate((40.0, 41.0, 42.0))]
+    [found] = compare(a, b).rows["x"]
+    assert not found.paired
+    error = ((100 + 1) / 3) ** 0.5
+    freedom = (101 / 3) ** 2 / ((100 / 3) ** 2 / 2 + (1 / 3) ** 2 / 2)
+    from scipy.stats import t
+
+    assert found.half == pytest.approx(t.ppf(0.975, freedom) * error)
+
+
+def test_one_seed_has_no_interval_and_fields_that_differ_are_named() -> None:
+    told = compare([run("x", 0, 1.0, steps=3)], [run("x", 0, 2.0, steps=4, more={"p": 1})])
+    assert told.rows["x"][0].half is None
+    assert list(told.fields["x"]) == [("attack.steps", 3, 4), ("attack.more", None, {"p": 1})]
+    assert list(differences({"a": [1, 2]}, {"a": [1, 3]})) == [("a.1", 2, 3)]
+
+
+def test_rows_of_one_side_are_told_and_unnamed_ones_pair_by_their_cells() -> None:
+    told = compare([run("x", 0, 1.0), run("y", 0, 1.0)], [run("x", 0, 1.0), run("z", 0, 1.0)])
+    assert told.only == (["y"], ["z"])
+    mixed = compare([run("x", 0, 1.0)], [run(None, 0, 3.0)])
+    assert [d.b - d.a for d in mixed.rows["t: a / d"]] == [2]
+
+
+def test_compare_reads_stores_and_files(folder: Path) -> None:
+    same = call("compare", str(folder / "files"), str(folder / "files"))
+    assert same.exit_code == 0, same.output
+    assert "The specs of all rows are the same." in same.stdout
+    assert "GMI / MID" in same.stdout
+    mixed = call("compare", str(folder / "store"), str(folder / "files"))
+    assert mixed.exit_code == 0, mixed.output
+    assert "+0.00" in mixed.stdout
+    assert "Only in" not in mixed.stdout

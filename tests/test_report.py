@@ -1,0 +1,334 @@
+"""The page of a table: what is on it, what is not, and what strange labels do to it."""
+
+import base64
+import re
+import shlex
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from mibench.benchmarks.gallery import gallery, layout
+from mibench.benchmarks.report import Chapter, page
+from mibench.benchmarks.report.pictures import sprite
+from mibench.benchmarks.report.plots import padded, ticks
+from mibench.benchmarks.tables import TABLES, Table
+from mibench.cli import main
+from mibench.data import CelebA
+from mibench.store import Store
+from tests.made import META, fill, renamed, smoke
+
+HOSTILE = {
+    "a": "GMI / 50 % & more_#1 $x$ {y} ~z^ \\end{table}",
+    "b": "GMI / <script>alert(1)</script>\"'><img src=x onerror=alert(1)>",
+    "c": "VMI / two\nlines, \u05d0\u05d1\u05d2 \u202eright to left | [red]bar[/red]",
+}
+
+
+class Tags(HTMLParser):
+    """Collects tags and checks that they are closed in order."""
+
+    VOID = frozenset({"meta", "link", "br", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def parsed(text: str) -> Tags:
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.open
+    return tags
+
+
+def shown(table: Table, store: Store, *, seeds: int = 1, **options: bool | int) -> str:
+    records = fill(table, store, seeds=seeds)
+    return page([Chapter(table, records, ["smoke"])], store, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_the_page_has_every_number_and_every_section(store: Store) -> None:
+    table = replace(
+        smoke(), source="Nobody 1999", reported={"GMI / MID": {"attack_acc": (12.5, None)}}
+    )
+    text = shown(table, store, seeds=2)
+    tags = parsed(text)
+    assert "Attack Acc, reported" in text
+    assert '<td data-value="12.5">12.5</td>' in text
+    for title in ("Privacy against utility", "Reconstructions", "Class by class", "Training"):
+        assert f"<h3>{title}</h3>" in text
+    sorts = [a for t, a in tags.seen if t == "th" and "aria-sort" in a]
+    assert len(sorts) == 1 + len(table.columns) + 1 + 1
+    assert {a["aria-sort"] for a in sorts} == {"none"}
+    assert len(re.findall(r'<g class="pt c\d" tabindex="0"', text)) == 3
+
+
+def test_the_page_needs_nothing_from_elsewhere(store: Store) -> None:
+    text = shown(smoke(), store)
+    for _, attributes in parsed(text).seen:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    assert set(re.findall(r"url\((.{5})", text)) == {"data:"}
+    assert not re.findall(r"https?://", text)
+
+
+def test_only_the_pages_own_script_may_run(store: Store) -> None:
+    import hashlib
+
+    text = shown(smoke(), store)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    policy = next(a["content"] for t, a in parsed(text).seen if "http-equiv" in a)
+    assert policy is not None
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_strange_labels_stay_text(store: Store) -> None:
+    text = shown(renamed(smoke(), **HOSTILE), store)
+    tags = parsed(text)
+    assert [t for t, _ in tags.seen].count("script") == 1
+    assert "img" not in [t for t, _ in tags.seen]
+    assert not [a for _, a in tags.seen if any(name.startswith("on") for name in a)]
+    assert "&lt;script&gt;alert(1)" in text
+    assert "\u05d0\u05d1\u05d2" in text
+    assert "\u202e" not in text  # it would turn what follows it around
+
+
+def test_each_row_has_the_command_that_makes_it(store: Store) -> None:
+    text = shown(renamed(smoke(), a="GMI / [a-z]*", b="GMI / it's", c="VMI / two\nlines"), store)
+    commands = re.findall(r'<pre class="command"[^>]*>(.*?)</pre>', text)
+    words = [shlex.split(c.replace("&#39;", "'").replace("&#34;", '"')) for c in commands]
+    assert words[0] == ["mibench", "run", "smoke", "--rows", "GMI / [[]a-z][*]"]
+    assert words[1][-1] == "GMI / it's"
+    assert words[2][-1] == "VMI / two?lines"
+    named = renamed(smoke(), a="GMI / [a-z]*", b="GMI / q", c="VMI / x")
+    assert list(named.only([words[0][-1]]).rows) == ["GMI / [a-z]*"]
+
+
+def test_a_row_says_where_it_came_from(store: Store) -> None:
+    table = smoke()
+    records = fill(table, store)
+    text = page([Chapter(table, records, ["smoke"])], store)
+    record = records["GMI / MID"][0]
+    assert f"record/{record.key}" in text
+    assert record.evidence[0].inversion.target.key in text
+    assert "cpu made" in text
+    assert "torch 2" in text
+    assert "target 0, prior 0, attack 0" in text
+
+
+def test_gaps_are_shown_and_an_empty_store_is_refused(store: Store) -> None:
+    table = smoke()
+    fill(smoke("GMI / MID"), store)
+    from mibench.benchmarks.export import record_stages
+
+    records = record_stages(table, 1, None)
+    text = page([Chapter(table, records, ["smoke"])], store)
+    assert text.count("not computed") == 2 * len(table.columns)
+    assert text.count("Not computed yet.") == 2
+    with pytest.raises(ValueError, match="first: mibench run smoke"):
+        page([Chapter(table, records, ["smoke"])], Store(store.root / "none"))
+
+
+FACES = replace(
+    TABLES["table2"],
+    rows={
+        label: replace(
+            cell,
+            setting=replace(cell.setting, task=CelebA(num_classes=20)),
+            trials=replace(cell.trials, classes=20, samples=3),
+        )
+        for label, cell in list(TABLES["table2"].rows.items())[:2]
+    },
+    columns=("accuracy", "attack_acc"),
+)
+
+
+def test_private_images_of_people_are_left_out_unless_asked_for(store: Store) -> None:
+    without = shown(FACES, store)
+    assert "private training images are left out" in without
+    assert "Nearest private image" not in without
+    assert "Private training image" not in without
+    assert without.count('aria-label="Reconstruction') == 2 * 16
+    with_ = shown(FACES, store, with_private=True)
+    assert "as asked for with --with-private" in with_
+    assert with_.count('aria-label="Nearest private image') == 2 * 16
+    assert with_.count('aria-label="Private training image') == 16
+    digits = shown(smoke(), Store(store.root / "other"))
+    assert "left out" not in digits
+    assert "Nearest private image" in digits
+
+
+def test_no_byte_of_a_private_face_is_on_the_page(store: Store) -> None:
+    records = fill(FACES, store)
+    text = page([Chapter(FACES, records, ["x"])], store)
+    sprites = re.findall(r"url\(data:image/webp;base64,([^)]*)\)", text)
+    assert len(sprites) == 2
+    for data in sprites:
+        import io
+
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.size == (16 * 64, 64)  # a second line would hold private images
+
+
+def test_dependences_are_shown_where_they_have_been_measured(store: Store) -> None:
+    from mibench.benchmarks.diagnostics import dependence_stages
+
+    table = smoke()
+    records = fill(table, store)
+    assert "<h3>Dependence</h3>" not in page([Chapter(table, records, ["smoke"])], store)
+    for defense, stages in dependence_stages(records).items():
+        values = [
+            {"layer": j, "measure": "hsic", "pair": "xz", "split": split, "value": 0.25 * j}
+            for j in (1, 2, 3)
+            for split in ("train", "test")
+        ]
+        payload = {"values": values, "images": {"train": 8, "test": 8}}
+        assert defense in ("No Def.", "MID")
+        store._commit(stages[0], payload, dict(META))
+    text = page([Chapter(table, records, ["smoke"])], store)
+    assert "<h4>d(X, Z_j) by hsic</h4>" in text
+    assert "Z_3 train" in text
+    assert text.count('<td style="--a:0.55">0.75</td>') == 2 * 2
+    assert "d(Z_j, Y) by hsic" not in text
+    parsed(text)
+
+
+def test_at_most_so_many_reconstructions_are_shown(store: Store) -> None:
+    assert layout(300, 5, 16) == (16, 1)
+    assert layout(5, 100, 16) == (5, 3)
+    assert layout(5, 2, 16) == (5, 2)
+    text = shown(smoke(), store, identities=4)
+    assert text.count('aria-label="Reconstruction') == 3 * 4
+
+
+def test_the_nearest_private_image_is_the_nearest_of_its_class(store: Store) -> None:
+    records = fill(smoke("GMI / MID"), store)
+    stage = records["GMI / MID"][0].evidence[0]
+    found = gallery(stage, store, 16, private=True)
+    evidence = stage.evidence(store.load)
+    real = stage.compared(stage.images.splits(store.load).private)
+    assert found.nearest is not None
+    for i in range(len(found.labels)):
+        row = int(found.samples[i]) * stage.inversion.classes + int(found.labels[i])
+        far = (evidence.real.double() - evidence.features[row].double()).norm(dim=1)
+        own = (evidence.real_labels == found.labels[i]).nonzero()[:, 0]
+        best = own[far[own].argmin()]
+        assert torch.equal(found.nearest[i], real.images[best])
+    assert torch.equal(found.images, stage.judged(store.load)[
+        found.samples * stage.inversion.classes + found.labels
+    ])  # fmt: skip
+
+
+def test_a_sprite_holds_its_images_in_order() -> None:
+    import io
+
+    images = torch.rand(5, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    made = sprite([images, 1 - images])
+    data = base64.b64decode(made.uri.partition(",")[2])
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == (5 * 6, 2 * 8)
+        pixel = picture.getpixel((3 * 6 + 2, 8 + 5))
+    assert pixel == tuple((255 * (1 - images[3, :, 5, 2])).round().int().tolist())
+    assert (made.columns, made.lines, made.width, made.height) == (5, 2, 6, 8)
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 100) == [0, 20, 40, 60, 80, 100]
+    assert ticks(0.9, 1.1)[0] >= 0.9
+    assert ticks(3, 3) == [3]
+    low, high = padded([5.0, 5.0, float("nan")])
+    assert low < 5 < high
+
+
+@pytest.mark.slow
+def test_fifty_rows_of_faces_stay_under_fifteen_megabytes(store: Store) -> None:
+    from mibench.defenses import MID
+
+    first = next(iter(FACES.rows.values()))
+    rows = {
+        f"GMI / MID ({i})": replace(first, defense=MID(lambda_=0.001 * (i + 1))) for i in range(50)
+    }
+    text = shown(replace(FACES, rows=rows), store, with_private=True)
+    assert len(text.encode()) < 15 * 2**20
+    assert text.count('aria-label="Nearest private image') == 50 * 16
+
+
+def test_report_and_show_write_their_files_and_print_the_paths(tmp_path: Path) -> None:
+    table = smoke()
+    fill(table, Store(tmp_path / "store"), data=Path())
+    options = [x for label in table.rows for x in ("--rows", label)]
+    places = ["--store", str(tmp_path / "store"), *options]
+    done = call("report", "smoke", *places, "-o", str(tmp_path / "page"))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "page" / "index.html")
+    assert "KED-MI" not in (tmp_path / "page" / "index.html").read_text()
+    seen = call("show", "smoke", "VMI / No Def.", *places, "--out", str(tmp_path), "--blocks")
+    assert seen.exit_code == 0, seen.output
+    *blocks, path = seen.stdout.splitlines()
+    assert Path(path).stat().st_size > 0
+    assert blocks
+    assert all("▀" in line for line in blocks)
+
+
+@pytest.mark.slow
+def test_the_papers_figures_have_their_fonts_inside_and_come_out_the_same(tmp_path: Path) -> None:
+    table = smoke()
+    fill(table, Store(tmp_path / "store"), data=Path())
+    options = [x for label in table.rows for x in ("--rows", label)]
+    places = ["--store", str(tmp_path / "store"), *options]
+    for name in ("1", "3", "4"):
+        drawn = call("figure", name, "smoke", *places, "-o", str(tmp_path / "figures"))
+        assert drawn.exit_code == 0, drawn.output
+        pdf, png = (Path(p) for p in drawn.stdout.split())
+        assert b"/FontFile2" in pdf.read_bytes()  # TrueType, whole
+        assert b"/Type3" not in pdf.read_bytes()
+        before = pdf.read_bytes()
+        call("figure", name, "smoke", *places, "-o", str(tmp_path / "figures"))
+        assert pdf.read_bytes() == before
+        with Image.open(png) as picture:
+            assert picture.width > 300
+
+
+def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    store = ["--store", str(tmp_path / "none")]
+    for arguments in (
+        ["report", "smoke", *store, "-o", str(tmp_path / "page")],
+        ["show", "smoke", "GMI / MID", *store],
+        ["figure", "4", "smoke", *store, "-o", str(tmp_path / "f")],
+        ["report", "nosuch"],
+        ["leaderboard", str(tmp_path / "nosuch")],
+        ["compare", str(tmp_path), str(tmp_path)],
+        ["verify"],
+    ):
+        done = call(*arguments)
+        assert done.exit_code == 2, arguments
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "page").exists()
