@@ -447,13 +447,16 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
         raise DamagedError(f"{path} is no folder")
     files = {name: _read_plain(path / name) for name in (*FILES, "meta.json")}
     try:
-        meta = json.loads(files.pop("meta.json"))
+        text = files.pop("meta.json")
+        meta = json.loads(text)
         digests = meta["sha256"]
         sealed = meta.pop("digest") if "digest" in meta else None
         if digests.keys() != set(FILES) or (sealed is None and meta.keys() - META):
             raise ValueError
-        if sealed is not None and sealed != _digest(_dump(meta)):
-            raise ValueError
+        if sealed is not None:  # of the text without its line, as it was before that was put in
+            first, _, last = text.partition(f' "digest": "{sealed}",\n'.encode())
+            if _digest(first + last) != sealed:
+                raise ValueError
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"{path / 'meta.json'} is damaged") from None
     for name, data in files.items():
@@ -547,6 +550,10 @@ class Store:
         """Returns a finished stage's seconds, device, threads, versions and remarks."""
         meta: dict[str, Any] = json.loads((self.path(stage) / "meta.json").read_text())
         return meta
+
+    def failed(self) -> frozenset[str]:
+        """Returns the keys of the stages that failed the last time, by one look at the names."""
+        return frozenset(path.stem for path in self.root.glob("*/*.failed"))
 
     def failure(self, stage: Stage) -> str | None:
         """Returns why a stage that is not done failed the last time, if it did."""

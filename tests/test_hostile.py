@@ -298,5 +298,8 @@ def test_places_are_matched_by_order_kind_and_shape() -> None:
     swapped = dict(reversed(given.items()))
     with pytest.raises(ValueError, match=r"conv\.bias \(1,\) is where x\.weight \(2,\)"):
         same_places(swapped, own)  # type: ignore[arg-type]
+    alike = {"x.weight": torch.zeros(2), "x.bias": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"conv\.bias \(2,\) is where x\.weight \(2,\)"):
+        same_places({"conv.bias": torch.ones(2), "conv.weight": torch.ones(2)}, alike)
     with pytest.raises(ValueError, match=r"conv\.weight \(3,\) is where x\.weight \(2,\)"):
         same_places(given | {"conv.weight": torch.ones(3)}, own)  # type: ignore[arg-type]

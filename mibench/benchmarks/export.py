@@ -198,6 +198,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     warnings: dict[str, None] = {}
     holes: dict[str, str] = {}
     remarks: dict[str, None] = {}
+    failed = store.failed()
     states = store.states(s for stages in records.values() for s in stages)
     for label, stages in records.items():
         payloads: dict[int, Payload] = {}
@@ -206,7 +207,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
             if payload is not None:
                 payloads[seed] = payload
                 remarks |= dict.fromkeys(store.meta(stage).get("remarks", []))
-            elif why := reason(stage, store):
+            elif why := reason(stage, store, failed):
                 holes.setdefault(label, why)
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes

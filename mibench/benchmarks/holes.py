@@ -34,11 +34,17 @@ def _check(payload: Payload, metrics: list[str]) -> None:
         raise ValueError("a size is no number")
 
 
-def reason(record: RecordStage, store: Store) -> str | None:
-    """Returns which stage of a record that is not there failed the last time, and why."""
+def reason(record: RecordStage, store: Store, failed: frozenset[str]) -> str | None:
+    """Returns which stage of a record that is not there failed the last time, and why.
+
+    Args:
+        record: The record.
+        store: Where it should be.
+        failed: What :meth:`Store.failed` says, asked once for all records.
+    """
     if store.state(record) == "done":
         return f"the record {record.key} is damaged"
-    for stage in graph([record]):
-        if why := store.failure(stage):
+    for stage in graph([record]) if failed else ():
+        if stage.key in failed and (why := store.failure(stage)):
             return f"{stage.describe()} failed: {why}"
     return None

@@ -114,7 +114,7 @@ def show_states(records: Records, store: Path) -> None:
     from mibench.store import Store
 
     every = graph(r for rs in records.values() for r in rs)
-    states = Store(store).states(every)
+    states, failed = Store(store).states(every), Store(store).failed()
     texts = {s.key: f"{s.describe()}: {states[s.key]}" for s in every}
     lines = []
     for label, stages in records.items():
@@ -122,7 +122,7 @@ def show_states(records: Records, store: Path) -> None:
             alike = Counter(texts[s.key] for s in graph([record]))
             told = (f"{text} ({n} times)" if n > 1 else text for text, n in alike.items())
             lines.append(f"{label}, seed {seed}\n  {', '.join(told)}")
-            if states[record.key] != "done" and (why := reason(record, Store(store))):
+            if states[record.key] != "done" and (why := reason(record, Store(store), failed)):
                 lines.append(f"  the last time, {why}")
     click.echo("\n".join([*lines, count_states(states)]))
 
