@@ -654,7 +654,8 @@ class Store:
                     _remarks.reset(token)
                 self.complete(need, device, data)
             for need in stage.needs:
-                remarks += self.meta(need).get("remarks", [])
+                with suppress(OSError):  # it may be gone by now
+                    remarks += self.meta(need).get("remarks", [])
             meta = {
                 "seconds": round(work.seconds, 3),
                 "resumed": resumed,

@@ -1,9 +1,10 @@
 """What a table says of differences, with records made by hand."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -46,8 +47,14 @@ class Made(Store):
     def state(self, stage: Stage) -> str:
         return "done" if stage.key in self.payloads else "missing"
 
+    def states(self, stages: Iterable[Stage]) -> dict[str, str]:
+        return {s.key: self.state(s) for s in stages}
+
     def load(self, stage: Stage) -> Payload:
         return self.payloads[stage.key]
+
+    def meta(self, stage: Stage) -> dict[str, Any]:
+        return {}
 
 
 def payload(scores: Mapping[str, float], values: Sequence[float] = ()) -> Payload:

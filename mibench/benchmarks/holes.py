@@ -26,7 +26,7 @@ def _check(payload: Payload, metrics: list[str]) -> None:
     numbers = [payload["evaluator"]["accuracy"]]
     for name in metrics:
         score = payload["scores"][name]
-        numbers += [score["mean"], *([] if score["std"] is None else [score["std"]])]
+        numbers += [n for n in (score["mean"], score["std"]) if n is not None]
     if not all((isinstance(n, int | float) and abs(n) < 1e300) or n != n for n in numbers):
         raise ValueError("a score is no number")
     sizes = [payload["sizes"][k] for k in ("reconstructions", "real", "dimensions", "classes")]
