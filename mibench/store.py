@@ -512,7 +512,7 @@ class Store:
         found = {}
         for stage in stages:
             if stage.kind not in names:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, NotADirectoryError):
                     names[stage.kind] = {e.name for e in os.scandir(self.root / stage.kind)}
             there = names.setdefault(stage.kind, set())
             found[stage.key] = (
