@@ -49,7 +49,7 @@ def table(folder: Path, rows: tuple[str, ...], name: str) -> list[str]:
 @pytest.mark.slow
 def test_overlapping_tables_side_by_side_compute_each_stage_once(tmp_path: Path) -> None:
     rows = ("GMI / No Def.", "GMI / MID", "GMI / BiDO-HSIC")
-    mine = [rows[:2], rows[1:], rows]
+    mine = [rows[:2], rows[::2], rows]  # with the row that the others are compared with
     alone = subprocess.run(table(tmp_path / "one", rows, "0"), capture_output=True, check=False)
     assert alone.returncode == 0, alone.stderr
     running = [
