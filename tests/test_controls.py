@@ -172,6 +172,23 @@ def test_a_record_corrects_by_what_the_evaluator_accepts_of_its_control(bench: B
     assert scores["attack_acc_corrected"] == pytest.approx(want)
 
 
+def test_a_protocol_selects_the_control_s_images_as_it_does_the_attack_s(bench: Bench) -> None:
+    cell, store = small_cell(), Store(bench.store)
+    last = record(replace(cell, protocol=replace(cell.protocol, keep=1)))
+    (control,) = last.controls
+    seen = store.load(control)
+    labels, classes = seen["labels"], seen["logits"].shape[1]
+    surest = seen["passes"] == 2  # of four passes; the evaluator names these alone
+    seen["logits"] = torch.eye(classes)[(labels + (~surest).long()) % classes]
+    answers = seen["target_logits"].shape[1]
+    seen["target_logits"] = surest[:, None].double() * torch.eye(answers)[labels]
+
+    def load(stage: Stage) -> Payload:
+        return seen if stage.key == control.key else store.load(stage)
+
+    assert last.compute(load, Work())["scores"]["false_positives"]["mean"] == pytest.approx(100)
+
+
 def test_a_record_tells_of_each_evaluator(bench: Bench) -> None:
     payload, e = loaded(bench, small_cell())
     assert e.others is not None

@@ -298,6 +298,16 @@ def test_records_that_are_not_there_are_named_and_leave_their_seed_out() -> None
     )
 
 
+def test_dependences_of_other_seeds_are_no_pairs() -> None:
+    store = Made()
+    bare = next(label for label in RECORDS if label.endswith("No Def."))
+    for label, seed in ((bare, 0), ("KED-MI / BiDO-HSIC (0.5, 0.5)", 2)):
+        target = RECORDS[label][seed].evidence[0].inversion.target
+        del store.places[dependence_stage(target).key]
+    text = diagnostics_files.text(diagnose(RECORDS, store), ["nhsic"])
+    assert "BiDO-HSIC (0.5, 0.5), nhsic d(X,Z): --" in text
+
+
 def some(found: Diagnosis, *defenses: str) -> Diagnosis:
     return replace(
         found,

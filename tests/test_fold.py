@@ -140,3 +140,28 @@ def test_a_packed_product_is_the_product(rows: int, rng: torch.Generator) -> Non
     x = torch.randn(rows, 40, generator=rng)
     for got, want in zip(outputs(fast, x), outputs(slow, x), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_a_packed_product_of_doubles_stays_one_of_doubles(rng: torch.Generator) -> None:
+    with seeded("fold"):
+        slow = nn.Sequential(MinibatchDiscrimination(6, 4, 3)).double()
+    x = torch.rand(4, 6, generator=rng).double()
+    torch.testing.assert_close(quick(slow)(x), slow(x), rtol=0, atol=1e-12)
+
+
+def test_a_normalisation_is_folded_only_into_the_layer_that_it_follows(
+    rng: torch.Generator,
+) -> None:
+    class Backwards(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self[1](self[0](x).relu())
+            return y
+
+    relu = nn.ReLU()  # one object in two places, as is often done
+    with seeded("fold"):
+        shared = nn.Sequential(nn.Linear(3, 3), relu, nn.Linear(3, 3), relu, nn.BatchNorm1d(3))
+        between = Backwards(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    x = torch.randn(5, 3, generator=rng)
+    for slow in (shared, between):
+        trained(slow)
+        torch.testing.assert_close(quick(slow)(x), slow(x))

@@ -7,7 +7,7 @@ test images; and their rank correlation with Attack Acc over the defenses of a t
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -163,6 +163,7 @@ class Diagnosis:
         images: Split → images that each value rests on.
         leakage: Attack → defense → Attack Acc in percent, one per seed.
         missing: Records that are not in the store, by label and seed.
+        seeds: Defense → the seeds of its values, in their order.
     """
 
     values: Mapping[str, Mapping[Where, Sequence[float]]]
@@ -170,6 +171,7 @@ class Diagnosis:
     images: Mapping[str, Sequence[int]]
     leakage: Mapping[str, Mapping[str, Sequence[float]]]
     missing: Sequence[str]
+    seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diagnosis:
@@ -182,8 +184,10 @@ def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diag
     values: dict[str, dict[Where, list[float]]] = {}
     images: dict[str, set[int]] = {split: set() for split in SPLITS}
     defenses: dict[str, str] = {}
+    done: dict[str, list[int]] = {}
     for defense, own in stages.items():
-        for payload in (store.load(s) for s in own if store.state(s) == "done"):
+        done[defense] = [i for i, s in enumerate(own) if store.state(s) == "done"]
+        for payload in (store.load(own[i]) for i in done[defense]):
             for split in SPLITS:
                 images[split].add(payload["images"][split])
             for v in payload["values"]:
@@ -204,7 +208,7 @@ def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diag
                 leakage.setdefault(attack, {}).setdefault(defense, []).append(score["mean"])
     targets = {defense: stages[defense][0].target for defense in values}
     told = {split: sorted(counts) for split, counts in images.items()}
-    return Diagnosis(values, targets, told, leakage, missing)
+    return Diagnosis(values, targets, told, leakage, missing, done)
 
 
 @dataclass(frozen=True)

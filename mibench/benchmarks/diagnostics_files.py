@@ -99,7 +99,8 @@ def _lowered(found: Diagnosis) -> Iterator[str]:
     for defense, bido in ours.items():
         for where in (w for pair in PAIRS for w in _places(found, bido.measure, pair)):
             a, b = (found.values[d].get(where, ()) for d in (defense, plain[0]))
-            if where[3] == "train" and a and len(a) == len(b):
+            alike = found.seeds.get(defense) == found.seeds.get(plain[0])
+            if where[3] == "train" and a and alike and len(a) == len(b):
                 change = f"{statistics.fmean(b):.4g} → {statistics.fmean(a):.4g}"
                 tests.append((defense, where, paired(a, b), change))
     adjusted = holm([test.p for _, _, test, _ in tests])

@@ -433,7 +433,7 @@ class RecordStage(Stage):
         protocol = self.cell.protocol
         trials = [e.evidence(load) for e in self.evidence]
         for i, control in enumerate(self.controls):
-            other = control.evidence(load)
+            other = protocol.view(control.evidence(load))  # selected as the attack's are
             trials[i] = replace(
                 trials[i], control_logits=other.logits, control_labels=other.labels
             )

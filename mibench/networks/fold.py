@@ -38,7 +38,7 @@ def quick(network: Module) -> Module:
     on_cpu = all(p.device.type == "cpu" for p in network.parameters())
     pools = any(isinstance(m, nn.MaxPool2d) for m in modules)
     for parent in modules:
-        if isinstance(parent, nn.Sequential):
+        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
             _fold(parent)
         for name, child in parent.named_children() if on_cpu else ():
             parent.register_module(name, _for_cpu(child, channels_last=pools))
@@ -47,7 +47,8 @@ def quick(network: Module) -> Module:
 
 def _fold(layers: nn.Sequential) -> None:
     """Puts batch normalisations, constant in eval mode, into the layers before them."""
-    for before, norm in pairwise(list(layers.named_children())):
+    # Not named_children, which tells of a layer used twice, such as one ReLU, once only.
+    for before, norm in pairwise(list(layers._modules.items())):
         (name, layer), (norm_name, bn) = before, norm
         if not isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d) or bn.running_mean is None:
             continue
@@ -70,7 +71,7 @@ def _for_cpu(module: nn.Module, *, channels_last: bool) -> nn.Module:
     Max pooling is many times as fast with channels last in memory, instance normalisation
     slower, so a network gets that layout if it pools.
     """
-    if type(module) is MinibatchDiscrimination and _can_pack():
+    if type(module) is MinibatchDiscrimination and _can_pack(module.T.dtype):
         return PackedDiscrimination(module)
     if type(module) not in {nn.Conv2d, nn.ConvTranspose2d}:
         return module
@@ -183,6 +184,7 @@ def _product(x: Tensor, packed: Tensor) -> Tensor:
     return out
 
 
-def _can_pack() -> bool:
+def _can_pack(dtype: torch.dtype) -> bool:
     built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return built and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    ready = built and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return ready and dtype == torch.float32
