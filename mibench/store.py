@@ -445,7 +445,7 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """
     if path.is_symlink() or not path.is_dir():
         raise DamagedError(f"{path} is no folder")
-    files = {name: _read_plain(path / name) for name in (*FILES, "meta.json")}
+    files = {name: _read_plain(f"{path}/{name}") for name in (*FILES, "meta.json")}
     try:
         text = files.pop("meta.json")
         meta = json.loads(text)
@@ -472,11 +472,12 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return files, meta
 
 
-def _read_plain(path: Path) -> bytes:
+def _read_plain(path: Path | str) -> bytes:
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
             raise DamagedError(f"{path} is no plain file")
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{path} is missing") from None
 
