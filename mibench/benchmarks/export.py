@@ -529,7 +529,8 @@ def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
     # Not rich's table, which takes a millisecond for a row.
     rows = [[" ".join(text.split()) for text in row] for row in (head, *body)]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    lines = []
+    lines: list[str] = []
+    group = ""
     for i, (label, *numbers) in enumerate(rows):
         attack = label.rpartition(" / ")[0]
         if i == 1:
