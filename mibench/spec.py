@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
@@ -69,22 +70,29 @@ def _text(value: object) -> str:
     """Returns a value's canonical JSON, compact and with sorted keys."""
     if isinstance(value, str):
         return encode_basestring_ascii(value)
-    if value is None or isinstance(value, int):
-        return json.dumps(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if _texts is not None and id(value) in _texts:
+        return _texts[id(value)][1]
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"{value} cannot be part of a spec: numbers must be finite")
-        return json.dumps(int(value) if value.is_integer() else value)
+        return int.__repr__(int(value)) if value.is_integer() else float.__repr__(value)
     if isinstance(value, tuple | list):
-        return f"[{','.join(map(_text, value))}]"
+        text = f"[{','.join(map(_text, value))}]"
+        if _texts is not None and isinstance(value, tuple):
+            _texts[id(value)] = (value, text)
+        return text
     if isinstance(value, dict):
         return _braces({str(k): v for k, v in value.items()})
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         raise TypeError(f"{type(value).__qualname__} cannot be part of a spec")
     if own := getattr(value, "__canonical__", None):
         return _text(own())
-    if _texts is not None and id(value) in _texts:
-        return _texts[id(value)][1]
     head = _head(value)
     fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if clash := head.keys() & fields.keys():
@@ -97,8 +105,12 @@ def _text(value: object) -> str:
 
 
 def _braces(fields: dict[str, Any]) -> str:
-    pairs = (f"{encode_basestring_ascii(k)}:{_text(fields[k])}" for k in sorted(fields))
+    pairs = [f"{_quoted(k)}:{_text(fields[k])}" for k in sorted(fields)]
     return f"{{{','.join(pairs)}}}"
+
+
+_quoted = lru_cache(encode_basestring_ascii)
+"""Names of fields as JSON: there are few."""
 
 
 def _head(value: object) -> dict[str, Json]:

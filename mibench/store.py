@@ -26,6 +26,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -185,8 +186,9 @@ def _restored(tensors: Mapping[str, Tensor], found: dict[str, Any]) -> Any:  # n
     return found
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Returns when what was written to a file, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -210,6 +212,17 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files and returns when they and the folder are on the disk.
+
+    Each sync waits for the file system's journal; side by side they wait for it once.
+    """
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    with ThreadPoolExecutor(len(files) + 1) as pool:
+        list(pool.map(_sync, [*(folder / name for name in files), folder]))
 
 
 def _dump(value: object) -> bytes:
@@ -445,7 +458,7 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """
     if path.is_symlink() or not path.is_dir():
         raise DamagedError(f"{path} is no folder")
-    files = {name: _read_plain(path / name) for name in (*FILES, "meta.json")}
+    files = {name: _read_plain(f"{path}/{name}") for name in (*FILES, "meta.json")}
     try:
         text = files.pop("meta.json")
         meta = json.loads(text)
@@ -472,11 +485,11 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return files, meta
 
 
-def _read_plain(path: Path) -> bytes:
+def _read_plain(path: Path | str) -> bytes:
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
             raise DamagedError(f"{path} is no plain file")
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{path} is missing") from None
 
@@ -699,9 +712,7 @@ class Store:
         aside = path.with_suffix(f".partial.{uuid.uuid4().hex[:8]}")
         try:
             aside.mkdir(parents=True)
-            for name, data in (files | {"meta.json": _dump(meta)}).items():
-                _write(aside / name, data)
-            _sync(aside)
+            _write_all(aside, files | {"meta.json": _dump(meta)})
             try:
                 aside.rename(path)
             except OSError:

@@ -10,7 +10,7 @@ from mibench.store import Payload, Stage, Work
 
 @dataclass(frozen=True)
 class Nap(Stage):
-    """Sleeps, and stores its number."""
+    """Sleeps, and stores its number and when it began and ended."""
 
     kind: ClassVar[str] = "nap"
 
@@ -18,6 +18,7 @@ class Nap(Stage):
     milliseconds: int
 
     def compute(self, load: Callable[[Stage], Payload], work: Work) -> Payload:
-        """Returns the number."""
+        """Returns the number and the times, in seconds since 1970."""
+        begun = time.time()
         time.sleep(self.milliseconds / 1000)
-        return {"number": self.number}
+        return {"number": self.number, "begun": begun, "ended": time.time()}

@@ -43,7 +43,7 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.data import Sizes, Task
 from mibench.defenses import BiDO
 from mibench.spec import canonical
-from mibench.store import Stage
+from mibench.store import Stage, Store
 from mibench.types import NetworkSpec, PriorSpec
 from perf.naps import Nap
 
@@ -131,21 +131,26 @@ def naps(number: int, milliseconds: int) -> list[Nap]:
     return [Nap(i, milliseconds) for i in range(number)]
 
 
-def timed(stages: Sequence[Stage], executor: Executor) -> float:
-    """Returns the seconds that stages take from an empty store."""
+def timed(stages: Sequence[Stage], executor: Executor) -> tuple[float, float]:
+    """Returns the seconds that stages take from an empty store: in all, and without the start.
+
+    The second are those from where the first stage began to sleep to where the last one ended.
+    """
     with TemporaryDirectory() as folder:
         bench = executor.check(Bench(Path(folder), Path(), "cpu"))
         begin = time.perf_counter()
         outcome = execute(stages, bench, Watcher(), executor)
         seconds = time.perf_counter() - begin
-    assert outcome.computed == len(stages), outcome.failures
-    return seconds
+        assert outcome.computed == len(stages), outcome.failures
+        payloads = [Store(bench.store).load(s) for s in stages]
+    span = max(p["ended"] for p in payloads) - min(p["begun"] for p in payloads)
+    return seconds, span
 
 
 def overhead(number: int) -> None:
     """Prints what is spent on a stage that does nothing; processes have started before."""
     for name, executor in (("serial", Serial()), ("local[2]", Local(2))):
-        few, many = (timed(naps(n, 0), executor) for n in (20, 20 + number))
+        few, many = (timed(naps(n, 0), executor)[0] for n in (20, 20 + number))
         print(f"{name}: {1e3 * (many - few) / number:.1f} ms per stage", flush=True)
 
 
@@ -157,12 +162,14 @@ def busy(number: int, milliseconds: int, nodes: int, slots: int) -> None:
     for _ in range(nodes):
         cluster.add_node(num_cpus=slots // nodes)
     executor = Ray(slots, cluster.address)
-    few = timed(naps(2 * slots, milliseconds), executor)
-    seconds = timed(naps(number, milliseconds), executor)
-    slept = (number - 2 * slots) * milliseconds / 1000 / slots
-    print(f"workers start, and {2 * slots} stages: {few:.1f} s")
+    seconds, span = timed(naps(number, milliseconds), executor)
+    slept = number * milliseconds / 1000 / slots
     print(f"{number} stages of {milliseconds} ms on {slots} slots: {seconds:.1f} s")
-    print(f"slots busy after the start: {100 * slept / (seconds - few):.1f} %")
+    print(
+        f"workers start, and end: {seconds - span:.1f} s; from first to last stage: {span:.1f} s"
+    )
+    print(f"slots asleep from first to last stage: {100 * slept / span:.1f} %")
+    print(f"slots asleep in all: {100 * slept / seconds:.1f} %")
     importlib.import_module("ray").shutdown()
     cluster.shutdown()
 

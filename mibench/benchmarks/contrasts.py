@@ -49,21 +49,30 @@ def reference(table: Table, label: str) -> str | None:
     Of several the one with the same recipe, else the first; None for a row that itself has
     no defense.
     """
-    cell = table.rows[label]
-    if isinstance(cell.defense, NoDefense):
+    return _reference(table.rows[label], _bare(table))
+
+
+def _bare(table: Table) -> dict[object, str]:
+    """Returns the first row without a defense under conditions, and under them and a recipe."""
+    found: dict[object, str] = {}
+    for label, cell in table.rows.items():
+        if isinstance(cell.defense, NoDefense):
+            found.setdefault(_conditions(cell), label)
+            found.setdefault((_conditions(cell), cell.recipe), label)
+    return found
+
+
+def _reference(cell: Cell, bare: Mapping[object, str]) -> str | None:
+    if isinstance(cell.defense, NoDefense) or not bare:
         return None
-    bare = [
-        other
-        for other, c in table.rows.items()
-        if isinstance(c.defense, NoDefense) and _conditions(c) == _conditions(cell)
-    ]
-    same = [other for other in bare if table.rows[other].recipe == cell.recipe]
-    return next(iter(same or bare), None)
+    conditions = _conditions(cell)
+    return bare.get((conditions, cell.recipe), bare.get(conditions))
 
 
 def with_none(table: Table, metric: str, values: Values) -> dict[str, Contrast]:
     """Returns label → its comparison with no defense; all of them are corrected together."""
-    pairs = [(label, other) for label in table.rows if (other := reference(table, label))]
+    bare = _bare(table)
+    pairs = [(k, other) for k, c in table.rows.items() if (other := _reference(c, bare))]
     return {c.row: c for c in _compare(table, metric, values, pairs)}
 
 

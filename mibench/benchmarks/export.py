@@ -523,24 +523,29 @@ def _rounded(value: Any) -> Any:  # noqa: ANN401 - a cell of a data frame
 
 def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
     """Returns a table for a terminal."""
-    from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
-    from rich.table import Table as Grid
 
-    grid = Grid(title=results.table.caption, box=SIMPLE_HEAD, title_justify="left")
-    for i, name in enumerate(head):
-        grid.add_column(name, justify="right" if i else "left", no_wrap=True)
-    group = None
-    for row in body:
-        attack = row[0].rpartition(" / ")[0]
-        if group not in (None, attack):
-            grid.add_section()
+    # Not rich's table, which takes a millisecond for a row.
+    rows = [[" ".join(text.split()) for text in row] for row in (head, *body)]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines: list[str] = []
+    group = ""
+    for i, (label, *numbers) in enumerate(rows):
+        attack = label.rpartition(" / ")[0]
+        if i == 1:
+            lines.append(" " + "─" * (sum(widths) + 3 * len(widths) - 1))
+        elif i > 1 and attack != group:
+            lines.append("")
         group = attack
-        grid.add_row(*row)
-    # As wide as it is; a label in brackets is no markup.
+        padded = [" " * (w - cell_len(n)) + n for w, n in zip(widths[1:], numbers, strict=True)]
+        lines.append("   ".join(["  " + label + " " * (widths[0] - cell_len(label)), *padded]))
+    # A label in brackets is no markup.
     console = Console(width=1000, no_color=True, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
-        console.print(grid)
+        console.print(results.table.caption, width=sum(widths) + 3 * len(widths) + 1)
+        console.print("\n" + "\n".join(lines), soft_wrap=True)
+        console.print()
         for note in footnotes(results):
             console.print(note, soft_wrap=True)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

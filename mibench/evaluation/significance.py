@@ -83,7 +83,7 @@ def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds")
     Raises:
         ValueError: If there is no value, or one is not finite.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # what scipy.stats.t asks, too, which takes long to import
 
     _check(values)
     n, mean = len(values), statistics.fmean(values)
@@ -91,7 +91,7 @@ def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds")
         return Interval(mean, None, None, n, "none: one seed carries no interval")
     if _alike(values):
         return Interval(mean, None, None, n, f"none: all {n} {over} agree")
-    quantile = float(t.ppf(1 - level / 2, n - 1))
+    quantile = float(stdtrit(n - 1, 1 - level / 2))
     half = quantile * statistics.stdev(values) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, f"Student's t over {n} {over}")
 
@@ -105,7 +105,7 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Test
     Raises:
         ValueError: If there is no pair, the lengths differ or a value is not finite.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     if len(a) != len(b):
         raise ValueError(f"a paired test needs as many values on both sides: {len(a)}, {len(b)}")
@@ -120,7 +120,7 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Test
     if n == 1:
         return Test(None, span.mean, span)
     statistic = span.mean / (statistics.stdev(diffs) / math.sqrt(n))
-    return Test(2 * float(t.sf(abs(statistic), n - 1)), span.mean, span)
+    return Test(2 * float(stdtr(n - 1, -abs(statistic))), span.mean, span)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
@@ -147,10 +147,10 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
         n: Pairs, at least 2.
         level: Of the test.
     """
-    from scipy.special import ndtr
-    from scipy.stats import nct, t
+    from scipy.special import ndtr, stdtrit
+    from scipy.stats import nct
 
-    critical = float(t.isf(level / 2, n - 1))
+    critical = -float(stdtrit(n - 1, level / 2))
     shift = abs(effect) * math.sqrt(n)
     found = float(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))
     # Far out the noncentral t has no value; the normal one is then as good.
@@ -210,8 +210,7 @@ def identity_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -
             finite, or there are fewer than 20 identities.
     """
     import numpy as np
-    from scipy.special import ndtr
-    from scipy.stats import t
+    from scipy.special import ndtr, stdtrit
 
     _check([v for seed in values for v in seed])
     if len({len(seed) for seed in values}) != 1:
@@ -228,7 +227,7 @@ def identity_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -
         return Interval(mean, None, None, n, f"none: all {n} identities agree")
     rng = np.random.default_rng(0)
     drawn = means[rng.integers(n, size=(RESAMPLES, n))].mean(1)
-    tail = float(ndtr(math.sqrt(n / (n - 1)) * t.ppf(level / 2, n - 1)))
+    tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, level / 2)))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(mean, float(low), float(high), n, f"bootstrap over {n} identities")
 
