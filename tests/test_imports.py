@@ -283,6 +283,7 @@ def test_an_imported_target_gives_the_numbers_of_the_network_it_was(
     name = row[6:9].strip()
     done = bring("target", trained / f"{name}.tar", "--as", "mcnn", *SMOKE_NETWORK, "--size", 8,
                  "--defense", defense, "--data", trained / "data")  # fmt: skip
+    assert done.exit_code == 0, done.output
     options = done.stdout.split("to use it: ")[1].strip()
     again = smoke(trained, name, row, options)
     assert again.exit_code == 0, again.output

@@ -52,7 +52,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one row of ``smoke`` published, beside what the run itself wrote."""
     place = tmp_path_factory.mktemp("published")
     run = call("run", "smoke", "--rows", "GMI / No Def.", "--store", place / "store",
-               "--data", place, "--out", place / "out", "--quiet", "--executor", "serial")  # fmt: skip
+               "--data", place, "--out", place / "out", "--quiet",
+               "--executor", "serial")  # fmt: skip
     assert run.exit_code == 0, run.output
     done = call("publish", "smoke", "--store", place / "store", "--data", place,
                 "-o", place / "results")  # fmt: skip

@@ -13,6 +13,6 @@ from mibench.commands.stores import check_store, clean
 from mibench.commands.tables import events, list_, status, table
 
 COMMANDS = (
-    run, status, table, report, figure, show, explain, diagnose, budgets, record, verify, compare, publish,
-    leaderboard, data_, events, import_, list_, clean, check_store,
+    run, status, table, report, figure, show, explain, diagnose, budgets, record, verify, compare,
+    publish, leaderboard, data_, events, import_, list_, clean, check_store,
 )  # fmt: skip

@@ -72,7 +72,10 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
         place = out / chosen.name
         if store is not None:
             check_writable(place)
-            records.write(chosen.name, plan(chosen, seeds, data), Store(store), place / "records")
+            stages = plan(chosen, seeds, data)
+            records.write(
+                chosen.name, stages, Store(store), place / "records", compact=True
+            )  # fmt: skip
         files = published.files_of(chosen, seeds, place / "records")
         results = published.results_of(chosen, seeds, place / "records")
         for name, text in files.items():
