@@ -250,6 +250,24 @@ def unknown_path(path: str, known: Iterable[str]) -> str:
     return f"no field {path!r}; known: {names}"
 
 
+def takes(spec: object, path: str, text: str) -> bool:
+    """Whether ``path`` names a field that ``text`` may replace.
+
+    That is one that holds a value; or one that holds a whole spec in a role, such as a network,
+    if the text is a JSON object: the fields of another, with its name under "is".
+    """
+    known = paths(spec)
+    if path in known:
+        return True
+    if not text.lstrip().startswith("{") or not any(p.startswith(f"{path}.") for p in known):
+        return False
+    *above, last = path.split(".")
+    for step in above:
+        spec = spec[int(step)] if isinstance(spec, tuple) else getattr(spec, step)
+    hints = typing.get_type_hints(type(spec)) if dataclasses.is_dataclass(spec) else {}
+    return inspect.isabstract(hints.get(last))
+
+
 def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns what it is given
     """Returns ``spec`` with the field at ``path`` replaced by the value that ``text`` spells.
 
@@ -258,7 +276,8 @@ def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns 
         ValueError: If ``text`` does not spell a value of the field's type, or the spec
             refuses it.
     """
-    if path not in (known := paths(spec)):
+    if not takes(spec, path, text):
+        known = paths(spec)
         raise KeyError(unknown_path(path, known))
     return _replace(spec, path.split("."), text, path)
 

@@ -131,6 +131,8 @@ class NetworkSpec(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    trained: ClassVar[bool] = False
+    """Whether ``finish`` loads every weight, so that a recipe of no epochs will do."""
 
     @abstractmethod
     def build(self, shape: Shape, num_classes: int) -> Classifier:
@@ -146,6 +148,17 @@ class NetworkSpec(ABC):
         Args:
             network: What ``build`` returned, before a defense changes it.
             root: The data folder.
+        """
+
+    def finish(self, network: Classifier, root: Path) -> None:  # noqa: B027 - most name none
+        """Loads the weights of all layers into a fresh network, if the spec names any.
+
+        Args:
+            network: What ``build`` returned, after a defense has changed it.
+            root: The data folder.
+
+        Raises:
+            ValueError: If they do not fit it.
         """
 
     def fetch(self, root: Path) -> None:  # noqa: B027 - most name none

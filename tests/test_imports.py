@@ -1,6 +1,7 @@
 """Networks of other projects: their layouts, made by hand, come in whole or not at all."""
 
 import json
+import shlex
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.defenses import MID
 from mibench.networks import MCNN, SCNN, VGG16, FaceNet, Weights
@@ -137,7 +139,7 @@ def bring(*args: object) -> Any:
 
 def read_back(done: Any, name: str, data: Path) -> State:
     assert done.exit_code == 0, done.output
-    digest = done.stdout.split("sha256 ")[1].strip()
+    digest = done.stdout.split("sha256 ")[1].split()[0]
     return read_weights(Weights(f"{name}.safetensors", digest), data)
 
 
@@ -234,3 +236,94 @@ def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
     done = bring("target", tmp_path / "x.pth", "--as", "vgg11")
     assert done.exit_code == 2
     assert "unknown network 'vgg11'; known: mcnn" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two rows of ``smoke`` are done, their targets as others release them."""
+    from mibench.benchmarks.export import record_stages
+    from mibench.store import Store
+
+    place = tmp_path_factory.mktemp("trained")
+    rows = ["GMI / No Def.", "GMI / MID"]
+    done = smoke(place, "out", *rows)
+    assert done.exit_code == 0, done.output
+    for row, stages in record_stages(TABLES["smoke"].only(rows), 1, place).items():
+        payload = Store(place / "store").load(stages[0].evidence[0].inversion.target)
+        state = {f"module.{k}": v for k, v in payload["state"].items()}
+        torch.save({"state_dict": state}, place / f"{row[6:9].strip()}.tar")
+    return place
+
+
+def smoke(place: Path, out: str, *args: str) -> Any:
+    rows = [w for a in args if not a.startswith("--set ") for w in ("--rows", a)]
+    given = [w for a in args if a.startswith("--set ") for w in shlex.split(a)]
+    folders = [f"--{name}={place / path}" for name, path in (
+        ("store", "store"), ("data", "data"), ("out", out))]  # fmt: skip
+    command = ["run", "smoke", *rows, *given, *folders, "--quiet", "--executor", "serial"]
+    return CliRunner().invoke(main, command)
+
+
+SMOKE_NETWORK = tuple(
+    word
+    for field in ("widths=[8,16,32]", "kernels=[3,3,1]", "paddings=[1,1,0]")
+    for word in ("--set", field)
+)
+
+
+def numbers(place: Path, out: str, row: str) -> str:
+    text = next((place / out).glob("*.csv")).read_text()
+    return next(line for line in text.splitlines() if line.startswith(row))
+
+
+@pytest.mark.parametrize(("row", "defense"), [("GMI / No Def.", "none"), ("GMI / MID", "mid")])
+def test_an_imported_target_gives_the_numbers_of_the_network_it_was(
+    row: str, defense: str, trained: Path
+) -> None:
+    name = row[6:9].strip()
+    done = bring("target", trained / f"{name}.tar", "--as", "mcnn", *SMOKE_NETWORK, "--size", 8,
+                 "--defense", defense, "--data", trained / "data")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    options = done.stdout.split("to use it: ")[1].strip()
+    again = smoke(trained, name, row, options)
+    assert again.exit_code == 0, again.output
+    assert "modified" in again.stdout
+    assert numbers(trained, name, row) == numbers(trained, "out", row)
+    if defense == "mid":  # the same file is no network without a bottleneck
+        wrong = smoke(trained, "wrong", "GMI / No Def.", options)
+        assert wrong.exit_code == 1
+        assert "do not fit" in wrong.stderr
+        assert "unexpected: last.statistics.weight" in wrong.stderr
+
+
+IMPORTED = (
+    '--set \'setting.network={"is":"imported","network":{"is":"mcnn"},'
+    '"weights":{"file":"x.safetensors","sha256":"0123456789"}}\''
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--set recipe.epochs=0"], "a recipe of 0 epochs leaves mcnn untrained"),
+        (["--set setting.evaluators.0.recipe.epochs=0"], "leaves scnn untrained"),
+        ([IMPORTED, "--set recipe.epochs=0"], "x.safetensors is missing"),
+        ([IMPORTED.replace("x.safe", "../x.safe")], "without folders"),
+        ([IMPORTED.replace("mcnn", "vgg11")], "setting.network takes one of "),
+    ],
+)
+def test_a_target_that_cannot_be_had_is_refused_before_anything_runs(
+    options: list[str], told: str, tmp_path: Path
+) -> None:
+    done = smoke(tmp_path, "out", "GMI / No Def.", *options)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_that_changed_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    (tmp_path / "data" / "weights" / "x.safetensors").write_bytes(b"other")
+    done = smoke(tmp_path, "out", "GMI / No Def.", IMPORTED, "--set recipe.epochs=0")
+    assert done.exit_code == 2
+    assert "not 0123456789" in done.stderr

@@ -98,9 +98,16 @@ class Cell:
         Raises:
             ValueError: If more classes are attacked than are private, or a black-box attack
                 has a prior that is trained on the whole target, or the attack's queries do
-                not pay for a step.
+                not pay for a step, or a network is neither trained nor comes so.
         """
         self.attack.planned_steps(1, self.trials.samples)
+        judges = [(e.network, e.recipe) for e in self.setting.evaluators]
+        for network, recipe in [(self.setting.network, self.recipe), *judges]:
+            if not (recipe.epochs or network.trained):
+                raise ValueError(
+                    f"a recipe of 0 epochs leaves {network.name} untrained: let it take an "
+                    "epoch, or take a network that comes trained (see mibench import target)"
+                )
         if self.trials.classes > self.setting.task.num_classes:
             raise ValueError(
                 f"{self.trials.classes} classes are attacked but {self.setting.task.name} has "

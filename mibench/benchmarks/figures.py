@@ -143,7 +143,7 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
     curves = {}
     for label, target in targets.values():
         history = store.load(target)["history"]
-        if all("accuracy" in epoch for epoch in history):
+        if history and all("accuracy" in epoch for epoch in history):
             curves[label] = [epoch["accuracy"] for epoch in history]
     if not curves:
         return

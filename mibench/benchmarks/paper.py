@@ -49,7 +49,7 @@ def training(source: Source, path: Path, *, private: bool) -> None:
         target = stages[0].evidence[0].inversion.target
         if source.store.state(target) == "done" and target.key not in curves:
             history = source.store.load(target)["history"]
-            if all("accuracy" in epoch for epoch in history):
+            if history and all("accuracy" in epoch for epoch in history):
                 told = [epoch["accuracy"] for epoch in history]
                 curves[target.key] = (label.rpartition(" / ")[2], told)
     if not curves:

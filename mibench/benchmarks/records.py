@@ -112,16 +112,21 @@ def file_name(record: Record) -> str:
 
 
 def write(
-    table: str, records: Mapping[str, Sequence[RecordStage]], store: Store, out: Path
-) -> list[Path]:
-    """Writes a file for every cell that is in the store and returns their paths."""
+    table: str, records: Mapping[str, Sequence[RecordStage]], store: Store, out: Path,
+    *, compact: bool = False,
+) -> list[Path]:  # fmt: skip
+    """Writes a file for every cell that is in the store and returns their paths.
+
+    ``compact`` files are one line each.
+    """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for row, stages in records.items():
         for stage in stages:
             if store.state(stage) == "done":
                 record = make(table, row, stage, store)
-                text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True)
+                indent = None if compact else 1
+                text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True)
                 paths.append(out / file_name(record))
                 paths[-1].write_text(text + "\n", encoding="ascii")
     return paths

@@ -121,6 +121,7 @@ class ClassifierStage(Stage):
             network = self.network.build(self.images.task.shape, corpus.num_classes)
             self.network.initialise(network, work.data)
             network = self.defense.harden(network)
+            self.network.finish(network, work.data)
         rng = generator(self.seed, "batches", self.part)
         with seeded(self.seed, "noise", self.part):  # for layers that draw on their own
             trained = train_classifier(network, self.defense, self.recipe, corpus, rng, work)

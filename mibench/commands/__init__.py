@@ -6,7 +6,7 @@ from mibench.commands.diagnose import diagnose
 from mibench.commands.explain import explain
 from mibench.commands.figure import figure
 from mibench.commands.imports import import_
-from mibench.commands.records import compare, record, verify
+from mibench.commands.records import compare, publish, record, verify
 from mibench.commands.report import leaderboard, report, show
 from mibench.commands.run import run
 from mibench.commands.stores import check_store, clean
@@ -14,5 +14,5 @@ from mibench.commands.tables import events, list_, status, table
 
 COMMANDS = (
     run, status, table, report, figure, show, explain, diagnose, budgets, record, verify, compare,
-    leaderboard, data_, events, import_, list_, clean, check_store,
+    publish, leaderboard, data_, events, import_, list_, clean, check_store,
 )  # fmt: skip

@@ -2,8 +2,9 @@
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mibench.spec import Json
-    from mibench.types import Classifier, Shape
+    from mibench.types import Classifier, NetworkSpec, Shape
 
 
 @click.group("import")
@@ -81,7 +82,7 @@ def target(
     Its weights are written as NAME.safetensors under mibench's names, every one of them or
     none, and what it takes to build the network as NAME.json. Nothing in FILE is executed.
     """
-    bring(file, network, settings, size, name, data, defense)
+    bring(file, network, settings, size, name, data, defense, "setting.network", "recipe")
 
 
 @import_.command()
@@ -91,7 +92,10 @@ def evaluator(
     data: Path,
 ) -> None:  # fmt: skip
     """Take over an evaluation classifier in FILE, as GMI, KED-MI and BiDO released theirs."""
-    bring(file, network, settings, size, name, data, "none")
+    judge = "setting.evaluators.0"
+    bring(
+        file, network, settings, size, name, data, "none", f"{judge}.network", f"{judge}.recipe"
+    )  # fmt: skip
 
 
 @import_.command("generator")
@@ -120,9 +124,13 @@ def generator_(file: Path, network: str, name: str | None, data: Path) -> None:
 
 def bring(
     file: Path, name_of_network: str, settings: tuple[str, ...], size: int | None,
-    name: str | None, data: Path, defense: str,
+    name: str | None, data: Path, defense: str, field: str, recipe: str,
 ) -> None:  # fmt: skip
-    """Reads a classifier, writes it under mibench's names, and prints where."""
+    """Reads a classifier, writes it under mibench's names, and prints where and how to use it.
+
+    ``field`` and ``recipe`` are those fields of a cell that say what the network is, and how it is
+    trained.
+    """
     from mibench.defenses import MID
     from mibench.networks import NETWORKS
     from mibench.networks.checkpoints import read_checkpoint
@@ -152,7 +160,28 @@ def bring(
             "classes": classes,
         }  # fmt: skip
         written = write_weights(name or file.stem, state, sizes, data / "weights")
+        file_name, digest = f"{name or file.stem}.safetensors", written.rpartition(" ")[2]
     click.echo(written)
+    click.echo(f"to use it: {setting_of(field, spec, file_name, digest)} --set {recipe}.epochs=0")
+
+
+def setting_of(path: str, spec: "NetworkSpec", file: str, sha256: str) -> str:
+    """Returns the option that puts the weights in a file where ``path`` says."""
+    import json
+    import shlex
+
+    changed: dict[str, object] = {
+        f.name: value
+        for f in fields(cast(Any, spec))
+        if (value := getattr(spec, f.name)) != f.default and not is_dataclass(value)
+    }
+    network = {
+        "is": "imported",
+        "network": {"is": spec.name, **changed},
+        "weights": {"file": file, "sha256": sha256},
+    }
+    given = shlex.quote(f"{path}={json.dumps(network, separators=(',', ':'))}")
+    return f"--set {given}"
 
 
 def write_weights(

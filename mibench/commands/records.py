@@ -50,6 +50,43 @@ def record(
 
 
 @click.command()
+@click.argument("table")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--store", type=folder, help="Write the records in it first; else they are there.")
+@click.option(
+    "--data",
+    type=folder,
+    default=Path("data"),
+    envvar="MIBENCH_DATA",
+    show_default=True,
+    help="Raw data sets, with --store.",
+)
+@click.option("-o", "--out", type=folder, default=Path("results"), show_default=True)
+def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -> None:
+    """Write OUT/TABLE: records, and from these alone the table in every form and its command."""
+    from mibench.benchmarks import figures, published, records
+    from mibench.store import Store
+
+    with refusing():
+        chosen = choose_table(table, (), (), None)
+        place = out / chosen.name
+        if store is not None:
+            check_writable(place)
+            stages = plan(chosen, seeds, data)
+            records.write(
+                chosen.name, stages, Store(store), place / "records", compact=True
+            )  # fmt: skip
+        files = published.files_of(chosen, seeds, place / "records")
+        results = published.results_of(chosen, seeds, place / "records")
+        for name, text in files.items():
+            (place / name).write_text(text, encoding="utf-8")
+            click.echo(place / name)
+    figures.draw_tradeoff(
+        results, place / f"{chosen.name}-tradeoff.png", files[f"{chosen.name}.csv"]
+    )
+
+
+@click.command()
 @click.argument("paths", nargs=-1, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a record and stop.")
 def verify(paths: Sequence[Path], schema: bool) -> None:

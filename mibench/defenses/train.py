@@ -22,7 +22,7 @@ class Recipe:
     """How to train.
 
     Attributes:
-        epochs: Passes over the training set (T_max).
+        epochs: Passes over the training set (T_max); 0 for a network that comes trained.
         batch_size: Images per step (m); an epoch's last, smaller batch is dropped.
         optimizer: "adam" or "sgd".
         lr: Learning rate (α).
@@ -57,7 +57,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(
-            self, epochs=(1, INF), batch_size=(2, INF), lr=(1e-12, INF), momentum=(0, 1),
+            self, epochs=(0, INF), batch_size=(2, INF), lr=(1e-12, INF), momentum=(0, 1),
             weight_decay=(0, INF), milestones=(1, INF), gamma=(0, INF), instances=(1, INF),
         )  # fmt: skip
         choose(self, augment=AUGMENTATIONS, select=("last", "validation", "test"))
@@ -99,7 +99,8 @@ def train_classifier(
     """Runs Algorithm 1 and returns the weights it keeps.
 
     Returns:
-        "state": the state dict of the selected epoch. "epoch": which it was, from 1.
+        "state": the state dict of the selected epoch. "epoch": which it was, from 1, or 0 if
+        there is none: the network is as it was.
         "history": per epoch the mean of each loss term and, where epochs are selected, the
         accuracy they are selected by, in percent. A run that was interrupted and started
         again returns the same bits as one that was not.
@@ -108,6 +109,8 @@ def train_classifier(
         FloatingPointError: If the loss stops being finite.
     """
     network.to(work.device)
+    if not recipe.epochs:
+        return _kept({"state": network.state_dict(), "epoch": 0}, [])
     train, judge = _select_data(recipe, corpus)
     train = train.to(work.device)
     optimizer = recipe.optimize(network)
@@ -168,6 +171,11 @@ def train_classifier(
             best = {"accuracy": accuracy, "epoch": epoch + 1, "state": state}
         work.save(everything)
         work.progress(epoch + 1, recipe.epochs)
+    return _kept(best, history)
+
+
+def _kept(best: Payload, history: list[dict[str, float]]) -> Payload:
+    """Returns what was trained; raises FloatingPointError if a weight is not finite."""
     for name, weight in best["state"].items():
         check_finite(weight, f"the weight {name} kept of epoch {best['epoch']}")
     return {"state": best["state"], "epoch": best["epoch"], "history": history}

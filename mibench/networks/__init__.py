@@ -1,6 +1,7 @@
 """Architectures, by the names the literature gives them. To add one: file, line."""
 
 from mibench.networks.facenet import IR152, IRSE50, FaceNet, FaceNet64, MobileFaceNet
+from mibench.networks.imported import Imported
 from mibench.networks.lenet import MCNN, MLP, SCNN
 from mibench.networks.resnet import ResNet34
 from mibench.networks.vgg import VGG16, VGG19
@@ -13,6 +14,7 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
         MCNN, SCNN, MLP, VGG16, VGG19, ResNet34, FaceNet, FaceNet64, IR152, IRSE50, MobileFaceNet
     )
 }  # fmt: skip
+"""``Imported`` is none of them: it is another architecture with weights from a file."""
 
 __all__ = [
     "IR152",
@@ -25,6 +27,7 @@ __all__ = [
     "VGG19",
     "FaceNet",
     "FaceNet64",
+    "Imported",
     "MobileFaceNet",
     "ResNet34",
     "Weights",

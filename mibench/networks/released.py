@@ -7,6 +7,7 @@ entries are taken in their order if every one is of the kind and shape of the on
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -102,11 +103,12 @@ def released_classifier(
     matrices = [value for value in state.values() if value.ndim == 2]
     if not maps or not matrices:
         raise ValueError(f"{what} are those of no convolutional classifier")
-    channels, classes = maps[0].shape[1], matrices[-1].shape[0]
+    channels = maps[0].shape[1]
+    known = {m.shape[0]: None for m in reversed(matrices[-2:])}  # MID's two come in any order
     if channels not in (1, 3):
         raise ValueError(f"{what} take images of {channels} channels")
     first: ValueError | None = None
-    for side in SIZES if size is None else (size,):
+    for side, classes in product(SIZES if size is None else (size,), known):
         shape = (channels, side, side)
         try:
             with torch.device("meta"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from mibench.benchmarks.cell import Cell, Setting, Trials
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
-from mibench.spec import override, paths, unknown_path
+from mibench.spec import override, paths, takes, unknown_path
 from mibench.types import Attack, Defense
 
 Reported = Mapping[str, tuple[float, float | None]]
@@ -72,7 +72,7 @@ class Table:
             rows = {
                 label: override(cell, path, text.strip())
                 for label, cell in cells.items()
-                if path in paths(cell)
+                if takes(cell, path, text)
             }
             if not rows:
                 known = dict.fromkeys(p for cell in cells.values() for p in paths(cell))

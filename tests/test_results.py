@@ -1,0 +1,102 @@
+"""What is published follows, byte for byte, from records that hold."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator
+
+from mibench.benchmarks.published import files_of
+from mibench.benchmarks.records import schema
+from mibench.benchmarks.tables import TABLES
+from mibench.cli import main
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/command.txt"))
+INCLUDE = re.compile(r"\.\./(results/[^\s)`]+)")
+
+
+def call(*args: object) -> Any:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def rebuilt(place: Path) -> dict[str, str]:
+    _, _, table, _, seeds = shlex.split((place / "command.txt").read_text())
+    return files_of(TABLES[table], int(seeds), place / "records")
+
+
+def check_folder(place: Path) -> None:
+    done = call("verify", place)
+    assert done.exit_code == 0, done.output
+    for name, text in rebuilt(place).items():
+        assert (place / name).read_bytes() == text.encode(), name
+    for path in (place / "records").glob("*.json"):
+        Draft202012Validator(schema("record")).validate(json.loads(path.read_text()))
+    table = json.loads((place / f"{place.name}.json").read_text())
+    Draft202012Validator(schema("table")).validate(table)
+
+
+@pytest.mark.parametrize("place", PUBLISHED, ids=lambda p: p.name)
+def test_a_published_table_is_what_its_records_say(place: Path) -> None:
+    check_folder(place)
+    assert sum(f.stat().st_size for f in place.rglob("*")) < 2 * 2**20
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one row of ``smoke`` published, beside what the run itself wrote."""
+    place = tmp_path_factory.mktemp("published")
+    run = call("run", "smoke", "--rows", "GMI / No Def.", "--store", place / "store",
+               "--data", place, "--out", place / "out", "--quiet",
+               "--executor", "serial")  # fmt: skip
+    assert run.exit_code == 0, run.output
+    done = call("publish", "smoke", "--store", place / "store", "--data", place,
+                "-o", place / "results")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return place
+
+
+def test_a_table_made_of_records_has_the_bytes_of_one_made_of_the_store(made: Path) -> None:
+    check_folder(made / "results" / "smoke")
+    for form, suffix in (("csv", "csv"), ("latex", "tex"), ("markdown", "md"), ("json", "json")):
+        told = call("table", "smoke", "--format", form, "--store", made / "store", "--data", made)
+        assert (made / f"results/smoke/smoke.{suffix}").read_text() == told.stdout
+
+
+def test_without_a_store_the_same_files_are_made_of_the_records(
+    made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "results/smoke/records", tmp_path / "smoke/records")
+    done = call("publish", "smoke", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    for path in (made / "results/smoke").iterdir():
+        if path.is_file():
+            assert (tmp_path / "smoke" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("what", ["edited", "twice", "absent"])
+def test_records_that_do_not_hold_are_refused(what: str, made: Path, tmp_path: Path) -> None:
+    place = tmp_path / "smoke/records"
+    if what != "absent":
+        shutil.copytree(made / "results/smoke/records", place)
+        path = next(place.glob("*.json"))
+        if what == "twice":
+            shutil.copy(path, place / "again.json")
+        else:
+            path.write_text(re.sub(r'"mean": [1-9]', '"mean": 7', path.read_text(), count=1))
+    done = call("publish", "smoke", "-o", tmp_path)
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("page", ["results.md", "findings.md"])
+def test_a_page_includes_only_tables_that_are_published(page: str) -> None:
+    path = ROOT / "docs" / page
+    for name in INCLUDE.findall(path.read_text() if path.exists() else ""):
+        assert (ROOT / name).is_file(), f"{page} includes {name}"
+        assert (ROOT / name).parent in PUBLISHED
