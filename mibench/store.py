@@ -26,7 +26,6 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -217,12 +216,12 @@ def _write(path: Path, data: bytes) -> None:
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes files and returns when they and the folder are on the disk.
 
-    Each sync waits for the file system's journal; side by side they wait for it once.
+    All are written before the first sync, which on most file systems takes the others along.
     """
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    with ThreadPoolExecutor(len(files) + 1) as pool:
-        list(pool.map(_sync, [*(folder / name for name in files), folder]))
+    for path in (*(folder / name for name in files), folder):
+        _sync(path)
 
 
 def _dump(value: object) -> bytes:

@@ -44,7 +44,7 @@ def check_folder(place: Path) -> None:
 @pytest.mark.parametrize("place", PUBLISHED, ids=lambda p: p.name)
 def test_a_published_table_is_what_its_records_say(place: Path) -> None:
     check_folder(place)
-    assert sum(f.stat().st_size for f in place.rglob("*")) < 2 * 2**20
+    assert sum(f.stat().st_size for f in place.rglob("*")) < 6 * 2**20
 
 
 @pytest.fixture(scope="module")
