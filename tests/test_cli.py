@@ -115,7 +115,10 @@ BAD = {
     "unknown measure": (["run", "smoke", "--set", "defense.measure=mi"], "known: hsic, nhsic"),
     "unknown option": (["run", "smoke", "--sed", "1"], "No such option"),
     "unknown command": (["rum"], "No such command 'rum'"),
-    "no seeds": (["run", "smoke", "--seeds", "0"], "'--seeds': 0 is not in the range x>=1; see"),
+    "no seeds": (["run", "smoke", "--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<="),
+    "too many seeds": (["run", "smoke", "--seeds", "999999999999"], "is not in the range 1<=x<="),
+    "too many to publish": (["publish", "smoke", "--seeds", "10001"], "in the range 1<=x<=10000"),
+    "too many to keep": (["clean", "--seeds", "10001"], "is not in the range 1<=x<=10000; see"),
     "too small": (["run", "smoke", "--set", "setting.task.size=7"], "in [8, 256], got 7"),
 }
 

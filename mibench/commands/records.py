@@ -11,6 +11,7 @@ from mibench.commands.shared import (
     choose_table,
     fail,
     folder,
+    number_of_seeds,
     plan,
     refusing,
     what,
@@ -51,7 +52,7 @@ def record(
 
 @click.command()
 @click.argument("table")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--seeds", type=number_of_seeds, default=1, show_default=True)
 @click.option("--store", type=folder, help="Write the records in it first; else they are there.")
 @click.option(
     "--data",

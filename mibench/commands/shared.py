@@ -78,13 +78,14 @@ def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 folder = click.Path(path_type=Path, file_okay=False)
+number_of_seeds = click.IntRange(1, 10_000)  # every seed is planned before one is computed
 selection = apply(
     click.option("--rows", multiple=True, metavar="PATTERN", help="Only rows like 'BiDO-HSIC*'."),
     click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
                  help="Change a field of the cells, for example attack.steps=10."),
     click.option("--protocol", metavar="NAME",
                  help="Convention of evaluation: per-pass, kdd22, vmi, gmi, lomma or ppa."),
-    click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
+    click.option("--seeds", type=number_of_seeds, default=1, show_default=True,
                  help="How many seeds, from 0 on."),
     click.option("--store", type=click.Path(path_type=Path), default=Path("mibench-store"),
                  envvar="MIBENCH_STORE", show_default=True, help="Finished stages."),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mibench.commands.shared import RefusedError, fail, folder, plan, refusing
+from mibench.commands.shared import RefusedError, fail, folder, number_of_seeds, plan, refusing
 
 
 @click.command()
@@ -25,7 +25,7 @@ from mibench.commands.shared import RefusedError, fail, folder, plan, refusing
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would be.")
 @click.option(
     "--seeds",
-    type=click.IntRange(1),
+    type=number_of_seeds,
     default=10,
     show_default=True,
     help="Seeds whose stages --orphans keeps.",
