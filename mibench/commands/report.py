@@ -137,13 +137,21 @@ def show(
             raise ValueError(f"{', '.join(records)}: not in {store}; first: mibench run {table}")
         check_writable(out)
     faces = any(cell.setting.task.faces for cell in chosen.rows.values())
-    path = out / f"{chosen.name}-row.png"
+    name = slug(next(iter(records)) if len(records) == 1 else row)
+    path = out / f"{chosen.name}-row-{name}.png"
     figures.draw_reconstructions(records, done, path, private=with_private or not faces)
     if blocks or (blocks is None and has_colours()):
         click.echo(half_blocks(path), nl=False)
     click.echo(path)
     if open_:
         click.launch(str(path))
+
+
+def slug(label: str) -> str:
+    """Returns a row's label, or a pattern of labels, as a part of a file's name."""
+    import re
+
+    return re.sub(r"[^\w.+-]+", "-", label).strip("-.")[:80] or "all"
 
 
 def has_colours() -> bool:
