@@ -119,6 +119,12 @@ BAD = {
     "too many seeds": (["run", "smoke", "--seeds", "999999999999"], "is not in the range 1<=x<="),
     "too many to publish": (["publish", "smoke", "--seeds", "10001"], "in the range 1<=x<=10000"),
     "too many to keep": (["clean", "--seeds", "10001"], "is not in the range 1<=x<=10000; see"),
+    "empty store": (["run", "smoke", "--store", ""], "'--store': the path is empty; see"),
+    "empty data": (["data", "check", "blobs", "--data", ""], "'--data': the path is empty; see"),
+    "empty out": (["figure", "4", "smoke", "-o", ""], "the path is empty; see"),
+    "empty page": (["leaderboard", ".", "-o", ""], "the path is empty; see"),
+    "empty side": (["compare", "", ""], "Invalid value for 'A': the path is empty; see"),
+    "no kind": (["list"], "Choose from: tables, attacks, defenses, tasks, metrics; see"),
     "too small": (["run", "smoke", "--set", "setting.task.size=7"], "in [8, 256], got 7"),
 }
 
@@ -131,8 +137,14 @@ def test_bad_input_is_one_sentence_and_exit_status_2(case: str, tmp_path: Path) 
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("Error: ")
+    assert "\t" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "events", "diagnose", "show"])
+def test_where_to_write_has_a_short_option(command: str) -> None:
+    assert "-o, --out" in call(command, "--help").stdout
 
 
 def test_a_real_process_reports_bad_input_without_a_traceback() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 
 from mibench.commands.shared import (
+    NamedPath,
+    anywhere,
     check_writable,
     choose_table,
     folder,
@@ -71,13 +73,11 @@ def arguments(name: str, settings: Sequence[str], protocol: str | None, seeds: i
 
 
 @click.command()
-@click.argument(
-    "sources", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path)
-)
+@click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=anywhere)
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NamedPath(path_type=Path, dir_okay=False),
     default=Path("mibench-out/leaderboard.html"),
     show_default=True,
     help="The page.",
@@ -106,8 +106,9 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
 @what
 @click.argument("row")
 @click.option(
+    "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=anywhere,
     default=Path("mibench-out"),
     envvar="MIBENCH_OUT",
     show_default=True,

@@ -48,7 +48,7 @@ def in_one_sentence() -> Iterator[None]:
         asks_for_help = type(error).__name__ == "NoArgsIsHelpError"
         if error.ctx is None or asks_for_help:
             raise
-        sentence = error.format_message().replace("\n", " ").rstrip(".")
+        sentence = " ".join(error.format_message().split()).rstrip(".")
         raise RefusedError(f"{sentence}; see {error.ctx.command_path} --help") from error
 
 
@@ -66,6 +66,16 @@ def refusing() -> Iterator[None]:
         raise RefusedError(text) from error
 
 
+class NamedPath(click.Path):
+    """A path that is not empty: an unset variable of a script would mean the current folder."""
+
+    def convert(self, value: Any, *context: Any) -> Any:  # noqa: ANN401
+        """Refuses the empty text."""
+        if value == "":
+            self.fail("the path is empty", *context)
+        return super().convert(value, *context)
+
+
 def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Returns a decorator that adds the options in the order given."""
 
@@ -77,7 +87,8 @@ def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
-folder = click.Path(path_type=Path, file_okay=False)
+anywhere = NamedPath(path_type=Path)
+folder = NamedPath(path_type=Path, file_okay=False)
 number_of_seeds = click.IntRange(1, 10_000)  # every seed is planned before one is computed
 selection = apply(
     click.option("--rows", multiple=True, metavar="PATTERN", help="Only rows like 'BiDO-HSIC*'."),
@@ -87,9 +98,9 @@ selection = apply(
                  help="Convention of evaluation: per-pass, kdd22, vmi, gmi, lomma or ppa."),
     click.option("--seeds", type=number_of_seeds, default=1, show_default=True,
                  help="How many seeds, from 0 on."),
-    click.option("--store", type=click.Path(path_type=Path), default=Path("mibench-store"),
+    click.option("--store", type=anywhere, default=Path("mibench-store"),
                  envvar="MIBENCH_STORE", show_default=True, help="Finished stages."),
-    click.option("--data", type=click.Path(path_type=Path), default=Path("data"),
+    click.option("--data", type=anywhere, default=Path("data"),
                  envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
 )  # fmt: skip
 what = apply(click.argument("table"), selection)

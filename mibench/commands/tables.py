@@ -66,6 +66,7 @@ def table(
 @click.command()
 @what
 @click.option(
+    "-o",
     "--out",
     type=folder,
     default=Path("mibench-out/events"),
