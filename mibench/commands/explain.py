@@ -147,11 +147,11 @@ def _intervals(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
         )
     yield f"  {_span(entry.interval, metric)}{about}"
     if metric.per not in ("image", "identity"):
-        yield "  over identities none: the metric is not measured on each identity"
+        yield "  over identities: none, because the metric is not measured on each identity"
     elif classes < FEWEST_IDENTITIES:
         yield (
-            f"  over identities none: {classes} were attacked, and a bootstrap over fewer than "
-            f"{FEWEST_IDENTITIES} covers the truth too rarely"
+            f"  over identities: none, because {classes} were attacked, and a bootstrap over "
+            f"fewer than {FEWEST_IDENTITIES} covers the truth too rarely"
         )
     else:
         about = "; about other identities, the trained targets and the evaluator being these"
@@ -174,10 +174,14 @@ def _span(span: "Interval | None", metric: "Metric") -> str:
 
 
 def _comparisons(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
+    from mibench.defenses import NoDefense
+
     yield "\nCompared by paired t tests at the same seeds, with Holm's correction"
     contrast = results.entries[row][metric.name].contrast
     if contrast:
         yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
+    elif isinstance(results.table.rows[row].defense, NoDefense):
+        yield "  this is the row without a defense"
     else:
         yield "  with no defense: no such row to compare it with"
     for other in results.contrasts(metric.name):
