@@ -1,6 +1,7 @@
 """The command line, through click's runner and as a real process."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_table_prints_from_the_store_alone(folder: Path, form: str) -> None:
     empty = call("table", "smoke", "--store", str(folder / "nothing"), "--format", form)
     assert empty.exit_code == 0
     assert not (folder / "nothing").exists()
+    assert "nothing of smoke is there: no store at" in empty.stderr
+
+
+def test_a_table_of_which_nothing_is_scored_names_the_command_that_fills_it(folder: Path) -> None:
+    smoke(folder)
+    store = ["--store", str(folder / "store")]
+    assert "fill it" not in call("table", "smoke", *SMALL, *store).stderr
+    told = call("table", "smoke", *SMALL, "--protocol", "ppa", *store).stderr
+    assert len(told.splitlines()) == 1
+    assert f"note: nothing of smoke is in {folder / 'store'}; fill it with: mibench run" in told
+    words = shlex.split(told.partition("fill it with: ")[2])
+    assert words[1:] == ["run", "smoke", *SMALL, "--protocol", "ppa", *store]
+    assert call(*words[1:], "--dry-run").exit_code == 0
 
 
 def test_status_and_dry_run_compute_nothing(folder: Path) -> None:

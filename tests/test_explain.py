@@ -85,6 +85,12 @@ def test_a_row_without_a_defense_has_nothing_to_be_compared_with(store: Path) ->
     assert "told apart" not in text
 
 
+def test_a_row_whose_bare_row_was_left_out_says_so(store: Path) -> None:
+    text = explain(store, MID, "attack_acc", "--rows", MID).stdout
+    assert "with no defense: no such row to compare it with" in text
+    assert "this is the row without" not in text
+
+
 def test_explain_names_every_stage_its_kind_and_the_parts(store: Path) -> None:
     text = explain(store, MID, "attack_acc").stdout
     for record in record_stages(TABLES["smoke"], 2, Path())[MID]:

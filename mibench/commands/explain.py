@@ -1,13 +1,21 @@
 """The command explain: where one number of a table came from, in words."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mibench.commands.shared import Records, RefusedError, choose_table, plan, refusing, what
+from mibench.commands.shared import (
+    Records,
+    RefusedError,
+    choose_table,
+    filling,
+    is_default,
+    plan,
+    refusing,
+    what,
+)
 
 if TYPE_CHECKING:
     from mibench.benchmarks.contrasts import Contrast
@@ -41,7 +49,7 @@ def explain(
         if metric not in chosen.columns:
             known = ", ".join(chosen.columns)
             raise KeyError(f"no metric {metric!r} in {chosen.name}; its metrics: {known}")
-        if _is_default("seeds"):
+        if is_default("seeds"):
             seeds = _count_seeds(chosen, row, done, data)
         records = plan(chosen, seeds, data)
         results = collect(chosen, records, done)
@@ -53,11 +61,6 @@ def explain(
     if lacking:
         told = ", ".join(f"{label} (seed {seed})" for label, seed in lacking)
         click.echo(f"\nMissing\n  {told}; fill with: {_command(lacking)}")
-
-
-def _is_default(name: str) -> bool:
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.DEFAULT
 
 
 def _count_seeds(table: "Table", row: str, store: "Store", data: Path) -> int:
@@ -83,19 +86,8 @@ def _lacking(
 
 def _command(lacking: Sequence[tuple[str, int]]) -> str:
     """Returns the command that fills what is missing."""
-    given = click.get_current_context().params
-    words = ["mibench", "run", given["table"]]
-    for label in dict.fromkeys(label for label, _ in lacking):
-        words += ["--rows", label]
-    for setting in given["settings"]:
-        words += ["--set", setting]
-    if given["protocol"]:
-        words += ["--protocol", given["protocol"]]
-    words += ["--seeds", str(1 + max(seed for _, seed in lacking))]
-    for name in ("store", "data"):
-        if not _is_default(name):
-            words += [f"--{name}", str(given[name])]
-    return shlex.join(words)
+    labels = dict.fromkeys(label for label, _ in lacking)
+    return filling(labels, 1 + max(seed for _, seed in lacking))
 
 
 def _told(

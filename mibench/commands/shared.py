@@ -1,5 +1,6 @@
 """What commands share: options, refusals, and the tables they name."""
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -170,6 +171,34 @@ def check_writable(*folders: Path) -> None:
                 pass
         except OSError as error:
             raise ValueError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def is_default(name: str) -> bool:
+    """Whether the option of the running command was not given."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.DEFAULT
+
+
+def filling(rows: Iterable[str], seeds: int) -> str:
+    """Returns the call of run that computes what the running command did not find.
+
+    Args:
+        rows: Labels, or patterns of them.
+        seeds: How many.
+    """
+    given = click.get_current_context().params
+    words = ["mibench", "run", given["table"]]
+    for row in rows:
+        words += ["--rows", row]
+    for setting in given["settings"]:
+        words += ["--set", setting]
+    if given["protocol"]:
+        words += ["--protocol", given["protocol"]]
+    words += ["--seeds", str(seeds)] if seeds > 1 else []
+    for name in ("store", "data"):
+        if not is_default(name):
+            words += [f"--{name}", str(given[name])]
+    return shlex.join(words)
 
 
 def count_states(states: Mapping[str, str]) -> str:
