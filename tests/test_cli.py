@@ -1,6 +1,7 @@
 """The command line, through click's runner and as a real process."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_table_prints_from_the_store_alone(folder: Path, form: str) -> None:
     empty = call("table", "smoke", "--store", str(folder / "nothing"), "--format", form)
     assert empty.exit_code == 0
     assert not (folder / "nothing").exists()
+    assert "nothing of smoke is there: no store at" in empty.stderr
+
+
+def test_a_table_of_which_nothing_is_scored_names_the_command_that_fills_it(folder: Path) -> None:
+    smoke(folder)
+    store = ["--store", str(folder / "store")]
+    assert "fill it" not in call("table", "smoke", *SMALL, *store).stderr
+    told = call("table", "smoke", *SMALL, "--protocol", "ppa", *store).stderr
+    assert len(told.splitlines()) == 1
+    assert f"note: nothing of smoke is in {folder / 'store'}; fill it with: mibench run" in told
+    words = shlex.split(told.partition("fill it with: ")[2])
+    assert words[1:] == ["run", "smoke", *SMALL, "--protocol", "ppa", *store]
+    assert call(*words[1:], "--dry-run").exit_code == 0
 
 
 def test_status_and_dry_run_compute_nothing(folder: Path) -> None:
@@ -115,7 +129,16 @@ BAD = {
     "unknown measure": (["run", "smoke", "--set", "defense.measure=mi"], "known: hsic, nhsic"),
     "unknown option": (["run", "smoke", "--sed", "1"], "No such option"),
     "unknown command": (["rum"], "No such command 'rum'"),
-    "no seeds": (["run", "smoke", "--seeds", "0"], "'--seeds': 0 is not in the range x>=1; see"),
+    "no seeds": (["run", "smoke", "--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<="),
+    "too many seeds": (["run", "smoke", "--seeds", "999999999999"], "is not in the range 1<=x<="),
+    "too many to publish": (["publish", "smoke", "--seeds", "10001"], "in the range 1<=x<=10000"),
+    "too many to keep": (["clean", "--seeds", "10001"], "is not in the range 1<=x<=10000; see"),
+    "empty store": (["run", "smoke", "--store", ""], "'--store': the path is empty; see"),
+    "empty data": (["data", "check", "blobs", "--data", ""], "'--data': the path is empty; see"),
+    "empty out": (["figure", "4", "smoke", "-o", ""], "the path is empty; see"),
+    "empty page": (["leaderboard", ".", "-o", ""], "the path is empty; see"),
+    "empty side": (["compare", "", ""], "Invalid value for 'A': the path is empty; see"),
+    "no kind": (["list"], "Choose from: tables, attacks, defenses, tasks, metrics; see"),
     "too small": (["run", "smoke", "--set", "setting.task.size=7"], "in [8, 256], got 7"),
 }
 
@@ -128,8 +151,14 @@ def test_bad_input_is_one_sentence_and_exit_status_2(case: str, tmp_path: Path) 
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("Error: ")
+    assert "\t" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "events", "diagnose", "show"])
+def test_where_to_write_has_a_short_option(command: str) -> None:
+    assert "-o, --out" in call(command, "--help").stdout
 
 
 def test_a_real_process_reports_bad_input_without_a_traceback() -> None:

@@ -341,7 +341,9 @@ def test_check_store_names_each_bad_stage_and_leaves_it(store: Store) -> None:
 
 def test_check_store_with_repair_moves_aside_and_is_content_then(store: Store, data: Path) -> None:
     flip(store.path(PARTS[0]) / "payload.safetensors")
-    assert call("check-store", "--store", str(store.root), "--repair").exit_code == 1
+    repaired = call("check-store", "--store", str(store.root), "--repair")
+    assert repaired.exit_code == 1
+    assert "Error: 1 moved aside; run again to compute them anew" in repaired.stderr
     assert not store.path(PARTS[0]).exists()
     assert call("check-store", "--store", str(store.root)).exit_code == 0
     store.complete(PARTS[0], data=data)

@@ -60,7 +60,10 @@ def test_explain_says_values_interval_and_test_of_all_seeds_in_the_store(store: 
     assert "seed 0: 30.00 %, over 50 images, spread within the run 1.50 %" in done.stdout
     assert "seed 1: 33.00 %" in done.stdout
     assert "Student's t over 2 seeds: ± 19.06 %, 12.44 to 50.56 %; about" in done.stdout
-    assert "5 were attacked, and a bootstrap over fewer than 20" in done.stdout
+    assert (
+        "over identities: none, because 5 were attacked, and a bootstrap over fewer than 20"
+        in done.stdout
+    )
     found = "with GMI / No Def.: -20.50 points over 2 seeds (-26.85 to -14.15), p = 0.0155"
     assert f"{found}, corrected for 2 tests p = 0.0271: told apart at 5 %" in done.stdout
     assert "GMI / MID with GMI / BiDO-HSIC: -25.00 points over 1 seed; no test" in done.stdout
@@ -72,13 +75,20 @@ def test_an_interval_is_cut_off_at_what_the_metric_can_be_and_says_so(store: Pat
     assert "± 38.12 %, 0.00 to 43.12 % (cut off at what the metric can be)" in text
     fid = explain(store, COCO, "fid").stdout
     assert "± 38.12, 0.00 to 43.12 (cut off at what the metric can be); about" in fid
-    assert "over identities none: the metric is not measured on each identity" in fid
+    assert "over identities: none, because the metric is not measured on each identity" in fid
 
 
 def test_a_row_without_a_defense_has_nothing_to_be_compared_with(store: Path) -> None:
     text = explain(store, BARE, "attack_acc").stdout
-    assert "with no defense: no such row to compare it with" in text
+    assert "  this is the row without a defense\n" in text
+    assert "no such row" not in text
     assert "told apart" not in text
+
+
+def test_a_row_whose_bare_row_was_left_out_says_so(store: Path) -> None:
+    text = explain(store, MID, "attack_acc", "--rows", MID).stdout
+    assert "with no defense: no such row to compare it with" in text
+    assert "this is the row without" not in text
 
 
 def test_explain_names_every_stage_its_kind_and_the_parts(store: Path) -> None:

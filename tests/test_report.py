@@ -18,6 +18,7 @@ from mibench.benchmarks.report.pictures import sprite
 from mibench.benchmarks.report.plots import padded, ticks
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
+from mibench.commands.report import slug
 from mibench.data import CelebA
 from mibench.store import Store
 from tests.made import META, fill, renamed, smoke
@@ -294,6 +295,7 @@ def test_report_and_show_write_their_files_and_print_the_paths(tmp_path: Path) -
     assert seen.exit_code == 0, seen.output
     *blocks, path = seen.stdout.splitlines()
     assert Path(path).stat().st_size > 0
+    assert Path(path).name == "smoke-row-VMI-No-Def.png"
     assert blocks
     assert all("▀" in line for line in blocks)
 
@@ -315,6 +317,12 @@ def test_the_papers_figures_have_their_fonts_inside_and_come_out_the_same(tmp_pa
         assert pdf.read_bytes() == before
         with Image.open(png) as picture:
             assert picture.width > 300
+
+
+def test_a_picture_is_called_by_its_row() -> None:
+    assert slug("GMI / BiDO-HSIC (1.5)") == "GMI-BiDO-HSIC-1.5"
+    assert slug("../a") == "a"
+    assert slug("*") == "all"
 
 
 def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:

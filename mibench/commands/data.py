@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mibench.commands.shared import fetch, refusing
+from mibench.commands.shared import anywhere, fetch, refusing
 
 
 @click.group("data")
@@ -24,7 +24,7 @@ def data_() -> None:
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=anywhere,
     default=Path("data"),
     envvar="MIBENCH_DATA",
     show_default=True,

@@ -7,6 +7,7 @@ import click
 
 from mibench.commands.computing import compute, where
 from mibench.commands.shared import (
+    anywhere,
     check_writable,
     choose_table,
     fetch,
@@ -32,8 +33,9 @@ SHOWN = ("nhsic", "coco_frobenius")
 )
 @where
 @click.option(
+    "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=anywhere,
     default=Path("mibench-out"),
     envvar="MIBENCH_OUT",
     show_default=True,

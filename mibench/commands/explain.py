@@ -1,13 +1,21 @@
 """The command explain: where one number of a table came from, in words."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mibench.commands.shared import Records, RefusedError, choose_table, plan, refusing, what
+from mibench.commands.shared import (
+    Records,
+    RefusedError,
+    choose_table,
+    filling,
+    is_default,
+    plan,
+    refusing,
+    what,
+)
 
 if TYPE_CHECKING:
     from mibench.benchmarks.contrasts import Contrast
@@ -41,7 +49,7 @@ def explain(
         if metric not in chosen.columns:
             known = ", ".join(chosen.columns)
             raise KeyError(f"no metric {metric!r} in {chosen.name}; its metrics: {known}")
-        if _is_default("seeds"):
+        if is_default("seeds"):
             seeds = _count_seeds(chosen, row, done, data)
         records = plan(chosen, seeds, data)
         results = collect(chosen, records, done)
@@ -53,11 +61,6 @@ def explain(
     if lacking:
         told = ", ".join(f"{label} (seed {seed})" for label, seed in lacking)
         click.echo(f"\nMissing\n  {told}; fill with: {_command(lacking)}")
-
-
-def _is_default(name: str) -> bool:
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.DEFAULT
 
 
 def _count_seeds(table: "Table", row: str, store: "Store", data: Path) -> int:
@@ -83,19 +86,8 @@ def _lacking(
 
 def _command(lacking: Sequence[tuple[str, int]]) -> str:
     """Returns the command that fills what is missing."""
-    given = click.get_current_context().params
-    words = ["mibench", "run", given["table"]]
-    for label in dict.fromkeys(label for label, _ in lacking):
-        words += ["--rows", label]
-    for setting in given["settings"]:
-        words += ["--set", setting]
-    if given["protocol"]:
-        words += ["--protocol", given["protocol"]]
-    words += ["--seeds", str(1 + max(seed for _, seed in lacking))]
-    for name in ("store", "data"):
-        if not _is_default(name):
-            words += [f"--{name}", str(given[name])]
-    return shlex.join(words)
+    labels = dict.fromkeys(label for label, _ in lacking)
+    return filling(labels, 1 + max(seed for _, seed in lacking))
 
 
 def _told(
@@ -147,11 +139,11 @@ def _intervals(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
         )
     yield f"  {_span(entry.interval, metric)}{about}"
     if metric.per not in ("image", "identity"):
-        yield "  over identities none: the metric is not measured on each identity"
+        yield "  over identities: none, because the metric is not measured on each identity"
     elif classes < FEWEST_IDENTITIES:
         yield (
-            f"  over identities none: {classes} were attacked, and a bootstrap over fewer than "
-            f"{FEWEST_IDENTITIES} covers the truth too rarely"
+            f"  over identities: none, because {classes} were attacked, and a bootstrap over "
+            f"fewer than {FEWEST_IDENTITIES} covers the truth too rarely"
         )
     else:
         about = "; about other identities, the trained targets and the evaluator being these"
@@ -174,10 +166,14 @@ def _span(span: "Interval | None", metric: "Metric") -> str:
 
 
 def _comparisons(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
+    from mibench.defenses import NoDefense
+
     yield "\nCompared by paired t tests at the same seeds, with Holm's correction"
     contrast = results.entries[row][metric.name].contrast
     if contrast:
         yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
+    elif isinstance(results.table.rows[row].defense, NoDefense):
+        yield "  this is the row without a defense"
     else:
         yield "  with no defense: no such row to compare it with"
     for other in results.contrasts(metric.name):

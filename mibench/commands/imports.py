@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from mibench.commands.shared import apply, check_writable, folder, refusing
+from mibench.commands.shared import anywhere, apply, check_writable, folder, refusing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ def import_() -> None:
 
 
 @import_.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=anywhere)
 @click.option("--as", "name", required=True, metavar="NAME", help="What to call the weights.")
 @click.option(
     "--data",
@@ -58,7 +58,7 @@ DATA = click.option(
     help="The weights go to its folder weights.",
 )
 classifier = apply(
-    click.argument("file", type=click.Path(path_type=Path)),
+    click.argument("file", type=anywhere),
     click.option("--as", "network", required=True, metavar="NETWORK",
                  help="Its architecture, for example vgg16 or facenet."),
     click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
@@ -99,7 +99,7 @@ def evaluator(
 
 
 @import_.command("generator")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=anywhere)
 @click.option(
     "--as",
     "network",

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from mibench.commands.shared import (
+    anywhere,
     check_writable,
     choose_table,
     fail,
     folder,
+    number_of_seeds,
     plan,
     refusing,
     what,
@@ -51,7 +53,7 @@ def record(
 
 @click.command()
 @click.argument("table")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--seeds", type=number_of_seeds, default=1, show_default=True)
 @click.option("--store", type=folder, help="Write the records in it first; else they are there.")
 @click.option(
     "--data",
@@ -87,7 +89,7 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="FILE...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, metavar="FILE...", type=anywhere)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a record and stop.")
 def verify(paths: Sequence[Path], schema: bool) -> None:
     """Check record FILEs, and those in and below folders.
@@ -121,8 +123,8 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
 
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=anywhere)
+@click.argument("b", type=anywhere)
 def compare(a: Path, b: Path) -> None:
     """Set two results side by side: stores, record files, or folders of those.
 

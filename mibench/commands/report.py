@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 
 from mibench.commands.shared import (
+    NamedPath,
+    anywhere,
     check_writable,
     choose_table,
     folder,
@@ -71,13 +73,11 @@ def arguments(name: str, settings: Sequence[str], protocol: str | None, seeds: i
 
 
 @click.command()
-@click.argument(
-    "sources", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path)
-)
+@click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=anywhere)
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NamedPath(path_type=Path, dir_okay=False),
     default=Path("mibench-out/leaderboard.html"),
     show_default=True,
     help="The page.",
@@ -106,8 +106,9 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
 @what
 @click.argument("row")
 @click.option(
+    "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=anywhere,
     default=Path("mibench-out"),
     envvar="MIBENCH_OUT",
     show_default=True,
@@ -137,13 +138,21 @@ def show(
             raise ValueError(f"{', '.join(records)}: not in {store}; first: mibench run {table}")
         check_writable(out)
     faces = any(cell.setting.task.faces for cell in chosen.rows.values())
-    path = out / f"{chosen.name}-row.png"
+    name = slug(next(iter(records)) if len(records) == 1 else row)
+    path = out / f"{chosen.name}-row-{name}.png"
     figures.draw_reconstructions(records, done, path, private=with_private or not faces)
     if blocks or (blocks is None and has_colours()):
         click.echo(half_blocks(path), nl=False)
     click.echo(path)
     if open_:
         click.launch(str(path))
+
+
+def slug(label: str) -> str:
+    """Returns a row's label, or a pattern of labels, as a part of a file's name."""
+    import re
+
+    return re.sub(r"[^\w.+-]+", "-", label).strip("-.")[:80] or "all"
 
 
 def has_colours() -> bool:

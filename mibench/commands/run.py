@@ -9,6 +9,7 @@ import click
 from mibench.commands.computing import compute, where
 from mibench.commands.shared import (
     Records,
+    anywhere,
     check_writable,
     choose_table,
     chosen_stages,
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 @what
 @where
 @click.option(
+    "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=anywhere,
     default=Path("mibench-out"),
     envvar="MIBENCH_OUT",
     show_default=True,

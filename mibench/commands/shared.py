@@ -1,5 +1,6 @@
 """What commands share: options, refusals, and the tables they name."""
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ def in_one_sentence() -> Iterator[None]:
         asks_for_help = type(error).__name__ == "NoArgsIsHelpError"
         if error.ctx is None or asks_for_help:
             raise
-        sentence = error.format_message().replace("\n", " ").rstrip(".")
+        sentence = " ".join(error.format_message().split()).rstrip(".")
         raise RefusedError(f"{sentence}; see {error.ctx.command_path} --help") from error
 
 
@@ -66,6 +67,16 @@ def refusing() -> Iterator[None]:
         raise RefusedError(text) from error
 
 
+class NamedPath(click.Path):
+    """A path that is not empty: an unset variable of a script would mean the current folder."""
+
+    def convert(self, value: Any, *context: Any) -> Any:  # noqa: ANN401
+        """Refuses the empty text."""
+        if value == "":
+            self.fail("the path is empty", *context)
+        return super().convert(value, *context)
+
+
 def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Returns a decorator that adds the options in the order given."""
 
@@ -77,18 +88,20 @@ def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
-folder = click.Path(path_type=Path, file_okay=False)
+anywhere = NamedPath(path_type=Path)
+folder = NamedPath(path_type=Path, file_okay=False)
+number_of_seeds = click.IntRange(1, 10_000)  # every seed is planned before one is computed
 selection = apply(
     click.option("--rows", multiple=True, metavar="PATTERN", help="Only rows like 'BiDO-HSIC*'."),
     click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
                  help="Change a field of the cells, for example attack.steps=10."),
     click.option("--protocol", metavar="NAME",
                  help="Convention of evaluation: per-pass, kdd22, vmi, gmi, lomma or ppa."),
-    click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
+    click.option("--seeds", type=number_of_seeds, default=1, show_default=True,
                  help="How many seeds, from 0 on."),
-    click.option("--store", type=click.Path(path_type=Path), default=Path("mibench-store"),
+    click.option("--store", type=anywhere, default=Path("mibench-store"),
                  envvar="MIBENCH_STORE", show_default=True, help="Finished stages."),
-    click.option("--data", type=click.Path(path_type=Path), default=Path("data"),
+    click.option("--data", type=anywhere, default=Path("data"),
                  envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
 )  # fmt: skip
 what = apply(click.argument("table"), selection)
@@ -158,6 +171,34 @@ def check_writable(*folders: Path) -> None:
                 pass
         except OSError as error:
             raise ValueError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def is_default(name: str) -> bool:
+    """Whether the option of the running command was not given."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.DEFAULT
+
+
+def filling(rows: Iterable[str], seeds: int) -> str:
+    """Returns the call of run that computes what the running command did not find.
+
+    Args:
+        rows: Labels, or patterns of them.
+        seeds: How many.
+    """
+    given = click.get_current_context().params
+    words = ["mibench", "run", given["table"]]
+    for row in rows:
+        words += ["--rows", row]
+    for setting in given["settings"]:
+        words += ["--set", setting]
+    if given["protocol"]:
+        words += ["--protocol", given["protocol"]]
+    words += ["--seeds", str(seeds)] if seeds > 1 else []
+    for name in ("store", "data"):
+        if not is_default(name):
+            words += [f"--{name}", str(given[name])]
+    return shlex.join(words)
 
 
 def count_states(states: Mapping[str, str]) -> str:

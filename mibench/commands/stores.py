@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mibench.commands.shared import RefusedError, fail, folder, plan, refusing
+from mibench.commands.shared import RefusedError, fail, folder, number_of_seeds, plan, refusing
 
 
 @click.command()
@@ -25,7 +25,7 @@ from mibench.commands.shared import RefusedError, fail, folder, plan, refusing
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would be.")
 @click.option(
     "--seeds",
-    type=click.IntRange(1),
+    type=number_of_seeds,
     default=10,
     show_default=True,
     help="Seeds whose stages --orphans keeps.",
@@ -85,7 +85,7 @@ def check_store(store: Path, repair: bool) -> None:
 
     if not store.is_dir():
         raise RefusedError(f"there is no store at {store}")
-    checked = damaged = 0
+    checked = damaged = moved = 0
     with refusing():
         for path in finished(store):
             checked += 1
@@ -93,12 +93,15 @@ def check_store(store: Path, repair: bool) -> None:
                 read_stage(path)
             except DamagedError as error:
                 damaged += 1
-                moved = f", moved to {move_aside(path)}" if repair else ""
-                click.echo(f"{error}{moved}", err=True)
+                where = f", moved to {move_aside(path)}" if repair else ""
+                moved += repair
+                click.echo(f"{error}{where}", err=True)
             except OSError as error:
                 damaged += 1
                 click.echo(f"{path} cannot be read ({error.strerror})", err=True)
     click.echo(f"{checked} stages read, {damaged} of them damaged")
+    if damaged and moved == damaged:
+        fail(f"{moved} moved aside; run again to compute them anew")
     if damaged:
         hint = "" if repair else "; --repair moves it aside, and the next run computes it anew"
         fail(f"{store} holds what is damaged{hint}")

@@ -9,6 +9,7 @@ from mibench.commands.shared import (
     Records,
     choose_table,
     count_states,
+    filling,
     folder,
     plan,
     refusing,
@@ -57,8 +58,10 @@ def table(
             raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
         results = export.collect(chosen, plan(chosen, seeds, data), Store(store))
-    if not store.is_dir():
-        click.echo(f"note: there is no store at {store}", err=True)
+    if not any(results.found.values()):
+        where = f"is in {store}" if store.is_dir() else f"is there: no store at {store}"
+        told = f"nothing of {chosen.name} {where}; fill it with: {filling(rows, seeds)}"
+        click.echo(f"note: {told}", err=True)
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)
 
@@ -66,6 +69,7 @@ def table(
 @click.command()
 @what
 @click.option(
+    "-o",
     "--out",
     type=folder,
     default=Path("mibench-out/events"),
