@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mibench.attacks import ATTACKS, CONTROLS, GMI, KEDMI, LOSSES, PRIORS, VIEWS
+from mibench.attacks import ATTACKS, CONTROLS, GMI, KEDMI, LOSSES, PRIORS, VIEWS, WGANGP
 from mibench.attacks.losses import LogitMatching, MaxMargin
-from mibench.attacks.views import Crop, Flip, Noise, Plain, Shift
+from mibench.attacks.views import Crop, Flip, Noise, Plain, Shift, affordable
 from mibench.benchmarks.executors import Bench, Serial, execute
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.stages import graph, record_stage
@@ -28,7 +28,17 @@ from mibench.networks import MLP, NETWORKS
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Work
-from mibench.types import Access, Classifier, Prior, Query, Reconstructions, View, Watched
+from mibench.types import (
+    Access,
+    Attack,
+    Classifier,
+    Prior,
+    PriorSpec,
+    Query,
+    Reconstructions,
+    View,
+    Watched,
+)
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.01},
@@ -195,7 +205,7 @@ class TestAttack:
         prior.eval().requires_grad_(requires_grad=False)
         work = work or Work()
         seen: Any = Watched(target, work)
-        if name not in CONTROLS and attack.identity.public:
+        if name not in CONTROLS and attack.access == "white" and attack.identity.public:
             seen.look_at(TASK.load(Path()).public)
         if attack.access != "white":
             seen = Query(target, attack.access, work)
@@ -235,9 +245,17 @@ class TestAttack:
         if name in CONTROLS:
             return
         fields = {f.name: f for f in dataclasses.fields(tiny(ATTACKS[name]))}
-        assert {"identity", "views", "max_queries"} <= set(fields)
-        assert fields["views"].default == ()
         assert fields["max_queries"].default == 0
+        if ATTACKS[name].access != "white":
+            work, free = Work(), Work()
+            self.invert(name, target, work=free)
+            limit = free.queries // 4 * 2 // free.steps  # of each class, 2 steps
+            self.invert(name, target, work=work, max_queries=limit)
+            assert free.steps > work.steps > 0
+            assert 0.5 * 4 * limit < work.queries <= 4 * limit
+            return
+        assert "identity" in fields
+        assert fields["views"].default == ()
         plain = self.invert(name, target)
         for change in (
             {"identity": MaxMargin()},
@@ -258,7 +276,7 @@ class TestAttack:
     def test_interrupted_and_resumed_with_views_equals_uninterrupted(
         self, name: str, target: Classifier, tmp_path: Path
     ) -> None:
-        if name in CONTROLS:
+        if name in CONTROLS or ATTACKS[name].access != "white":
             return
         views: tuple[View, ...] = (Shift(pixels=2), Crop(), Noise(draws=2))
         paid = Work()
@@ -433,6 +451,47 @@ def test_a_metric_that_computes_nan_stops_the_record(evidence: Evidence) -> None
     metric = Metric("m", "M", lambda e: float("nan"), per="attack", better="lower")
     with pytest.raises(FloatingPointError, match="M of an attack is not finite"):
         summarise(metric, [evidence], "pass")
+
+
+@dataclasses.dataclass(frozen=True)
+class Blind(Attack):
+    """Asks once a step, and returns what the prior drew."""
+
+    name: ClassVar[str] = "blind"
+    access: ClassVar[Access] = "scores"
+
+    prior: PriorSpec = dataclasses.field(default_factory=WGANGP)
+    steps: int = 4
+    max_queries: int = 0
+    thrifty: bool = True
+
+    def planned_steps(self, blocks: int, samples: int = 1) -> int:
+        """Returns what the budget pays for."""
+        return affordable(self, self.steps, samples) if self.thrifty else self.steps
+
+    def invert(
+        self, target: Query, prior: Prior, blocks: Sequence[Tensor], samples: int,
+        rngs: Sequence[torch.Generator], work: Work,
+    ) -> Reconstructions:  # fmt: skip
+        """Draws, and asks of it."""
+        drawn = [prior.sample(samples * len(b), r) for b, r in zip(blocks, rngs, strict=True)]
+        z = torch.cat([d.view(samples, -1, d.shape[1]) for d in drawn], 1)
+        x = prior.generate(z.flatten(0, 1))
+        for _ in range(self.planned_steps(len(blocks), samples)):
+            target(x)
+            work.steps += 1
+        return Reconstructions(x.view(*z.shape[:2], *x.shape[1:]), z)
+
+
+@pytest.mark.parametrize("thrifty", [True, False])
+def test_a_black_box_attack_is_held_to_its_budget_alone(
+    thrifty: bool, target: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ATTACKS, "blind", Blind)
+    monkeypatch.setitem(EXAMPLES, "blind", {"thrifty": thrifty})
+    expected = contextlib.nullcontext() if thrifty else pytest.raises(AssertionError)
+    with expected:
+        TestAttack().test_it_is_made_adaptive_by_fields_and_keeps_to_a_budget("blind", target)
 
 
 @pytest.mark.parametrize("access", ["scores", "labels"])
