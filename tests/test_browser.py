@@ -137,6 +137,8 @@ def test_sorting_works_by_mouse_and_by_keyboard(browser: Any, pages: dict[str, P
     head = page.locator("table.sortable thead th:nth-child(5)")
     button.click()
     assert head.get_attribute("aria-sort") == "ascending"
+    rules = f"{rows}.map((r) => getComputedStyle(r.cells[0]).borderTopWidth)"
+    assert "2px" not in page.evaluate(rules), "groups of rows have been torn apart"
     rising = page.evaluate(values)
     assert len(set(rising)) > 1
     assert rising == sorted(rising)
