@@ -28,9 +28,9 @@ PLACEHOLDERS = {
 """What the commands' capital words stand for here."""
 ELSEWHERE = (
     "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
-    "diagnose tradeoff-digits",
+    "diagnose tradeoff-digits", "--executor ray", "publish ",
 )  # fmt: skip
-"""Commands that need a file of the reader's, or hours: only their options are checked."""
+"""Commands that need what only a reader has, or hours: only their options are checked."""
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

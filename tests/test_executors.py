@@ -215,7 +215,7 @@ def test_a_stage_that_fails_in_a_job_takes_only_its_dependants(tmp_path: Path) -
     bench = slurm.check(Bench(tmp_path / "store", tmp_path, "cpu"))
     outcome = execute([bad, below, good], bench, Watcher(), slurm)
     assert list(outcome.failures) == [bad.key]
-    assert outcome.failures[bad.key].startswith("number -1 (")
+    assert outcome.failures[bad.key].startswith("number -1; it stopped")
     assert (outcome.skipped, outcome.computed) == ([below], 1)
     assert Store(bench.store).state(good) == "done"
 

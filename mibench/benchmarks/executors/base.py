@@ -276,4 +276,6 @@ def _is_users(file: str) -> bool:
     ours = Path(__file__).parents[2]
     path = Path(file)
     installed = "site-packages" in path.parts or Path(os.__file__).parent in path.parents
-    return path.is_file() and ours not in path.parents and not installed
+    with contextlib.suppress(OSError):  # it may be out of reach
+        return path.is_file() and ours not in path.parents and not installed
+    return False
