@@ -86,7 +86,7 @@ class AbsentError(KeyError):
 
 
 class StoreError(OSError):
-    """The store cannot be written: nothing that follows could be kept."""
+    """The store cannot be read or written: nothing that follows could be kept."""
 
 
 def tell(sentence: str) -> None:
@@ -519,13 +519,24 @@ class Store:
 
         A folder under its final name is whole, so its name is enough; a network file system
         takes as long for a look at one file as for a whole list of names.
+
+        Raises:
+            StoreError: If a folder that is there cannot be read.
         """
         names: dict[str, set[str]] = {}
         found = {}
         for stage in stages:
             if stage.kind not in names:
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    names[stage.kind] = {e.name for e in os.scandir(self.root / stage.kind)}
+                folder = self.root / stage.kind
+                try:
+                    names[stage.kind] = {e.name for e in os.scandir(folder)}
+                except (FileNotFoundError, NotADirectoryError):
+                    pass
+                except OSError as error:
+                    raise StoreError(
+                        f"cannot read {folder} ({error.strerror or error}); what is finished is "
+                        "kept: see to it and run the same command again"
+                    ) from error
             there = names.setdefault(stage.kind, set())
             found[stage.key] = (
                 "done"

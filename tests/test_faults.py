@@ -338,3 +338,23 @@ def test_a_table_says_what_its_records_remark(
 def test_an_error_without_notes_is_one_sentence() -> None:
     assert explain(ValueError("so\nand so")) == "so"
     assert json.dumps(explain(RuntimeError("x"))) == '"RuntimeError: x"'
+
+
+@pytest.mark.parametrize(("command", "status"), [("run", 1), ("status", 1), ("table", 2)])
+def test_a_store_that_cannot_be_read_is_told_in_one_sentence(
+    command: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store" / "classifier").mkdir(parents=True)
+    real = os.scandir
+
+    def fail(path: Path) -> object:
+        if str(path).endswith("classifier"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    done = CliRunner().invoke(main, [command, "smoke", "--store", str(tmp_path / "store")])
+    assert done.exit_code == status
+    assert len(done.stderr.splitlines()) == 1
+    assert "Error: cannot read" in done.stderr
+    assert "what is finished is kept" in done.stderr

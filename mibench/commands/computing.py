@@ -77,6 +77,8 @@ def compute(
         except DamagedError as error:
             if error.stage is not None:
                 store.set_aside(error.stage, str(error))
+        except StoreError as error:
+            fail(str(error))
         except OSError as error:
             fail(f"cannot write to {out} ({error.strerror or error}); the store keeps all results")
     done = f"{outcome.computed} stages computed, {outcome.cached} found in {bench.store}"

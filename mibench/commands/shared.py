@@ -36,8 +36,13 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         """Parses a command's options and runs it."""
-        with in_one_sentence():
-            return super().invoke(ctx)
+        try:
+            with in_one_sentence():
+                return super().invoke(ctx)
+        except OSError as error:
+            if type(error).__name__ != "StoreError":  # whose module would import torch
+                raise
+            fail(str(error))
 
 
 @contextmanager
