@@ -119,6 +119,13 @@ def _writing(place: Path) -> Iterator[None]:
         ) from error
 
 
+def _unreadable(place: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot read {place} ({error.strerror or error}); what is finished is kept: "
+        "see to it and run the same command again"
+    )
+
+
 # Packing ----------------------------------------------------------------------------------
 
 
@@ -533,10 +540,7 @@ class Store:
                 except (FileNotFoundError, NotADirectoryError):
                     pass
                 except OSError as error:
-                    raise StoreError(
-                        f"cannot read {folder} ({error.strerror or error}); what is finished is "
-                        "kept: see to it and run the same command again"
-                    ) from error
+                    raise _unreadable(folder, error) from error
             there = names.setdefault(stage.kind, set())
             found[stage.key] = (
                 "done"
@@ -576,7 +580,10 @@ class Store:
 
     def failed(self) -> frozenset[str]:
         """Returns the keys of the stages that failed the last time, by one look at the names."""
-        return frozenset(path.stem for path in self.root.glob("*/*.failed"))
+        try:
+            return frozenset(path.stem for path in self.root.glob("*/*.failed"))
+        except OSError as error:
+            raise _unreadable(self.root, error) from error
 
     def failure(self, stage: Stage) -> str | None:
         """Returns why a stage that is not done failed the last time, if it did."""
