@@ -552,7 +552,11 @@ class Store:
         return found
 
     def load(self, stage: Stage) -> Payload:
-        """Returns a finished stage's payload.
+        """Returns a finished stage's payload; raises as :meth:`read` does."""
+        return self.read(stage)[0]
+
+    def read(self, stage: Stage) -> tuple[Payload, dict[str, Any]]:
+        """Returns a finished stage's payload and its meta.
 
         Raises:
             AbsentError: If the stage is not done.
@@ -562,7 +566,7 @@ class Store:
         if self.state(stage) != "done":
             raise AbsentError(f"{stage.kind} {stage.key} is {self.state(stage)}", stage)
         try:
-            files, _ = read_stage(path)
+            files, meta = read_stage(path)
             tensors = read_tensors(files["payload.safetensors"])
             restored = partial(_restored, tensors)
             payload: Payload = dict(json.loads(files["payload.json"], object_hook=restored))
@@ -571,7 +575,7 @@ class Store:
             raise
         except _NONSENSE as error:
             raise DamagedError(f"{path} holds no payload", stage) from error
-        return payload
+        return payload, meta
 
     def meta(self, stage: Stage) -> dict[str, Any]:
         """Returns a finished stage's seconds, device, threads, versions and remarks."""

@@ -50,11 +50,8 @@ class Made(Store):
     def states(self, stages: Iterable[Stage]) -> dict[str, str]:
         return {s.key: self.state(s) for s in stages}
 
-    def load(self, stage: Stage) -> Payload:
-        return self.payloads[stage.key]
-
-    def meta(self, stage: Stage) -> dict[str, Any]:
-        return {}
+    def read(self, stage: Stage) -> tuple[Payload, dict[str, Any]]:
+        return self.payloads[stage.key], {}
 
 
 def payload(scores: Mapping[str, float], values: Sequence[float] = ()) -> Payload:

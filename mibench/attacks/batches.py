@@ -30,7 +30,7 @@ def parts(sizes: Sequence[int], values: int, device: torch.device) -> list[Part]
 
     A GPU takes what its memory holds, whatever is free of it, so that all of a kind compute the
     same; a CPU, which gains little by more, what ``predict`` takes. Results differ in their
-    last bits with the parts, by no more.
+    last bits with the parts, and by no more where neither views nor the target draw at random.
 
     Args:
         sizes: Images of each group.

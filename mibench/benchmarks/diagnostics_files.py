@@ -111,7 +111,7 @@ def _lowered(found: Diagnosis) -> Iterator[str]:
     for defense, bido in ours.items():
         for pair in PAIRS:
             layers = [
-                f"Z{where[2]} {change}{'*' * (p is not None and p < LEVEL)}"
+                f"Z{where[2]} {change}{'*' * (p is not None and p <= LEVEL)}"
                 for (owner, where, _, change), p in zip(tests, adjusted, strict=True)
                 if (owner, where[1]) == (defense, pair)
             ]

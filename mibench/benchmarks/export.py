@@ -137,8 +137,7 @@ class Results:
 
     def _numbers(self, name: str, entry: Entry) -> dict[str, Number]:
         """Returns the columns of one metric."""
-        low, high = bounds(METRICS[name])
-        span = entry.interval and entry.interval.clipped(low, high)
+        span = entry.interval and entry.interval.clipped(*METRICS[name].range)
         contrast = entry.contrast
         numbers = {
             name: entry.mean,
@@ -158,11 +157,6 @@ class Results:
     def contrasts(self, name: str) -> list[Contrast]:
         """Returns a metric's comparisons between defenses under one attack."""
         return between(self.table, name, {k: e[name].values for k, e in self.entries.items()})
-
-
-def bounds(metric: Metric) -> tuple[float, float]:
-    """Returns what a metric lies between."""
-    return metric.range
 
 
 def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list[RecordStage]]:
@@ -203,10 +197,10 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     for label, stages in records.items():
         payloads: dict[int, Payload] = {}
         for seed, stage in enumerate(stages):
-            payload = readable(stage, store) if states[stage.key] == "done" else None
-            if payload is not None:
-                payloads[seed] = payload
-                remarks |= dict.fromkeys(store.meta(stage).get("remarks", []))
+            read = readable(stage, store) if states[stage.key] == "done" else None
+            if read is not None:
+                payloads[seed], meta = read
+                remarks |= dict.fromkeys(meta.get("remarks", []))
             elif why := reason(stage, store, failed):
                 holes.setdefault(label, why)
         found[label] = len(payloads)

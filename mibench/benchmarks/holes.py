@@ -1,15 +1,15 @@
 """Why a table has a hole where a number should be."""
 
+from typing import Any
+
 from mibench.benchmarks.stages import RecordStage, graph
 from mibench.store import DamagedError, Payload, Store, tell
 
 
-def readable(record: RecordStage, store: Store) -> Payload | None:
-    """Returns a record's payload; None if it is not there, or is damaged, which is told."""
-    if store.state(record) != "done":
-        return None
+def readable(record: RecordStage, store: Store) -> tuple[Payload, dict[str, Any]] | None:
+    """Returns a finished record's payload and meta; None if it is damaged, which is told."""
     try:
-        payload = store.load(record)
+        payload, meta = store.read(record)
     except DamagedError as error:
         tell(f"{error}: run the table again to compute it anew")
         return None
@@ -18,7 +18,7 @@ def readable(record: RecordStage, store: Store) -> Payload | None:
     except (LookupError, TypeError, ValueError) as error:
         tell(f"{store.path(record)} is no record of mibench ({error}): it is left out")
         return None
-    return payload
+    return payload, meta
 
 
 def _check(payload: Payload, metrics: list[str]) -> None:

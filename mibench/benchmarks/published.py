@@ -49,18 +49,11 @@ class Published(Store):
         """Returns key → state."""
         return {stage.key: self.state(stage) for stage in stages}
 
-    def load(self, stage: Stage) -> Payload:
-        """Returns a record's payload."""
+    def read(self, stage: Stage) -> tuple[Payload, dict[str, Any]]:
+        """Returns a record's payload and what it tells of its own run."""
         if (record := self._of(stage)) is None:
             raise KeyError(f"there is no record of {stage.describe()} in {self.root}")
-        payload: Payload = record["payload"]
-        return payload
-
-    def meta(self, stage: Stage) -> dict[str, Any]:
-        """Returns what a record tells of its own run."""
-        record = self._of(stage)
-        runs: dict[str, dict[str, Any]] = record["runs"] if record else {}
-        return runs.get(f"record/{record['key']}", {}) if record else {}
+        return record["payload"], record["runs"].get(f"record/{record['key']}", {})
 
     def failed(self) -> frozenset[str]:
         """Returns nothing: records tell of what was finished."""

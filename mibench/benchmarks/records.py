@@ -52,7 +52,7 @@ PARTS = {
     },
     "evidence": {
         "real": "protocol.real", "real_part": "protocol.real_part",
-        "select": "protocol.select", "stretch": "protocol.stretch",
+        "select": "protocol.select",
     },
     "images": {"task": "setting.task"},
 }  # fmt: skip

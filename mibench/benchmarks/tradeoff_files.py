@@ -80,7 +80,7 @@ def _differences(found: Comparison) -> list[str]:
         if line.quantity == "hypervolume" and line.versus and line.found:
             lines.append(f"  area: {_told(line)}")
     tests = [line for line in found.lines if line.quantity == "attack_acc" and line.p is not None]
-    apart = [line for line in tests if line.p_holm is not None and line.p_holm < LEVEL]
+    apart = [line for line in tests if line.p_holm is not None and line.p_holm <= LEVEL]
     lines += [f"  {_where(line.level)}: {_told(line)}" for line in apart]
     if tests:
         lines.append(

@@ -11,6 +11,7 @@ from mibench.commands.shared import (
     check_writable,
     choose_table,
     fetch,
+    into,
     plan,
     refusing,
     what,
@@ -32,15 +33,7 @@ SHOWN = ("nhsic", "coco_frobenius")
     help="What is printed and drawn; the CSV has every measure.",
 )
 @where
-@click.option(
-    "-o",
-    "--out",
-    type=anywhere,
-    default=Path("mibench-out"),
-    envvar="MIBENCH_OUT",
-    show_default=True,
-    help="CSV, PNG and PDF.",
-)
+@into(anywhere, "CSV, PNG and PDF.")
 def diagnose(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, measures: Sequence[str], device: str, executor: str,

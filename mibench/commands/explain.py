@@ -151,11 +151,10 @@ def _intervals(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
 
 
 def _span(span: "Interval | None", metric: "Metric") -> str:
-    from mibench.benchmarks.export import bounds
 
     if span is None:
         return "none: a value is not a finite number"
-    shown = span.clipped(*bounds(metric))
+    shown = span.clipped(*metric.range)
     if span.half is None or shown.low is None or shown.high is None:
         return span.method
     unit = _unit(metric)

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import click
 
-from mibench.commands.shared import check_writable, choose_table, folder, plan, refusing, what
+from mibench.commands.shared import (
+    check_writable,
+    choose_table,
+    folder,
+    into,
+    plan,
+    refusing,
+    what,
+)
 
 
 @click.command()
@@ -13,15 +21,7 @@ from mibench.commands.shared import check_writable, choose_table, folder, plan, 
     "name", type=click.Choice(["1", "3", "4", "training", "reconstructions", "tradeoff"])
 )
 @what
-@click.option(
-    "-o",
-    "--out",
-    type=folder,
-    default=Path("mibench-out"),
-    envvar="MIBENCH_OUT",
-    show_default=True,
-    help="Folder of the PDF and the PNG.",
-)
+@into(folder, "Folder of the PDF and the PNG.")
 @click.option("--with-private", is_flag=True, help="Show private images of people too.")
 def figure(
     name: str, table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None,

@@ -12,6 +12,8 @@ from mibench.commands.shared import (
     choose_table,
     fail,
     folder,
+    into,
+    note_gap,
     number_of_seeds,
     plan,
     refusing,
@@ -21,14 +23,7 @@ from mibench.commands.shared import (
 
 @click.command()
 @what
-@click.option(
-    "-o",
-    "--out",
-    type=folder,
-    default=Path("mibench-out/records"),
-    show_default=True,
-    help="Folder of the files.",
-)
+@into(folder, "Folder of the files.", "mibench-out/records")
 def record(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, out: Path,
@@ -48,7 +43,7 @@ def record(
     for path in written:
         click.echo(path)
     if not written:
-        click.echo(f"note: nothing of {chosen.name} is in {store}", err=True)
+        note_gap(chosen, rows, seeds, store)
 
 
 @click.command()

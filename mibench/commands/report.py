@@ -11,6 +11,7 @@ from mibench.commands.shared import (
     check_writable,
     choose_table,
     folder,
+    into,
     plan,
     refusing,
     selection,
@@ -21,14 +22,7 @@ from mibench.commands.shared import (
 @click.command()
 @click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
 @selection
-@click.option(
-    "-o",
-    "--out",
-    type=folder,
-    default=Path("mibench-out/report"),
-    show_default=True,
-    help="Folder of the page.",
-)
+@into(folder, "Folder of the page.", "mibench-out/report")
 @click.option(
     "--with-private",
     is_flag=True,
@@ -105,15 +99,7 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
 @click.command()
 @what
 @click.argument("row")
-@click.option(
-    "-o",
-    "--out",
-    type=anywhere,
-    default=Path("mibench-out"),
-    envvar="MIBENCH_OUT",
-    show_default=True,
-    help="Where the picture goes.",
-)
+@into(anywhere, "Where the picture goes.")
 @click.option("--open", "open_", is_flag=True, help="Open it in the viewer of this desktop.")
 @click.option(
     "--blocks/--no-blocks",

@@ -15,6 +15,7 @@ from mibench.commands.shared import (
     chosen_stages,
     count_states,
     fetch,
+    into,
     plan,
     refusing,
     what,
@@ -29,15 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @what
 @where
-@click.option(
-    "-o",
-    "--out",
-    type=anywhere,
-    default=Path("mibench-out"),
-    envvar="MIBENCH_OUT",
-    show_default=True,
-    help="CSV, LaTeX, Markdown and PNG.",
-)
+@into(anywhere, "CSV, LaTeX, Markdown and PNG.")
 @click.option(
     "--until",
     type=click.Choice(["images", "classifier", "prior", "inversion", "evidence"]),

@@ -178,6 +178,14 @@ def check_writable(*folders: Path) -> None:
             raise ValueError(f"cannot write to {path}: {error.strerror}") from error
 
 
+def into(kind: click.Path, help: str, default: str = "mibench-out") -> Callable[[F], F]:
+    """Returns the option that says where a command writes."""
+    return click.option(
+        "-o", "--out", type=kind, default=Path(default), show_default=True, help=help,
+        envvar="MIBENCH_OUT" if default == "mibench-out" else None,
+    )  # fmt: skip
+
+
 def is_default(name: str) -> bool:
     """Whether the option of the running command was not given."""
     source = click.get_current_context().get_parameter_source(name)
@@ -204,6 +212,13 @@ def filling(rows: Iterable[str], seeds: int) -> str:
         if not is_default(name):
             words += [f"--{name}", str(given[name])]
     return shlex.join(words)
+
+
+def note_gap(table: "Table", rows: Iterable[str], seeds: int, store: Path) -> None:
+    """Says that nothing of a table was found, and the command that fills it."""
+    where = f"is in {store}" if store.is_dir() else f"is there: no store at {store}"
+    told = f"nothing of {table.name} {where}; fill it with: {filling(rows, seeds)}"
+    click.echo(f"note: {told}", err=True)
 
 
 def count_states(states: Mapping[str, str]) -> str:

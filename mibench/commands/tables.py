@@ -9,8 +9,9 @@ from mibench.commands.shared import (
     Records,
     choose_table,
     count_states,
-    filling,
     folder,
+    into,
+    note_gap,
     plan,
     refusing,
     what,
@@ -59,23 +60,14 @@ def table(
         chosen = choose_table(table, rows, settings, protocol)
         results = export.collect(chosen, plan(chosen, seeds, data), Store(store))
     if not any(results.found.values()):
-        where = f"is in {store}" if store.is_dir() else f"is there: no store at {store}"
-        told = f"nothing of {chosen.name} {where}; fill it with: {filling(rows, seeds)}"
-        click.echo(f"note: {told}", err=True)
+        note_gap(chosen, rows, seeds, store)
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)
 
 
 @click.command()
 @what
-@click.option(
-    "-o",
-    "--out",
-    type=folder,
-    default=Path("mibench-out/events"),
-    show_default=True,
-    help="One folder per prior.",
-)
+@into(folder, "One folder per prior.", "mibench-out/events")
 def events(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, out: Path,

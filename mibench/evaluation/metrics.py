@@ -316,9 +316,10 @@ NO_CONTROL = "the cell names no control, so the rate of false positives is not k
 def attack_acc_corrected(e: Evidence) -> Float[Tensor, " n"]:
     """Attack Acc beyond the control's: (hit − f) / (1 − f), f the rate of false positives.
 
-    As if each reconstruction that shows nothing were accepted at the control's rate f: the mean
-    is then the share of those that show something. Negative where the attack does worse than
-    its control. f is taken as known: the spread is of the attack's images alone.
+    As if each reconstruction that shows nothing were accepted at the control's rate f, and each
+    that shows something always: the mean is then the share of the latter. Negative where the
+    attack does worse than its control. f is taken as known: the spread is of the attack's
+    images alone.
 
     Raises:
         UndefinedError: If the cell names no control, or the evaluator accepts all of it.

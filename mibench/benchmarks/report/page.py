@@ -20,7 +20,6 @@ from mibench.benchmarks.diagnostics import diagnose
 from mibench.benchmarks.export import (
     Entry,
     Results,
-    bounds,
     collect,
     footnotes,
     heading,
@@ -215,7 +214,7 @@ def _pattern(label: str) -> str:
 def _told(entry: Entry, metric: Metric) -> str:
     """Returns a number's interval and its comparison with no defense, in words."""
     parts = []
-    span = entry.interval and entry.interval.clipped(*bounds(metric))
+    span = entry.interval and entry.interval.clipped(*metric.range)
     if span and span.low is not None:
         parts.append(f"95 % interval {span.low:.2f} to {span.high:.2f}, {span.method}")
     if (c := entry.contrast) is not None and c.p is not None:
