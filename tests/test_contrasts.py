@@ -76,6 +76,22 @@ def made(accs: Mapping[str, Sequence[float | None]] = ACCS, table: Table = TABLE
     return collect(table, records, Made(payloads))
 
 
+@pytest.mark.parametrize(
+    ("size", "there"),
+    [({"reconstructions": 0}, 1), ({"reconstructions": -1}, 0), ({"real": 0}, 0),
+     ({"dimensions": 0}, 0), ({"classes": 0}, 0), ({"classes": 2.5}, 0)],
+)  # fmt: skip
+def test_a_row_of_which_nothing_succeeded_stays_and_nonsense_is_left_out(
+    size: dict[str, float], there: int
+) -> None:
+    """FID of the successful reconstructions rests on none where none hit."""
+    records = record_stages(TABLE, 1, None)
+    told = payload({"accuracy": 99.0, "attack_acc": 0.0})
+    told["sizes"] |= size
+    results = collect(TABLE, records, Made({records["GMI / MID"][0].key: told}))
+    assert results.found["GMI / MID"] == there
+
+
 def contrast_p(results: Results, label: str, name: str = "attack_acc") -> float | None:
     contrast = results.entries[label][name].contrast
     assert contrast is not None

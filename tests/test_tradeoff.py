@@ -236,6 +236,17 @@ def test_the_csv_has_every_line_and_the_text_says_what_it_rests_on() -> None:
     assert "nan" not in text.lower()
 
 
+@pytest.mark.parametrize(("p", "named"), [(0.05, 1), (0.0501, 0), (1.0, 0)])
+def test_only_differences_told_apart_at_the_level_are_named(p: float, named: int) -> None:
+    comparison = found()
+    lines = [replace(x, p_holm=1.0) for x in comparison.lines]
+    first = next(i for i, x in enumerate(lines) if x.quantity == "attack_acc" and x.p is not None)
+    lines[first] = replace(lines[first], p_holm=p)
+    text = tradeoff_files.text(replace(comparison, lines=lines))
+    assert f" {named} differ from 0 at level 5 %" in text
+    assert text.count("% Accuracy: ") + text.count("as accurate") == named
+
+
 def test_with_nothing_in_the_store_the_text_names_what_is_missing(tmp_path: Path) -> None:
     records = record_stages(TABLE, 1, None)
     none = compare(TABLE, records, Made({r.key: None for rs in records.values() for r in rs}))
