@@ -242,7 +242,7 @@ def test_only_differences_told_apart_at_the_level_are_named(p: float, named: int
     lines = [replace(x, p_holm=1.0) for x in comparison.lines]
     first = next(i for i, x in enumerate(lines) if x.quantity == "attack_acc" and x.p is not None)
     lines[first] = replace(lines[first], p_holm=p)
-    text = tradeoff_files.text(replace(comparison, lines=lines))
+    text = tradeoff_files.text(replace(comparison, lines=tuple(lines)))
     assert f" {named} differ from 0 at level 5 %" in text
     assert text.count("% Accuracy: ") + text.count("as accurate") == named
 
