@@ -4,10 +4,15 @@ Results go to stdout; progress, warnings and errors to stderr. Exit status 2: no
 started (bad input); 1: something failed after work had begun.
 """
 
+import atexit
+import gc
+
 import click
 
 from mibench.commands import COMMANDS
 from mibench.commands.shared import Commands
+
+atexit.register(gc.freeze)  # at the end of the process nothing need be looked through again
 
 
 @click.group(

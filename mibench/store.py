@@ -12,7 +12,7 @@ What is read is checked first; what is not as it was written is moved aside and 
     <root>/quarantine/<kind>/       stages that were damaged
 """
 
-import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -40,7 +40,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from mibench import __version__, seeding
-from mibench.spec import Json, canonical, fingerprint, hashed
+from mibench.spec import Json, canonical, field_values, fingerprint, hashed
 
 Payload: TypeAlias = dict[str, Any]
 Report: TypeAlias = Callable[[int, int, str], None]
@@ -58,6 +58,8 @@ META = frozenset(
      "sha256"}
 )  # fmt: skip
 """What the meta.json of a stage holds that was written before they had a digest of their own."""
+LONG = 16
+"""So many numbers make a list long."""
 MENDED = 10
 """So often a stage starts over because something that it needs turned out damaged."""
 
@@ -133,7 +135,8 @@ def pack(value: object) -> tuple[dict[str, Tensor], Json]:
     """Splits nested dicts, lists and tuples into named tensors and plain JSON.
 
     Tensors get dotted names and are made contiguous; one that occurs twice is stored once.
-    A generator is stored as its state.
+    A generator is stored as its state, a long list of plain numbers as a tensor: JSON would
+    take several times the room, and most of the time to read a record.
 
     Raises:
         TypeError: If a leaf is neither a tensor, a generator nor a JSON scalar.
@@ -142,7 +145,7 @@ def pack(value: object) -> tuple[dict[str, Tensor], Json]:
     names: dict[tuple[object, ...], str] = {}
     alive: list[Tensor] = []  # an address names a tensor only as long as the tensor lives
 
-    def leaf(t: Tensor, path: str) -> Json:
+    def leaf(t: Tensor, path: str) -> dict[str, Json]:
         alive.append(t)
         where = (t.data_ptr(), t.shape, t.stride(), t.dtype, t.device) if t.numel() else (id(t),)
         if where not in names:
@@ -160,6 +163,8 @@ def pack(value: object) -> tuple[dict[str, Tensor], Json]:
             return leaf(v.get_state(), path)
         if v is None or isinstance(v, bool | int | float | str):
             return v
+        if isinstance(v, list) and (numbers := _numbers(v)) is not None:
+            return {"$list": leaf(numbers, path)["$tensor"]}
         if isinstance(v, tuple | list):
             items: Json = [walk(x, f"{path}.{i}") for i, x in enumerate(v)]
             return {"$tuple": items} if isinstance(v, tuple) else items
@@ -170,6 +175,14 @@ def pack(value: object) -> tuple[dict[str, Tensor], Json]:
 
     tree = walk(value, "")
     return tensors, tree
+
+
+def _numbers(values: list[Any]) -> Tensor | None:
+    """Returns a long list of floats, or of ints, as 64-bit numbers; None if it is another."""
+    if len(values) >= LONG and (kinds := set(map(type, values))) in ({float}, {int}):
+        with suppress(ValueError, OverflowError, RuntimeError):  # ints of more than 64 bits
+            return torch.tensor(values, dtype=torch.float64 if float in kinds else torch.int64)
+    return None
 
 
 def unpack(tensors: Mapping[str, Tensor], tree: Json) -> Any:  # noqa: ANN401
@@ -183,8 +196,12 @@ def unpack(tensors: Mapping[str, Tensor], tree: Json) -> Any:  # noqa: ANN401
 
 def _restored(tensors: Mapping[str, Tensor], found: dict[str, Any]) -> Any:  # noqa: ANN401
     """Returns what an object stands for whose values are restored already."""
+    if len(found) != 1:  # as most are
+        return found
     if "$tensor" in found:
         return tensors[found["$tensor"]]
+    if "$list" in found:
+        return tensors[found["$list"]].tolist()
     if "$tuple" in found:
         return tuple(found["$tuple"])
     if "$int" in found:
@@ -416,9 +433,8 @@ class Stage(ABC):
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the stage's result; its key is the fingerprint of this."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         versions = {"version": self.version, "streams": seeding.VERSION}
-        return {"kind": self.kind, **versions, **fields}
+        return {"kind": self.kind, **versions, **field_values(self)}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the key out, so that another process finds it from what it sees itself."""
@@ -439,7 +455,7 @@ class Stage(ABC):
                 for x in v:
                     yield from stages(x)
 
-        found = {s.key: s for f in dataclasses.fields(self) for s in stages(getattr(self, f.name))}
+        found = {s.key: s for value in field_values(self).values() for s in stages(value)}
         return tuple(found.values())
 
     def describe(self) -> str:
@@ -462,14 +478,19 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
             the spec that it holds.
         OSError: If a file is there and cannot be read.
     """
-    if path.is_symlink() or not path.is_dir():
-        raise DamagedError(f"{path} is no folder")
-    files = {name: _read_plain(f"{path}/{name}") for name in (*FILES, "meta.json")}
+    where = str(path)
+    try:
+        if not stat.S_ISDIR(os.lstat(where).st_mode):
+            raise DamagedError(f"{path} is no folder")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedError(f"{path} is no folder") from None
+    files = {name: _read_plain(f"{where}/{name}") for name in (*FILES, "meta.json")}
     try:
         text = files.pop("meta.json")
         meta = json.loads(text)
         digests = meta["sha256"]
         sealed = meta.pop("digest") if "digest" in meta else None
+        key = meta.pop("key", None) if sealed is not None else None
         if digests.keys() != set(FILES) or (sealed is None and meta.keys() - META):
             raise ValueError
         if sealed is not None:  # of the text without its line, as it was before that was put in
@@ -481,23 +502,49 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     for name, data in files.items():
         if _digest(data) != digests[name]:
             raise DamagedError(f"{path / name} is damaged")
-    try:
-        spec = json.loads(files["spec.json"])
-        name = hashed({"kind": path.parent.name, "streams": seeding.VERSION, **spec})
-    except (ValueError, TypeError, RecursionError):
-        name = ""
-    if name != path.name:
+    if key is None:  # as it was before the key was put in
+        try:
+            spec = json.loads(files["spec.json"])
+            key = hashed({"kind": path.parent.name, "streams": seeding.VERSION, **spec})
+        except (ValueError, TypeError, RecursionError):
+            pass
+    if key != path.name:
         raise DamagedError(f"{path} holds another stage, or one of an older version")
     return files, meta
 
 
+def seal(key: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> bytes:
+    """Returns a stage's meta.json, by whose digests :func:`read_stage` knows the stage whole."""
+    told = {**meta, "key": key, "sha256": {n: _digest(data) for n, data in files.items()}}
+    return _dump({**told, "digest": _digest(_dump(told))})
+
+
 def _read_plain(path: Path | str) -> bytes:
+    """Returns a file's bytes; a table of ten thousand records reads forty thousand of them.
+
+    Raises:
+        DamagedError: If it is missing or no plain file: a link, or a pipe to wait at.
+        OSError: If it cannot be read.
+    """
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise DamagedError(f"{path} is no plain file")
-        return Path(path).read_bytes()
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{path} is missing") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise DamagedError(f"{path} is no plain file") from None
+        raise
+    try:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
+            raise DamagedError(f"{path} is no plain file")
+        if info.st_size < 2**20 and len(data := os.read(handle, 2**20)) == info.st_size:
+            return data
+        with open(handle, "rb", closefd=False) as file:
+            file.seek(0)
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def _digest(data: bytes) -> str:
@@ -563,14 +610,15 @@ class Store:
             DamagedError: If it is not what was written.
         """
         path = self.path(stage)
-        if self.state(stage) != "done":
-            raise AbsentError(f"{stage.kind} {stage.key} is {self.state(stage)}", stage)
         try:
             files, meta = read_stage(path)
-            tensors = read_tensors(files["payload.safetensors"])
-            restored = partial(_restored, tensors)
-            payload: Payload = dict(json.loads(files["payload.json"], object_hook=restored))
+            text = files["payload.json"]
+            restored = partial(_restored, read_tensors(files["payload.safetensors"]))
+            hook = restored if b'"$' in text else None  # which takes its time
+            payload: Payload = dict(json.loads(text, object_hook=hook))
         except DamagedError as error:
+            if (state := self.state(stage)) != "done":
+                raise AbsentError(f"{stage.kind} {stage.key} is {state}", stage) from None
             error.stage = stage
             raise
         except _NONSENSE as error:
@@ -721,19 +769,16 @@ class Store:
     def _commit(self, stage: Stage, payload: Payload, meta: dict[str, Any]) -> None:
         """Makes the stage visible; if somebody else was first, theirs stays."""
         tensors, tree = pack(payload)
-        fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)}
         files = {
             "payload.safetensors": write_tensors(tensors),
             "payload.json": _dump(tree),
-            "spec.json": _dump(canonical({"version": stage.version, **fields})),
+            "spec.json": _dump(canonical({"version": stage.version, **field_values(stage)})),
         }
-        meta["sha256"] = {n: _digest(data) for n, data in files.items()}
-        meta["digest"] = _digest(_dump(meta))
         path = self.path(stage)
         aside = path.with_suffix(f".partial.{uuid.uuid4().hex[:8]}")
         try:
             aside.mkdir(parents=True)
-            _write_all(aside, files | {"meta.json": _dump(meta)})
+            _write_all(aside, files | {"meta.json": seal(stage.key, files, meta)})
             try:
                 aside.rename(path)
             except OSError:

@@ -19,13 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors.torch import save as write_tensors
 
 from mibench.benchmarks.executors import Bench, Executor, Local, Ray, Serial, execute
 from mibench.benchmarks.export import record_stages
@@ -42,8 +43,8 @@ from mibench.benchmarks.stages import (
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data import Sizes, Task
 from mibench.defenses import BiDO
-from mibench.spec import canonical
-from mibench.store import Stage, Store
+from mibench.spec import canonical, field_values
+from mibench.store import Stage, Store, pack, seal
 from mibench.types import NetworkSpec, PriorSpec
 from perf.naps import Nap
 
@@ -72,7 +73,6 @@ def fill(stages: Iterable[Stage], root: Path) -> int:
     """Writes stages as if they had been computed, without waiting for the disk."""
     rng = random.Random(0)
     count = 0
-    empty = (8).to_bytes(8, "little") + b"{}      "  # a safetensors file of no tensor
     for stage in stages:
         folder = root / stage.kind / stage.key
         folder.mkdir(parents=True)
@@ -89,15 +89,16 @@ def fill(stages: Iterable[Stage], root: Path) -> int:
                 "queries": 0,
                 "warnings": [],
             }
-        spec = {f.name: getattr(stage, f.name) for f in fields(stage)}
+        tensors, tree = pack(tree)
         files = {
-            "payload.safetensors": empty,
+            "payload.safetensors": write_tensors(tensors),
             "payload.json": json.dumps(tree, indent=1).encode(),
-            "spec.json": json.dumps(canonical({"version": stage.version, **spec})).encode(),
+            "spec.json": json.dumps(
+                canonical({"version": stage.version, **field_values(stage)})
+            ).encode(),
         }
-        sums = {n: hashlib.sha256(data).hexdigest() for n, data in files.items()}
-        meta = {"seconds": 1.0, "device": "cpu", "threads": 1, "sha256": sums}
-        for name, data in (files | {"meta.json": json.dumps(meta).encode()}).items():
+        meta = {"seconds": 1.0, "device": "cpu", "threads": 1}
+        for name, data in (files | {"meta.json": seal(stage.key, files, meta)}).items():
             (folder / name).write_bytes(data)
         count += 1
     return count

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -24,6 +26,8 @@ from mibench.store import (
     Stage,
     Store,
     Work,
+    _dump,
+    _read_plain,
     read_stage,
     tell,
 )
@@ -200,6 +204,7 @@ def test_a_meta_from_before_digests_with_a_peak_of_memory_is_taken(store: Store)
     path = store.path(WHOLE) / "meta.json"
     meta = json.loads(path.read_text())
     assert meta.pop("digest")
+    assert meta.pop("key")
     assert "peak_memory_bytes" in meta
     path.write_text(json.dumps(meta))
     read_stage(store.path(WHOLE))
@@ -230,7 +235,7 @@ def test_a_stage_of_an_older_version_is_never_taken(
 def test_a_meta_from_before_it_had_its_own_digest_is_taken(store: Store) -> None:
     path = store.path(WHOLE) / "meta.json"
     meta = json.loads(path.read_text())
-    del meta["digest"]
+    del meta["digest"], meta["key"]
     path.write_text(json.dumps(meta))
     read_stage(store.path(WHOLE))
     meta["digset"] = "one bit off"
@@ -239,12 +244,54 @@ def test_a_meta_from_before_it_had_its_own_digest_is_taken(store: Store) -> None
         read_stage(store.path(WHOLE))
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_meta_from_before_it_named_its_key_is_taken_by_the_hash_of_its_spec(
+    store: Store, own: bool
+) -> None:
+    path = store.path(WHOLE) if own else store.path(PARTS[0])
+    meta = json.loads((store.path(WHOLE) / "meta.json").read_text())
+    del meta["digest"], meta["key"]
+    if not own:
+        shutil.rmtree(path)
+        shutil.copytree(store.path(WHOLE), path)
+    meta["digest"] = hashlib.sha256(_dump(meta)).hexdigest()
+    (path / "meta.json").write_bytes(_dump(meta))
+    if own:
+        read_stage(path)
+    else:
+        with pytest.raises(DamagedError, match="another stage"):
+            read_stage(path)
+
+
+def test_a_file_longer_than_one_read_comes_whole(tmp_path: Path) -> None:
+    for size in (0, 2**20 - 1, 2**20, 3 * 2**20):
+        (tmp_path / "file").write_bytes(bytes([7]) * size)
+        assert _read_plain(tmp_path / "file") == bytes([7]) * size
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "socket"])
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "link":
+        (tmp_path / "other").write_text("x")
+        path.symlink_to("other")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as made, chdir(tmp_path):
+            made.bind("file")  # a longer name does not fit
+    with pytest.raises(DamagedError, match="is no plain file"):
+        _read_plain(path)
+
+
 def forge(store: Store, stage: Stage, name: str, content: bytes) -> None:
     """Writes a file into a finished stage and makes all digests fit."""
     path = store.path(stage)
     (path / name).write_bytes(content)
     meta = json.loads((path / "meta.json").read_text())
-    del meta["digest"]
+    del meta["digest"], meta["key"]
     meta["sha256"][name] = hashlib.sha256(content).hexdigest()
     (path / "meta.json").write_text(json.dumps(meta))
 

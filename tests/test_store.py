@@ -110,11 +110,24 @@ def round_trip(value: object) -> object:
     [
         None, True, 3, 0.1, "text", [], {}, (), [1, (2, "a"), {"b": None}],
         {0: "a", 1: {2: [3]}}, {"a": {"b": {"c": (1, 2)}}}, {"0": 1},
+        [0.1 * i for i in range(50)], [*range(-25, 25)], [float("inf")] * 50,
+        [*range(49), 0.5], [*range(49), True], [2**63 - i for i in range(50)], [[1.5] * 40] * 2,
+        tuple(range(50)),
     ],
 )  # fmt: skip
 def test_plain_values_come_back_as_they_were(value: object) -> None:
     assert round_trip({"value": value}) == {"value": value}
     assert round_trip(value) == value
+    assert repr(round_trip(value)) == repr(value)  # 1, 1.0 and True are equal
+
+
+@pytest.mark.parametrize(("numbers", "name"), [([1.5] * 16, "F64"), ([7] * 16, "I64")])
+def test_a_long_list_of_numbers_is_stored_in_full_precision_but_not_as_text(
+    numbers: list[float], name: str
+) -> None:
+    tensors, tree = pack({"values": numbers, "few": numbers[:15]})
+    assert tree == {"values": {"$list": "values"}, "few": numbers[:15]}
+    assert f'"{name}"'.encode() in write_tensors(tensors)
 
 
 @pytest.mark.parametrize(

@@ -540,6 +540,7 @@ def record_stage(
     s, trials, protocol = cell.setting, cell.trials, cell.protocol
     columns = tuple(columns)
     known = {} if known is None else known
+    measured = tuple((c, protocol.metric(c).version) for c in columns)
 
     def one(cls: type[S], *fields: object) -> S:
         same = tuple(f if isinstance(f, int | str) else id(f) for f in fields)
@@ -585,7 +586,7 @@ def record_stage(
     return RecordStage(
         cell,
         evidence(cell.attack, protocol.select),
-        tuple((c, protocol.metric(c).version) for c in columns),
+        known.setdefault(measured, measured),
         evidence(cell.control, "last") if cell.control is not None else (),
     )
 

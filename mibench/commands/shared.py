@@ -1,5 +1,6 @@
 """What commands share: options, refusals, and the tables they name."""
 
+import gc
 import shlex
 import sys
 import tempfile
@@ -151,6 +152,21 @@ def table_of(path: Path) -> "Table":
     return own[0] if own else next(iter(tables.values()))
 
 
+@contextmanager
+def nothing_is_garbage() -> Iterator[None]:
+    """Stops the collector, which looks through all again and again while a grid piles up."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.freeze()  # and so all counts as old, not as new and to be looked through at once
+            gc.unfreeze()
+            gc.enable()
+
+
+@nothing_is_garbage()
 def plan(table: "Table", seeds: int, data: Path) -> Records:
     """Returns the last stages of every row; reads the raw data's digest, computes nothing."""
     from mibench.benchmarks.export import record_stages

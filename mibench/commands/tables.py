@@ -12,6 +12,7 @@ from mibench.commands.shared import (
     folder,
     into,
     note_gap,
+    nothing_is_garbage,
     plan,
     refusing,
     what,
@@ -20,6 +21,7 @@ from mibench.commands.shared import (
 
 @click.command()
 @what
+@nothing_is_garbage()
 def status(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path,
@@ -46,6 +48,7 @@ def status(
     help="Whether a paper's numbers stand beside.",
 )
 @click.option("--standalone", is_flag=True, help="With latex, a whole document.")
+@nothing_is_garbage()
 def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, form: str, reported: bool, standalone: bool,

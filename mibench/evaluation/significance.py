@@ -83,14 +83,14 @@ def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds")
     Raises:
         ValueError: If there is no value, or one is not finite.
     """
-    from scipy.special import stdtrit  # what scipy.stats.t asks, too, which takes long to import
-
     _check(values)
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         return Interval(mean, None, None, n, "none: one seed carries no interval")
     if _alike(values):
         return Interval(mean, None, None, n, f"none: all {n} {over} agree")
+    from scipy.special import stdtrit  # what scipy.stats.t asks, too, which takes long to import
+
     quantile = float(stdtrit(n - 1, 1 - level / 2))
     half = quantile * statistics.stdev(values) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, f"Student's t over {n} {over}")
@@ -147,12 +147,11 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
         n: Pairs, at least 2.
         level: Of the test.
     """
-    from scipy.special import ndtr, stdtrit
-    from scipy.stats import nct
+    from scipy.special import nctdtr, ndtr, stdtrit  # scipy.stats takes long to import
 
     critical = -float(stdtrit(n - 1, level / 2))
     shift = abs(effect) * math.sqrt(n)
-    found = float(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))
+    found = 1 - float(nctdtr(n - 1, shift, critical) - nctdtr(n - 1, shift, -critical))
     # Far out the noncentral t has no value; the normal one is then as good.
     return found if math.isfinite(found) else float(ndtr(shift - critical))
 
