@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
@@ -113,14 +113,15 @@ def _text(value: object) -> str:
     return text
 
 
+_names: dict[type, tuple[str, ...]] = {}
+
+
 def field_values(spec: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
     """Returns name → value of a dataclass's fields, none of them copied."""
-    return {name: getattr(spec, name) for name in _names(type(spec))}
-
-
-@cache
-def _names(cls: type) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(cls))
+    cls = type(spec)
+    if cls not in _names:
+        _names[cls] = tuple(f.name for f in dataclasses.fields(spec))
+    return {name: getattr(spec, name) for name in _names[cls]}
 
 
 def _braces(fields: dict[str, Any]) -> str:

@@ -513,6 +513,27 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return files, meta
 
 
+def read_payload(path: Path) -> tuple[Payload, dict[str, Any]]:
+    """Returns a finished stage's payload and its meta.
+
+    Args:
+        path: The stage's folder.
+
+    Raises:
+        DamagedError: If it is not what was written.
+        OSError: If a file is there and cannot be read.
+    """
+    files, meta = read_stage(path)
+    try:
+        text = files["payload.json"]
+        restored = partial(_restored, read_tensors(files["payload.safetensors"]))
+        hook = restored if b'"$' in text else None  # which takes its time
+        payload: Payload = dict(json.loads(text, object_hook=hook))
+    except _NONSENSE as error:
+        raise DamagedError(f"{path} holds no payload") from error
+    return payload, meta
+
+
 def seal(key: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> bytes:
     """Returns a stage's meta.json, by whose digests :func:`read_stage` knows the stage whole."""
     told = {**meta, "key": key, "sha256": {n: _digest(data) for n, data in files.items()}}
@@ -609,21 +630,13 @@ class Store:
             AbsentError: If the stage is not done.
             DamagedError: If it is not what was written.
         """
-        path = self.path(stage)
         try:
-            files, meta = read_stage(path)
-            text = files["payload.json"]
-            restored = partial(_restored, read_tensors(files["payload.safetensors"]))
-            hook = restored if b'"$' in text else None  # which takes its time
-            payload: Payload = dict(json.loads(text, object_hook=hook))
+            return read_payload(self.path(stage))
         except DamagedError as error:
             if (state := self.state(stage)) != "done":
                 raise AbsentError(f"{stage.kind} {stage.key} is {state}", stage) from None
             error.stage = stage
             raise
-        except _NONSENSE as error:
-            raise DamagedError(f"{path} holds no payload", stage) from error
-        return payload, meta
 
     def meta(self, stage: Stage) -> dict[str, Any]:
         """Returns a finished stage's seconds, device, threads, versions and remarks."""

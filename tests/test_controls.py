@@ -312,6 +312,74 @@ def test_of_each_class_those_are_kept_of_which_the_target_is_surest(
     assert seen.others[0, :, 0].tolist() == images
 
 
+def trial(shift: float) -> Evidence:
+    """Evidence of an FID of ``shift`` squared; all of it hits where the shift is 0."""
+    rng = generator("trial")
+    real = torch.randn(40, 2, generator=rng).double()
+    labels = torch.tensor([0, 1] * 20)
+    return replace(
+        surest(),
+        labels=labels, block=torch.zeros(40, dtype=torch.long),
+        passes=torch.arange(20).repeat_interleave(2),
+        logits=torch.eye(2)[labels if shift == 0 else 1 - labels],
+        features=real + torch.tensor([shift, 0]), real=real, real_labels=labels,
+        others=None, target_logits=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("least", "left"), [(0, 3), (8.9, 2), (9.1, 1), (100, 0)])
+def test_repeats_of_a_lower_fid_do_not_count(least: float, left: int) -> None:
+    trials = [trial(0), trial(3), trial(5)]  # FIDs of 0, 9 and 25
+    assert len(Protocol(least_fid=least).counted(trials)) == left
+
+
+def test_a_repeat_without_an_fid_counts() -> None:
+    one = replace(trial(3), real=trial(3).real[:1], real_labels=trial(3).real_labels[:1])
+    assert Protocol(least_fid=1e6).counted([one, trial(3)]) == [one]
+
+
+@pytest.mark.parametrize(
+    ("least", "left", "mean"), [(0, 3, 100 / 3), (1000, 2, 0), (1e9, 0, None)]
+)
+def test_a_record_leaves_out_all_scores_of_repeats_that_do_not_count(
+    bench: Bench, least: float, left: int, mean: float | None
+) -> None:
+    """The first of three repeats looks real, the others do not, and it alone hits."""
+    cell, store = small_cell(), Store(bench.store)
+    cell = replace(
+        cell,
+        setting=replace(cell.setting, evaluators=cell.setting.evaluators[:1]),
+        trials=replace(cell.trials, repeats=3),
+        protocol=replace(cell.protocol, least_fid=least),
+        control=None,
+    )
+    last = record(cell, ("attack_acc", "fid"))
+    repeats = [e.key for e in last.evidence]
+    inversions = [e.inversion for e in last.evidence]
+    seen = store.load(record(small_cell()).evidence[0])
+
+    def load(stage: Stage) -> Payload:
+        if stage in inversions:
+            return store.load(inversions[0])
+        if stage.key not in repeats:
+            return store.load(stage)
+        i = repeats.index(stage.key)
+        classes = seen["logits"].shape[1]
+        near = seen["real"].repeat(9, 1)[: len(seen["labels"])]
+        return {
+            **seen,
+            "logits": torch.eye(classes)[(seen["labels"] + (i > 0)) % classes],
+            "features": near + 50.0 * i,
+        }
+
+    payload = last.compute(load, Work())
+    assert payload["scores"]["attack_acc"]["mean"] == pytest.approx(mean)
+    assert len(payload["index"]) == left
+    assert [len(v) for v in payload["values"].values()] == [left, left]
+    told = [w for w in payload["warnings"] if "every repeat has an FID below 1e+09" in w]
+    assert len(told) == (2 if left == 0 else 0)
+
+
 def test_a_protocol_decides_all_that_the_table_does_not() -> None:
     every = set(vars(Protocol()))
     for name in PROTOCOLS:

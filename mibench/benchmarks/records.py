@@ -30,7 +30,7 @@ import mibench
 from mibench.benchmarks.stages import RecordStage, graph
 from mibench.evaluation import METRICS, Evidence, Metric, summarise
 from mibench.spec import canonical, fingerprint
-from mibench.store import Store, unpack
+from mibench.store import DamagedError, Store, read_payload
 
 Record: TypeAlias = dict[str, Any]
 
@@ -282,6 +282,8 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
     if spread not in ("block", "pass", "identity"):
         raise ValueError(f"it spreads over {spread!r}, which is unknown")
     layouts = _layouts(payload)
+    if len(layouts) != trials["repeats"] and not cell["protocol"].get("least_fid"):
+        raise ValueError(f"its index is of {len(layouts)} attacks, not of the cell's")
     checked = 0
     for name, score in payload["scores"].items():
         column = COLUMNS.get(name, name)
@@ -289,7 +291,7 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
         values = payload["values"][name]
         if score["mean"] is None or metric is None:  # undefined, or of another version
             continue
-        if len(values) != trials["repeats"]:
+        if len(values) != len(layouts):
             raise ValueError(f"{name} has values of {len(values)} attacks, not of the cell's")
         given = [_given(name, metric, v, e) for v, e in zip(values, layouts, strict=True)]
         again = summarise(_stored(metric, given), layouts, spread)
@@ -433,13 +435,10 @@ def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
 
 def _run_in(folder: Path) -> Run:
     """Returns a finished record stage of a store."""
-    data = (folder / "payload.json").read_bytes()
-    expected = json.loads((folder / "meta.json").read_text())["sha256"]["payload.json"]
-    if hashlib.sha256(data).hexdigest() != expected:
-        raise ValueError(f"{folder / 'payload.json'} is damaged; delete {folder} and run again")
-    no_tensors: dict[str, Tensor] = {}
-    payload = unpack(no_tensors, json.loads(data))
-    return run_of(None, payload)
+    try:
+        return run_of(None, read_payload(folder)[0])
+    except DamagedError as error:
+        raise ValueError(f"{error}; delete {folder} and run again") from error
 
 
 def in_words(cell: Mapping[str, Any]) -> str:

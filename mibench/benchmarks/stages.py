@@ -423,12 +423,13 @@ class RecordStage(Stage):
     def compute(self, load: Load, work: Work) -> Payload:
         """Returns scores, values, index, sizes, evaluators, cell, stages, budget and warnings.
 
-        "values" has, per repeat, each metric's value of every image or class, or of the
-        whole, and nothing where it is undefined; "index", per repeat, the pass, block and
-        identity of every image, and the identities in the order of values per class; "sizes"
-        how many images of each kind FID compares, in how many dimensions, and how many classes
-        the evaluator knows; "panel" each evaluator's test accuracy and Attack Acc; "budget"
-        what the attack spent, summed over repeats, and how often its prior asked the target.
+        "values" has, per repeat that counts, each metric's value of every image or class, or of
+        the whole, and nothing where it is undefined; "index", per such repeat, the pass, block
+        and identity of every image, and the identities in the order of values per class;
+        "sizes" how many images of each kind FID compares, in how many dimensions, and how many
+        classes the evaluator knows; "panel" each evaluator's test accuracy and Attack Acc;
+        "budget" what the attack spent, summed over repeats, and how often its prior asked the
+        target.
         Seconds and memory vary between runs, so they are in the ``meta.json`` of each stage.
         """
         protocol = self.cell.protocol
@@ -439,11 +440,13 @@ class RecordStage(Stage):
                 trials[i], control_logits=other.logits, control_labels=other.labels
             )
         trials = [protocol.view(e) for e in trials]
+        counted = protocol.counted(trials)
+        none = f"every repeat has an FID below {protocol.least_fid:g}"
         scores, values, warnings = {}, {}, [OPTIMISTIC] * (protocol.select == "evaluator")
         for name, _ in self.metrics:
             metric = protocol.metric(name)
-            each = measure(metric, trials)
-            found = asdict(score(metric, each, trials, protocol.spread))
+            each = measure(metric, counted) if counted else none
+            found = asdict(score(metric, each, counted, protocol.spread))
             if isinstance(each, str):
                 warnings.append(f"{metric.title}: {each}.")
                 each = []
@@ -460,7 +463,7 @@ class RecordStage(Stage):
                     "identity": e.labels.tolist(),
                     "identities": sorted(set(e.labels.tolist())),
                 }
-                for e in trials
+                for e in counted
             ],
             "sizes": _sizes(trials[0], protocol.fid),
             "evaluator": {"accuracy": load(self.evidence[0].evaluator)["accuracy"]},
