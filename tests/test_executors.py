@@ -171,12 +171,9 @@ def needs_package(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"{name} is not installed")
 
 
-ROWS = ("--rows", "GMI / *", "--rows", "KED-MI / MID")
-
-
-def command(root: Path, *more: str, rows: tuple[str, ...] = ROWS) -> list[str]:
+def command(root: Path, *more: str) -> list[str]:
     places = ["--store", str(root / "store"), "--out", str(root / "out"), "--device", "cpu"]
-    return [sys.executable, "-m", "mibench.cli", "run", "smoke", *rows, *places, *more]
+    return [sys.executable, "-m", "mibench.cli", "run", "smoke", *places, *more]
 
 
 def csv(root: Path) -> bytes:

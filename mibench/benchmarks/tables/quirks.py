@@ -32,6 +32,6 @@ TRAIN_LABELS = quirk(
 SELECT_TEST = quirk(
     "digits-select-test",
     "a target's epoch is chosen by the test images",
-    ["GMI", "KED-MI"],
+    ["GMI"],
     "recipe.select=test",
 )
