@@ -490,7 +490,7 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
         meta = json.loads(text)
         digests = meta["sha256"]
         sealed = meta.pop("digest") if "digest" in meta else None
-        key = meta.pop("key", None) if sealed is not None else None
+        own = meta.pop("stage", None) if sealed is not None else None
         if digests.keys() != set(FILES) or (sealed is None and meta.keys() - META):
             raise ValueError
         if sealed is not None:  # of the text without its line, as it was before that was put in
@@ -502,13 +502,14 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     for name, data in files.items():
         if _digest(data) != digests[name]:
             raise DamagedError(f"{path / name} is damaged")
-    if key is None:  # as it was before the key was put in
+    if own is None:  # as it was before the name was put in
         try:
             spec = json.loads(files["spec.json"])
             key = hashed({"kind": path.parent.name, "streams": seeding.VERSION, **spec})
+            own = f"{path.parent.name}/{key}"
         except (ValueError, TypeError, RecursionError):
             pass
-    if key != path.name:
+    if own != f"{path.parent.name}/{path.name}":
         raise DamagedError(f"{path} holds another stage, or one of an older version")
     return files, meta
 
@@ -534,9 +535,13 @@ def read_payload(path: Path) -> tuple[Payload, dict[str, Any]]:
     return payload, meta
 
 
-def seal(key: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> bytes:
+def seal(stage: "Stage", files: Mapping[str, bytes], meta: Mapping[str, Any]) -> bytes:
     """Returns a stage's meta.json, by whose digests :func:`read_stage` knows the stage whole."""
-    told = {**meta, "key": key, "sha256": {n: _digest(data) for n, data in files.items()}}
+    told = {
+        **meta,
+        "stage": f"{stage.kind}/{stage.key}",
+        "sha256": {n: _digest(data) for n, data in files.items()},
+    }
     return _dump({**told, "digest": _digest(_dump(told))})
 
 
@@ -632,9 +637,12 @@ class Store:
         """
         try:
             return read_payload(self.path(stage))
-        except DamagedError as error:
+        except DamagedError:
             if (state := self.state(stage)) != "done":
                 raise AbsentError(f"{stage.kind} {stage.key} is {state}", stage) from None
+        try:  # once more: it may have been committed since, or made anew
+            return read_payload(self.path(stage))
+        except DamagedError as error:
             error.stage = stage
             raise
 
@@ -791,7 +799,7 @@ class Store:
         aside = path.with_suffix(f".partial.{uuid.uuid4().hex[:8]}")
         try:
             aside.mkdir(parents=True)
-            _write_all(aside, files | {"meta.json": seal(stage.key, files, meta)})
+            _write_all(aside, files | {"meta.json": seal(stage, files, meta)})
             try:
                 aside.rename(path)
             except OSError:

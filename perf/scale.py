@@ -83,10 +83,17 @@ def fill(stages: Iterable[Stage], root: Path) -> int:
                 "scores": {name: score for name, _ in stage.metrics},
                 "values": {name: [[rng.random()] * 50] for name, _ in stage.metrics},
                 "sizes": {"reconstructions": 50, "real": 200, "dimensions": 64, "classes": 10},
+                "index": [
+                    {
+                        **{key: [*range(50)] for key in ("pass", "block", "identity")},
+                        "identities": [*range(10)],
+                    }
+                ],
                 "evaluator": {"accuracy": 98.0},
+                "panel": [{"network": "mlp", "seed": 0, "accuracy": 98.0, "attack_acc": 50.0}],
+                "budget": dict.fromkeys(("steps", "queries", "gradients", "prior_queries"), 100),
                 "cell": canonical(stage.cell),
                 "stages": [f"{s.kind}/{s.key}" for s in graph([stage])],
-                "queries": 0,
                 "warnings": [],
             }
         tensors, tree = pack(tree)
@@ -98,7 +105,7 @@ def fill(stages: Iterable[Stage], root: Path) -> int:
             ).encode(),
         }
         meta = {"seconds": 1.0, "device": "cpu", "threads": 1}
-        for name, data in (files | {"meta.json": seal(stage.key, files, meta)}).items():
+        for name, data in (files | {"meta.json": seal(stage, files, meta)}).items():
             (folder / name).write_bytes(data)
         count += 1
     return count
@@ -117,10 +124,11 @@ def cached(cells: int, root: Path | None) -> None:
             ("rows", wide(cells), 1, [str(file)]),
         ):
             store = base / name
+            records = [r for rs in record_stages(table, number, Path()).values() for r in rs]
             if not store.exists():
-                records = record_stages(table, number, Path())
-                stages = fill(graph(r for rs in records.values() for r in rs), store)
-                print(f"{cells} cells as many {name}: {stages} stages")
+                print(f"{cells} cells as many {name}: {fill(graph(records), store)} stages")
+            if set(Store(store).states(records).values()) != {"done"}:
+                sys.exit(f"{store} holds other cells: name another --root")
             for command in ("status", "table"):
                 begin = time.perf_counter()
                 mibench(command, *arguments, "--store", str(store))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mibench.attacks import GMI, AdversarialNoise, OtherClass, PriorSamples
-from mibench.benchmarks import stages
+from mibench.benchmarks import records, stages
 from mibench.benchmarks.cell import Cell, Evaluator
 from mibench.benchmarks.executors import Bench, Serial, execute
 from mibench.benchmarks.export import collect, render
@@ -17,7 +17,7 @@ from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.stages import graph, record_stage
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
-from mibench.evaluation import PROTOCOLS, Evidence, Protocol, fields_of
+from mibench.evaluation import METRICS, PROTOCOLS, Evidence, Protocol, fields_of
 from mibench.evaluation.inception import inception_digest, inception_features
 from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MLP
@@ -353,7 +353,8 @@ def test_a_record_leaves_out_all_scores_of_repeats_that_do_not_count(
         protocol=replace(cell.protocol, least_fid=least),
         control=None,
     )
-    last = record(cell, ("attack_acc", "fid"))
+    last = record(cell, ("accuracy", "attack_acc"))
+    assert last.metrics[2:] == ((("fid", METRICS["fid"].version),) if least else ())
     repeats = [e.key for e in last.evidence]
     inversions = [e.inversion for e in last.evidence]
     seen = store.load(record(small_cell()).evidence[0])
@@ -375,9 +376,13 @@ def test_a_record_leaves_out_all_scores_of_repeats_that_do_not_count(
     payload = last.compute(load, Work())
     assert payload["scores"]["attack_acc"]["mean"] == pytest.approx(mean)
     assert len(payload["index"]) == left
-    assert [len(v) for v in payload["values"].values()] == [left, left]
-    told = [w for w in payload["warnings"] if "every repeat has an FID below 1e+09" in w]
-    assert len(told) == (2 if left == 0 else 0)
+    assert [len(v) for v in payload["values"].values()][1:] == [left] * (1 + (least > 0))
+    assert payload["scores"]["accuracy"]["mean"] is not None  # of the target, whatever counts
+    warned = " ".join(payload["warnings"])
+    assert (f"{3 - left} of 3 repeats of an attack have an FID below" in warned) == (left < 3)
+    assert warned.count("all its repeats have an FID below 1e+09") == (0 if left else 2)
+    assert payload["panel"][0]["attack_acc"] == pytest.approx(100 / 3 if mean is None else mean)
+    records._check_scores(payload)
 
 
 def test_a_protocol_decides_all_that_the_table_does_not() -> None:

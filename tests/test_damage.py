@@ -28,6 +28,7 @@ from mibench.store import (
     Work,
     _dump,
     _read_plain,
+    read_payload,
     read_stage,
     tell,
 )
@@ -204,7 +205,7 @@ def test_a_meta_from_before_digests_with_a_peak_of_memory_is_taken(store: Store)
     path = store.path(WHOLE) / "meta.json"
     meta = json.loads(path.read_text())
     assert meta.pop("digest")
-    assert meta.pop("key")
+    assert meta.pop("stage")
     assert "peak_memory_bytes" in meta
     path.write_text(json.dumps(meta))
     read_stage(store.path(WHOLE))
@@ -235,7 +236,7 @@ def test_a_stage_of_an_older_version_is_never_taken(
 def test_a_meta_from_before_it_had_its_own_digest_is_taken(store: Store) -> None:
     path = store.path(WHOLE) / "meta.json"
     meta = json.loads(path.read_text())
-    del meta["digest"], meta["key"]
+    del meta["digest"], meta["stage"]
     path.write_text(json.dumps(meta))
     read_stage(store.path(WHOLE))
     meta["digset"] = "one bit off"
@@ -244,13 +245,36 @@ def test_a_meta_from_before_it_had_its_own_digest_is_taken(store: Store) -> None
         read_stage(store.path(WHOLE))
 
 
+def test_a_stage_under_another_kind_is_found(store: Store) -> None:
+    path = store.root / "other" / WHOLE.key
+    shutil.copytree(store.path(WHOLE), path)
+    with pytest.raises(DamagedError, match="another stage"):
+        read_stage(path)
+
+
+def test_a_stage_made_anew_while_it_is_read_is_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = read_payload, []
+
+    def once_too_early(path: Path) -> tuple[Payload, dict[str, object]]:
+        calls.append(path)
+        if len(calls) == 1:
+            raise DamagedError("is no folder")
+        return read(path)
+
+    monkeypatch.setattr("mibench.store.read_payload", once_too_early)
+    assert store.load(WHOLE)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_a_meta_from_before_it_named_its_key_is_taken_by_the_hash_of_its_spec(
     store: Store, own: bool
 ) -> None:
     path = store.path(WHOLE) if own else store.path(PARTS[0])
     meta = json.loads((store.path(WHOLE) / "meta.json").read_text())
-    del meta["digest"], meta["key"]
+    del meta["digest"], meta["stage"]
     if not own:
         shutil.rmtree(path)
         shutil.copytree(store.path(WHOLE), path)
@@ -291,7 +315,7 @@ def forge(store: Store, stage: Stage, name: str, content: bytes) -> None:
     path = store.path(stage)
     (path / name).write_bytes(content)
     meta = json.loads((path / "meta.json").read_text())
-    del meta["digest"], meta["key"]
+    del meta["digest"], meta["stage"]
     meta["sha256"][name] = hashlib.sha256(content).hexdigest()
     (path / "meta.json").write_text(json.dumps(meta))
 

@@ -3,7 +3,9 @@
 import copy
 import json
 import random
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,45 @@ def test_a_forgery_with_its_sha256_made_anew_is_found(
     assert judged(copy.deepcopy(record), tmp_path / "good.json") == ""
     change(record)
     assert sentence in judged(record, tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("least", "left", "problem"),
+    [
+        (0, 1, "its index is of 1 attacks"), (5, 1, ""), (5, 3, "its index is of 3 attacks"),
+        (9, 1, "whose FID is below the least, 9"), (float("nan"), 1, "nan, which is none"),
+        ("x", 1, "'x', which is none"), (-1, 2, "-1, which is none"), (True, 2, "which is none"),
+    ],
+)  # fmt: skip
+def test_repeats_are_left_out_by_the_protocols_least_fid_alone(
+    least: Any, left: int, problem: str
+) -> None:
+    cell = {"protocol": {"least_fid": least}, "trials": {"repeats": 2}}
+    payload = {"cell": cell, "values": {"fid": [7.5] * left}}
+    with pytest.raises(ValueError, match=problem) if problem else nullcontext():
+        records._check_counted(payload, left)
+
+
+def test_an_empty_folder_under_a_records_name_is_a_hole_and_no_end_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, store = smoke("GMI / No Def.", "GMI / MID"), Store(tmp_path / "store")
+    made = fill(table, store, data=Path())
+    path = store.path(made["GMI / MID"][0])
+    shutil.rmtree(path)
+    path.mkdir()
+    results = collect(table, made, store)
+    assert results.found == {"GMI / No Def.": 1, "GMI / MID": 0}
+    assert f"record {path.name} is missing: run the table again" in capsys.readouterr().err
+
+
+def test_compare_passes_over_what_a_crash_in_a_commit_left(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (done,) = fill(smoke("GMI / MID"), store, data=Path())["GMI / MID"]
+    path = store.path(done)
+    shutil.copytree(path, path.with_suffix(".partial.0123abcd"))
+    found, refused = records.runs(store.root)
+    assert (len(found), refused) == (1, [])
 
 
 def test_a_missing_stage_is_found(record: dict[str, Any], tmp_path: Path) -> None:

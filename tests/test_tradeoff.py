@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -245,6 +246,16 @@ def test_only_differences_told_apart_at_the_level_are_named(p: float, named: int
     text = tradeoff_files.text(replace(comparison, lines=tuple(lines)))
     assert f" {named} differ from 0 at level 5 %" in text
     assert text.count("% Accuracy: ") + text.count("as accurate") == named
+
+
+def test_a_record_without_attack_acc_is_a_gap() -> None:
+    records = record_stages(TABLE, 1, None)
+    scores: dict[str, Point | None] = {r.key: (99.0, 50.0) for rs in records.values() for r in rs}
+    undefined: Any = (99.0, None)
+    scores[records["KED-MI / MID (1)"][0].key] = undefined
+    comparison = compare(TABLE, records, Made(scores))
+    assert comparison.seeds == ()
+    assert comparison.missing == ("KED-MI / MID (1), seed 0",)
 
 
 def test_with_nothing_in_the_store_the_text_names_what_is_missing(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diag
                 missing.append(f"{label}, seed {seed}")
                 continue
             score = store.load(record)["scores"].get("attack_acc")
-            if score is not None:
+            if score is not None and score["mean"] is not None:
                 defense = defenses[record.evidence[0].inversion.target.key]
                 leakage.setdefault(attack, {}).setdefault(defense, []).append(score["mean"])
     targets = {defense: stages[defense][0].target for defense in values}

@@ -3,15 +3,15 @@
 from typing import Any
 
 from mibench.benchmarks.stages import RecordStage, graph
-from mibench.store import DamagedError, Payload, Store, tell
+from mibench.store import AbsentError, DamagedError, Payload, Store, tell
 
 
 def readable(record: RecordStage, store: Store) -> tuple[Payload, dict[str, Any]] | None:
     """Returns a finished record's payload and meta; None if it is damaged, which is told."""
     try:
         payload, meta = store.read(record)
-    except DamagedError as error:
-        tell(f"{error}: run the table again to compute it anew")
+    except (AbsentError, DamagedError) as error:
+        tell(f"{error.args[0]}: run the table again to compute it anew")
         return None
     try:
         _check(payload, [name for name, _ in record.metrics])

@@ -278,12 +278,11 @@ def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - plain data
 def _check_scores(payload: Mapping[str, Any]) -> int:
     """Checks scores against the values they are means of; returns how many could be."""
     cell = payload["cell"]
-    trials, spread = cell["trials"], cell["protocol"].get("spread")
+    spread = cell["protocol"].get("spread")
     if spread not in ("block", "pass", "identity"):
         raise ValueError(f"it spreads over {spread!r}, which is unknown")
     layouts = _layouts(payload)
-    if len(layouts) != trials["repeats"] and not cell["protocol"].get("least_fid"):
-        raise ValueError(f"its index is of {len(layouts)} attacks, not of the cell's")
+    _check_counted(payload, len(layouts))
     checked = 0
     for name, score in payload["scores"].items():
         column = COLUMNS.get(name, name)
@@ -291,16 +290,30 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
         values = payload["values"][name]
         if score["mean"] is None or metric is None:  # undefined, or of another version
             continue
-        if len(values) != len(layouts):
+        seen = layouts or [_layout([], [], [])] * (metric.per == "target")
+        if len(values) != len(seen):
             raise ValueError(f"{name} has values of {len(values)} attacks, not of the cell's")
-        given = [_given(name, metric, v, e) for v, e in zip(values, layouts, strict=True)]
-        again = summarise(_stored(metric, given), layouts, spread)
+        given = [_given(name, metric, v, e) for v, e in zip(values, seen, strict=True)]
+        again = summarise(_stored(metric, given), seen, spread)
         for field in ("mean", "std", "n"):
             told, made = score[field], getattr(again, field)
             if not _same(told, made):
                 raise ValueError(f"its {name} says {field} {told}, its values give {made}")
         checked += 1
     return checked
+
+
+def _check_counted(payload: Mapping[str, Any], counted: int) -> None:
+    """Checks that no repeat of the attack is left out but by the protocol's least FID."""
+    protocol, repeats = payload["cell"]["protocol"], payload["cell"]["trials"]["repeats"]
+    least = protocol.get("least_fid", 0)
+    if type(least) not in (int, float) or not 0 <= least < math.inf:
+        raise ValueError(f"its least FID is {least!r}, which is none")
+    if counted > repeats or (counted < repeats and not least):
+        raise ValueError(f"its index is of {counted} attacks, not of the cell's")
+    values = payload["values"].get("fid", [])
+    if any(isinstance(v, int | float) and v < least for v in values):
+        raise ValueError(f"an attack counts whose FID is below the least, {least:g}")
 
 
 def _stored(metric: Metric, values: Iterable[Tensor | float]) -> Metric:
@@ -345,7 +358,7 @@ def _layouts(payload: Mapping[str, Any]) -> list[Evidence]:
     classes, samples = trials["classes"], trials["samples"]
     if classes * samples > MOST_IMAGES:
         raise ValueError(f"it tells of {classes * samples} reconstructions of one attack")
-    if index := payload.get("index"):
+    if (index := payload.get("index")) is not None:
         return [_layout(*(e[k] for k in ("identity", "block", "pass"))) for e in index]
     labels = torch.arange(classes).repeat(samples)
     block = (torch.arange(classes) // trials["block"]).repeat(samples)
@@ -427,7 +440,9 @@ def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
         ValueError: If a store's record is damaged.
     """
     if (path / "record").is_dir():
-        return [_run_in(p.parent) for p in sorted((path / "record").glob("*/meta.json"))], []
+        metas = sorted((path / "record").glob("*/meta.json"))
+        whole = [p.parent for p in metas if "." not in p.parent.name]  # not a commit's leftover
+        return [_run_in(folder) for folder in whole], []
     verdicts = [check(p) for p in find([path])]
     good = [run_of(v.record["row"], v.record["payload"]) for v in verdicts if v.record]
     return good, [v for v in verdicts if v.problem]

@@ -441,12 +441,15 @@ class RecordStage(Stage):
             )
         trials = [protocol.view(e) for e in trials]
         counted = protocol.counted(trials)
-        none = f"every repeat has an FID below {protocol.least_fid:g}"
         scores, values, warnings = {}, {}, [OPTIMISTIC] * (protocol.select == "evaluator")
+        dropped = f"have an FID below {protocol.least_fid:g} and do not count"
+        if lost := len(trials) - len(counted):
+            warnings.append(f"{lost} of {len(trials)} repeats of an attack {dropped}.")
         for name, _ in self.metrics:
             metric = protocol.metric(name)
-            each = measure(metric, counted) if counted else none
-            found = asdict(score(metric, each, counted, protocol.spread))
+            seen = counted or (trials[:1] if metric.per == "target" else [])
+            each = measure(metric, seen) if seen else f"all its repeats {dropped}"
+            found = asdict(score(metric, each, seen, protocol.spread))
             if isinstance(each, str):
                 warnings.append(f"{metric.title}: {each}.")
                 each = []
@@ -465,9 +468,9 @@ class RecordStage(Stage):
                 }
                 for e in counted
             ],
-            "sizes": _sizes(trials[0], protocol.fid),
+            "sizes": _sizes((counted or trials)[0], protocol.fid),
             "evaluator": {"accuracy": load(self.evidence[0].evaluator)["accuracy"]},
-            "panel": _panel(self.evidence[0], trials, load),
+            "panel": _panel(self.evidence[0], counted or trials, load),
             "cell": canonical(self.cell),
             "stages": [f"{s.kind}/{s.key}" for s in graph([self]) if s is not self],
             "budget": self._budget(load),
@@ -542,6 +545,8 @@ def record_stage(
     """
     s, trials, protocol = cell.setting, cell.trials, cell.protocol
     columns = tuple(columns)
+    if protocol.least_fid and "fid" not in columns:
+        columns = (*columns, "fid")  # so that its version is in the key, and its value in sight
     known = {} if known is None else known
     measured = tuple((c, protocol.metric(c).version) for c in columns)
 

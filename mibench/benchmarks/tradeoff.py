@@ -168,7 +168,11 @@ def compare(
                 missing.append(f"{label}, seed {seed}")
                 continue
             scores = store.load(record)["scores"]
-            points[label, seed] = (scores["accuracy"]["mean"], scores["attack_acc"]["mean"])
+            found = (scores["accuracy"]["mean"], scores["attack_acc"]["mean"])
+            if None in found:
+                missing.append(f"{label}, seed {seed}")
+            else:
+                points[label, seed] = found
     counts = range(min(len(records[label]) for label in labels))
     seeds = [s for s in counts if all((label, s) in points for label in labels)]
     curves = [

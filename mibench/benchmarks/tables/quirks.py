@@ -10,10 +10,10 @@ from mibench.benchmarks.tables.base import Table
 from mibench.benchmarks.tables.digits import DIGITS
 
 
-def quirk(name: str, what: str, rows: Iterable[str], *settings: str) -> Table:
+def quirk(name: str, what: str, rows: Iterable[str], *settings: str, note: str = "") -> Table:
     """Returns the rows of ``digits`` that match, with fields set as released."""
     changed = DIGITS.only(rows).modified(settings)
-    notes = (f"As digits but for {' and '.join(settings)}.", *DIGITS.notes[1:])
+    notes = (f"As digits but for {' and '.join(settings)}{note}.", *DIGITS.notes[1:])
     return replace(changed, name=name, caption=f"Digits as released: {what}.", notes=notes)
 
 
@@ -34,4 +34,5 @@ SELECT_TEST = quirk(
     "a target's epoch is chosen by the test images",
     ["GMI"],
     "recipe.select=test",
+    note=": no train images are held out, and of equal epochs the first is taken, as released",
 )
