@@ -130,6 +130,17 @@ def test_convolutions_of_any_kind_stay_what_they_are(
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_hooks_do_to_a_layer_stays(at: int, rng: torch.Generator) -> None:
+    with seeded("hooks"):
+        network = trained(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)))
+    layer = network.get_submodule(str(at))
+    layer.register_forward_hook(lambda _, args, out: 2 * out)
+    x = torch.randn(2, 1, 6, 6, generator=rng)
+    plain, quicker = outputs(network, x), outputs(quick(network), x)
+    torch.testing.assert_close(quicker, plain)
+
+
 @pytest.mark.parametrize("rows", [1, 5, fold.PACKED_ROWS, fold.PACKED_ROWS + 1])
 def test_a_packed_product_is_the_product(rows: int, rng: torch.Generator) -> None:
     with seeded("fold"):

@@ -52,7 +52,7 @@ def _fold(layers: nn.Sequential) -> None:
         (name, layer), (norm_name, bn) = before, norm
         if not isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d) or bn.running_mean is None:
             continue
-        if bn.training:
+        if bn.training or _hooked(layer) or _hooked(bn):
             continue
         if type(layer) is nn.Linear:
             layers.register_module(name, fuse_linear_bn_eval(layer, bn))
@@ -65,12 +65,20 @@ def _fold(layers: nn.Sequential) -> None:
         layers.register_module(norm_name, nn.Identity())
 
 
+def _hooked(module: nn.Module) -> bool:
+    """Whether something is called when the layer is, which another in its place would not."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in hooks)
+
+
 def _for_cpu(module: nn.Module, *, channels_last: bool) -> nn.Module:
     """Returns what takes a layer's place on a CPU.
 
     Max pooling is many times as fast with channels last in memory, instance normalisation
     slower, so a network gets that layout if it pools.
     """
+    if _hooked(module):
+        return module
     if type(module) is MinibatchDiscrimination and _can_pack(module.T.dtype):
         return PackedDiscrimination(module)
     if type(module) not in {nn.Conv2d, nn.ConvTranspose2d}:
