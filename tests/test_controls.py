@@ -186,7 +186,12 @@ def test_a_protocol_selects_the_control_s_images_as_it_does_the_attack_s(bench: 
     def load(stage: Stage) -> Payload:
         return seen if stage.key == control.key else store.load(stage)
 
-    assert last.compute(load, Work())["scores"]["false_positives"]["mean"] == pytest.approx(100)
+    payload = last.compute(load, Work())
+    assert payload["scores"]["false_positives"]["mean"] == pytest.approx(100)
+    all_kept = record(replace(cell, protocol=replace(cell.protocol, keep=4))).compute(load, Work())
+    told = "All 4 reconstructions of a class count: the protocol keeps as many as 4."
+    assert told in all_kept["warnings"]
+    assert not [w for w in payload["warnings"] if "keeps" in w]
 
 
 def test_a_record_tells_of_each_evaluator(bench: Bench) -> None:

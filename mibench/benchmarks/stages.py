@@ -442,6 +442,11 @@ class RecordStage(Stage):
         trials = [protocol.view(e) for e in trials]
         counted = protocol.counted(trials)
         scores, values, warnings = {}, {}, [OPTIMISTIC] * (protocol.select == "evaluator")
+        if 0 < (samples := self.cell.trials.samples) <= protocol.keep:
+            warnings.append(
+                f"All {samples} reconstructions of a class count: the protocol keeps as many as "
+                f"{protocol.keep}."
+            )
         dropped = f"have an FID below {protocol.least_fid:g} and do not count"
         if lost := len(trials) - len(counted):
             warnings.append(f"{lost} of {len(trials)} repeats of an attack {dropped}.")
