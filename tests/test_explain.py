@@ -27,7 +27,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         score = {"mean": scores[stage.key], "std": 1.5, "n": 50}
         return {
             "scores": dict.fromkeys(TABLES["smoke"].columns, score),
-            "values": {},
+            "values": {
+                "accuracy": [scores[stage.key]] * 3,
+                "attack_acc": [[scores[stage.key] + i] * 5 for i in (-2, 0, 2)],
+                "fid": [scores[stage.key]],
+            },
             "evaluator": {"accuracy": 97.0},
             "sizes": {"reconstructions": 50, "real": 50, "dimensions": 8, "classes": 10},
             "warnings": [],
@@ -68,6 +72,16 @@ def test_explain_says_values_interval_and_test_of_all_seeds_in_the_store(store: 
     assert f"{found}, corrected for 2 tests p = 0.0271: told apart at 5 %" in done.stdout
     assert "GMI / MID with GMI / BiDO-HSIC: -25.00 points over 1 seed; no test" in done.stdout
     assert "Missing" not in done.stdout
+
+
+def test_explain_says_what_each_repeat_of_an_attack_gave(store: Path) -> None:
+    """The quantile of two degrees of freedom is 4.3027; half is 4.3027 * 2 / √3."""
+    text = explain(store, MID, "attack_acc").stdout
+    assert "    its 3 attacks: 28.00, 30.00, 32.00 %\n" in text
+    told = "seed 0, Student's t over 3 attacks: ± 4.97 %, 25.03 to 34.97 %"
+    assert f"  {told}; about further attacks on this one target\n" in text
+    for other in ("accuracy", "fid"):
+        assert "attacks: " not in explain(store, MID, other).stdout
 
 
 def test_an_interval_is_cut_off_at_what_the_metric_can_be_and_says_so(store: Path) -> None:

@@ -1,8 +1,9 @@
 """The command explain: where one number of a table came from, in words."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -112,21 +113,34 @@ def _told(
         yield "  No paper's number stands beside it."
 
     yield "\nValues"
+    repeats = {}
     for seed, value in entry.values.items():
-        score = store.load(records[row][seed])["scores"][name]
+        payload = store.load(records[row][seed])
+        score = payload["scores"][name]
         within = f", spread within the run {score['std']:.2f}{unit}" if score["std"] else ""
         of = {"image": "image", "identity": "identity"}.get(metric.per)
         rests = f", over {_count(score['n'], of)}" if of else ""
         yield f"  seed {seed}: {value:.2f}{unit}{rests}{within}"
+        each = [] if metric.per == "target" else _each(payload["values"].get(name, []))
+        if len(each) > 1:
+            repeats[seed] = each
+            yield f"    its {len(each)} attacks: {', '.join(f'{v:.2f}' for v in each)}{unit}"
 
-    yield from _intervals(results, row, metric)
+    yield from _intervals(results, row, metric, repeats)
     yield from _comparisons(results, row, metric)
     yield from _parts(results, row)
     yield from _stages(row, metric, records, store)
 
 
-def _intervals(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
-    from mibench.evaluation.significance import FEWEST_IDENTITIES
+def _each(values: Sequence[Any]) -> list[float]:
+    """Returns the mean of each repeat of the attack."""
+    return [fmean(v) if isinstance(v, list) else v for v in values]
+
+
+def _intervals(
+    results: "Results", row: str, metric: "Metric", repeats: "Mapping[int, Sequence[float]]"
+) -> Iterator[str]:
+    from mibench.evaluation.significance import FEWEST_IDENTITIES, interval
 
     entry = results.entries[row][metric.name]
     classes = results.table.rows[row].trials.classes
@@ -138,6 +152,9 @@ def _intervals(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
             "classes and the evaluator being these"
         )
     yield f"  {_span(entry.interval, metric)}{about}"
+    for seed, each in repeats.items():
+        span = interval(each, over="attacks")
+        yield f"  seed {seed}, {_span(span, metric)}; about further attacks on this one target"
     if metric.per not in ("image", "identity"):
         yield "  over identities: none, because the metric is not measured on each identity"
     elif classes < FEWEST_IDENTITIES:
