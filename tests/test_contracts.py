@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import pytest
 import torch
@@ -41,14 +41,13 @@ from mibench.types import (
 )
 
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "mid": {"lambda_": 0.01},
     "other-class": {"attack": KEDMI(steps=5)},
-    "unilateral": {"lambda_": 1.0},
     "stylegan2-ada": {
         "w_dim": 8, "channel_base": 64, "channel_max": 8, "kimg": 0.05, "batch_size": 8,
     },
-    "bido": {"measure": "nhsic", "lambda_x": 0.1, "lambda_y": 1.0},
+    "bido": {"measure": "nhsic"},
 }  # fmt: skip
+NUMBERS: dict[Any, float] = {float: 0.1, int: 2}
 SMALL = {
     "steps": 5, "epochs": 2, "generator_width": 4, "discriminator_width": 4, "z_dim": 8,
     "mbd": 4, "mbd_kernels": 3, "couplings": 2, "hidden": 8, "batch": 4, "space": "z",
@@ -83,9 +82,20 @@ KID_BETWEEN = sum((x * y + 1) ** 3 for x in A for y in B)
 
 
 def tiny(cls: type, **extra: Any) -> Any:
-    """Returns the component at its defaults, as small as its fields allow."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    settings = EXAMPLES.get(getattr(cls, "name", ""), {}) | extra
+    """Returns the component at its defaults, as small as its fields allow.
+
+    Numbers without a default are 0.1 or 2.
+    """
+    fields = dataclasses.fields(cls)
+    names = {f.name for f in fields}
+    hints = get_type_hints(cls)
+    missing = dataclasses.MISSING
+    numbers = {
+        f.name: NUMBERS[hints[f.name]]
+        for f in fields
+        if f.default is missing and f.default_factory is missing and hints[f.name] in NUMBERS
+    }
+    settings = numbers | EXAMPLES.get(getattr(cls, "name", ""), {}) | extra
     return cls(**settings | {k: v for k, v in SMALL.items() if k in names and k not in extra})
 
 
