@@ -6,13 +6,19 @@ started (bad input); 1: something failed after work had begun.
 
 import atexit
 import gc
+import sys
 
 import click
 
 from mibench.commands import COMMANDS
 from mibench.commands.shared import Commands
 
-atexit.register(gc.freeze)  # at the end of the process nothing need be looked through again
+
+@atexit.register
+def _leave() -> None:
+    """Spares what reads a store the half second in which torch's objects are searched at exit."""
+    if "triton" not in sys.modules:  # it is once something trains, and would tell of leaks
+        gc.freeze()
 
 
 @click.group(
