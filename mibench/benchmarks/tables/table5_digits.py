@@ -21,6 +21,7 @@ ATTACK, TRIALS = digits.ATTACKS["KED-MI"]
 TABLE5_DIGITS = Table(
     name="table5-digits",
     caption="Ablation of BiDO against KED-MI on 16x16 digits.",
+    source="Table 5, Peng et al. 2022",
     rows=versus(
         digits.SETTING,
         ATTACK,
