@@ -77,6 +77,23 @@ def made(accs: Mapping[str, Sequence[float | None]] = ACCS, table: Table = TABLE
 
 
 @pytest.mark.parametrize(
+    ("rows", "who"),
+    [
+        (("GMI / No Def.", "GMI / MID", "GMI / BiDO-COCO", "GMI / BiDO-HSIC"), "GMI: "),
+        (("GMI / MID",), "GMI / MID: "),
+        (tuple(TABLE.rows), ""),
+    ],
+)
+def test_a_warning_names_its_rows_unless_it_is_of_all(rows: tuple[str, ...], who: str) -> None:
+    records = record_stages(TABLE, 1, None)
+    payloads = {}
+    for label, (record,) in records.items():
+        told = payload(dict.fromkeys(TABLE.columns, 50.0))
+        payloads[record.key] = told | {"warnings": ["Mind this."] * (label in rows)}
+    assert collect(TABLE, records, Made(payloads)).warnings == (f"{who}Mind this.",)
+
+
+@pytest.mark.parametrize(
     ("size", "there"),
     [({"reconstructions": 0}, 1), ({"reconstructions": -1}, 0), ({"real": 0}, 0),
      ({"dimensions": 0}, 0), ({"classes": 0}, 0), ({"classes": 2.5}, 0)],

@@ -1,6 +1,7 @@
 """What ``mibench explain`` says of records made by hand."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from mibench.benchmarks.export import record_stages
 from mibench.benchmarks.stages import RecordStage, graph
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
+from mibench.evaluation import METRICS
 from mibench.store import Payload, Store
+from tests.made import META
 
 BARE, MID, COCO, BIDO = (f"GMI / {d}" for d in ("No Def.", "MID", "BiDO-COCO", "BiDO-HSIC"))
 ACCS = {BARE: [50.0, 54.0], MID: [30.0, 33.0], COCO: [2.0, 8.0], BIDO: [55.0]}
@@ -82,6 +85,28 @@ def test_explain_says_what_each_repeat_of_an_attack_gave(store: Path) -> None:
     assert f"  {told}; about further attacks on this one target\n" in text
     for other in ("accuracy", "fid"):
         assert "attacks: " not in explain(store, MID, other).stdout
+
+
+def test_explain_says_which_metric_fills_a_column(store: Path) -> None:
+    table = TABLES["smoke"].modified(["protocol.acc=attack_acc_best"])
+    (record,) = record_stages(table.only([MID]), 1, Path())[MID]
+    payload = Store(store).load(record_stages(TABLES["smoke"], 1, Path())[MID][0])
+    Store(store)._commit(record, payload, dict(META))
+    told = explain(store, MID, "attack_acc", "--set", "protocol.acc=attack_acc_best").stdout
+    title = METRICS["attack_acc_best"].title
+    assert told.startswith(f"{title} of {MID} in smoke, which fills the column Attack Acc\n")
+    assert "Metric attack_acc_best, version" in told
+
+
+def test_explain_names_the_command_for_a_damaged_record(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    for record in record_stages(TABLES["smoke"], 2, Path())[BARE]:
+        (Store(tmp_path / "store").path(record) / "payload.json").write_bytes(b"{}")
+    done = explain(tmp_path / "store", BARE, "attack_acc")
+    assert done.exit_code == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"Error: no record of {BARE} in ")
+    assert "fill it with: mibench run smoke --rows" in last
 
 
 def test_an_interval_is_cut_off_at_what_the_metric_can_be_and_says_so(store: Path) -> None:

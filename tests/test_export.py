@@ -110,12 +110,47 @@ def test_with_seeds_the_spread_is_the_interval_and_the_footnote_says_so() -> Non
 
 def test_the_numbers_behind_fid_are_told_and_unequal_ones_warned_of() -> None:
     table = replace(results().table, columns=("fid",))
-    one = replace(results(), table=table, sizes={"GMI / MID": (100, 500, 512)})
+    there = {"fid": Entry(7.0)}
+    entries = {"GMI / No Def.": there, "KED-MI / MID": there}
+    sizes = {"GMI / No Def.": (100, 500, 512)}
+    one = replace(results(), table=table, entries=entries, sizes=sizes)
     note = "FID rests on 100 reconstructions and 500 private images in 512 dimensions."
     assert fid_note(one) == [note]
     two = replace(one, sizes={**one.sizes, "KED-MI / MID": (500, 500, 512)})
     assert "(GMI)" in fid_note(two)[0]
     assert "equal numbers only" in fid_note(two)[0]
+
+
+def test_what_no_fid_rests_on_is_not_told() -> None:
+    table = replace(results().table, columns=("fid",))
+    sizes = {"GMI / No Def.": (100, 500, 512)}
+    none = replace(
+        results(), table=table, entries={"GMI / No Def.": {"fid": Entry()}}, sizes=sizes
+    )
+    assert fid_note(none) == []
+    there = replace(none, entries={"GMI / No Def.": {"fid": Entry(7.0)}})
+    assert len(fid_note(there)) == 1
+    other = replace(there, table=table.modified(["protocol.fid=fid_inception"]))
+    assert fid_note(other) == []  # of other features
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ((), "It knows 10 classes: a blind guess scores 10 % in Attack Acc, 50 % in Acc5. Arrows"),
+        (("protocol.acc5=attack_acc_any",), "a blind guess scores 10 % in Attack Acc. Arrows"),
+        (
+            ("protocol.acc=attack_acc_best", "protocol.acc5=attack_acc_any"),
+            "It knows 10 classes. Arrows",
+        ),
+    ],
+)
+def test_a_blind_guess_is_told_of_what_the_columns_are(
+    settings: tuple[str, ...], told: str
+) -> None:
+    made = results()
+    table = made.table.modified(settings)
+    assert told in " ".join(footnotes(replace(made, table=table, classes=10)))
 
 
 def test_the_footnote_says_over_what_the_deviations_are() -> None:

@@ -362,6 +362,14 @@ def test_equal_seeds_are_compared_in_pairs() -> None:
     assert found.half == pytest.approx(4.302652729911275 / 3**0.5)  # of 1, 2, 3
 
 
+def test_of_seeds_that_differ_those_of_both_sides_are_paired() -> None:
+    a = [run("x", s, v) for s, v in enumerate((10.0, 20.0, 60.0, 1000.0))]
+    b = [run("x", s, v) for s, v in enumerate((11.0, 22.0, 63.0))] + [run("x", 9, 500.0)]
+    [found] = compare(a, b).rows["x"]
+    assert (found.paired, found.seeds, found.a, found.b) == (True, (3, 3), 30, 32)
+    assert found.half == pytest.approx(4.302652729911275 / 3**0.5)
+
+
 def test_other_seeds_are_compared_by_welchs_interval() -> None:
     a = [run("x", s, v) for s, v in enumerate((10.0, 20.0, 30.0))]
     b = [run("x", s + 5, v) for s, v in enumerate((40.0, 41.0, 42.0))]

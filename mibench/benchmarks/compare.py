@@ -23,8 +23,8 @@ class Difference:
         a: Mean over A's seeds.
         b: Mean over B's seeds.
         half: Half of the 95 % interval of b - a; None with one seed, or if all differ alike.
-        paired: Whether it rests on seeds that both sides have, pair by pair.
-        seeds: How many seeds A and B have.
+        paired: Whether it rests on the seeds that both sides have, pair by pair.
+        seeds: How many seeds of A and of B it rests on.
     """
 
     metric: str
@@ -96,12 +96,12 @@ def _row(a: Sequence[Run], b: Sequence[Run]) -> list[Difference]:
         if not xs or not ys:
             continue
         both = [s for s in xs if s in ys]
-        in_pairs = len(both) == len(xs) == len(ys)
-        half = (
-            paired([ys[s] for s in both], [xs[s] for s in both]).interval.half
-            if in_pairs
-            else _welch(list(xs.values()), list(ys.values()))
-        )
+        in_pairs = len(both) > 1 or len(both) == len(xs) == len(ys)
+        if in_pairs:
+            xs, ys = ({s: values[s] for s in both} for values in (xs, ys))
+            half = paired(list(ys.values()), list(xs.values())).interval.half
+        else:
+            half = _welch(list(xs.values()), list(ys.values()))
         means = statistics.mean(xs.values()), statistics.mean(ys.values())
         found.append(Difference(metric, *means, half, in_pairs, (len(xs), len(ys))))
     return found

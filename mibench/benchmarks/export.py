@@ -191,7 +191,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     found: dict[str, int] = {}
     evaluator = classes = None
     sizes = {}
-    warnings: dict[str, None] = {}
+    warnings: dict[str, list[str]] = {}
     holes: dict[str, str] = {}
     remarks: dict[str, None] = {}
     failed = store.failed()
@@ -208,7 +208,8 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
-        warnings |= dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ()))
+        for warning in dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ())):
+            warnings.setdefault(warning, []).append(label)
         if payloads:
             payload = next(iter(payloads.values()))
             evaluator = payload["evaluator"]["accuracy"]
@@ -220,8 +221,23 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         for label, contrast in with_none(table, name, values).items():
             entries[label][name] = replace(entries[label][name], contrast=contrast)
     seeds = max(len(stages) for stages in records.values())
-    told = tuple(warnings), holes, tuple(remarks)
+    there = [label for label, seeds_found in found.items() if seeds_found]
+    warned = tuple(
+        text if len(labels) == len(there) else f"{_together(labels, there)}: {text}"
+        for text, labels in warnings.items()
+    )
+    told = warned, holes, tuple(remarks)
     return Results(table, seeds, entries, found, evaluator, sizes, classes, *told)
+
+
+def _together(labels: Sequence[str], every: Sequence[str]) -> str:
+    """Returns labels in one text; those of an attack as its name, where they are all of it."""
+    told: dict[str, None] = {}
+    for label in labels:
+        attack = label.rpartition(" / ")[0]
+        alike = [x for x in every if x.rpartition(" / ")[0] == attack]
+        told[attack if attack and set(alike) <= set(labels) else label] = None
+    return ", ".join(told)
 
 
 def _entry(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
@@ -288,9 +304,16 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
     if results.classes is not None:
+        chances = {"attack_acc": ("Attack Acc", 1), "attack_acc5": ("Acc5", 5)}
+        protocols = [cell.protocol for cell in results.table.rows.values()]
+        guesses = ", ".join(
+            f"{min(100, 100 * tries / results.classes):.3g} % in {title}"
+            for name, (title, tries) in chances.items()
+            if all(p.metric(name).name == name for p in protocols)
+        )
+        scores = f": a blind guess scores {guesses}" if guesses else ""
         notes.append(
-            f"It knows {results.classes} classes: a blind guess scores "
-            f"{100 / results.classes:.3g} % in Attack Acc, {500 / results.classes:.3g} % in Acc5. "
+            f"It knows {results.classes} classes{scores}. "
             "Arrows point to what is better for the defender."
         )
     notes += fid_note(results)
@@ -416,6 +439,10 @@ def fid_note(results: Results) -> list[str]:
         return []
     groups: dict[tuple[int, int, int], list[str]] = {}
     for label, size in results.sizes.items():
+        if results.entries[label]["fid"].mean is None or "inception" in (
+            results.table.rows[label].protocol.metric("fid").name
+        ):
+            continue  # there is none, or it is of other features
         groups.setdefault(size, []).append(label.rpartition(" / ")[0])
     parts = [
         f"{n} reconstructions and {real} private images in {d} dimensions"
@@ -423,7 +450,7 @@ def fid_note(results: Results) -> list[str]:
         for (n, real, d), attacks in groups.items()
     ]
     warning = "; compare it between equal numbers only" if len(groups) > 1 else ""
-    return [f"FID rests on {'; '.join(parts)}{warning}."]
+    return parts and [f"FID rests on {'; '.join(parts)}{warning}."]
 
 
 def show(entry: Entry, seeds: int) -> str:

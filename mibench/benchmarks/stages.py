@@ -448,6 +448,8 @@ class RecordStage(Stage):
                 f"{protocol.keep}."
             )
         dropped = f"have an FID below {protocol.least_fid:g} and do not count"
+        if protocol.least_fid and isinstance(measure(METRICS[protocol.fid], trials), str):
+            warnings.append("A repeat that has no FID counts, whatever the least.")
         if lost := len(trials) - len(counted):
             warnings.append(f"{lost} of {len(trials)} repeats of an attack {dropped}.")
         for name, _ in self.metrics:

@@ -20,7 +20,7 @@ from mibench.commands.shared import (
 
 if TYPE_CHECKING:
     from mibench.benchmarks.contrasts import Contrast
-    from mibench.benchmarks.export import Results
+    from mibench.benchmarks.export import Entry, Results
     from mibench.benchmarks.tables import Table
     from mibench.evaluation import Metric
     from mibench.evaluation.significance import Interval
@@ -56,6 +56,8 @@ def explain(
         results = collect(chosen, records, done)
     lacking = list(_lacking(chosen, row, records, done))
     if not results.found[row]:
+        if not lacking:  # it is there, and damaged
+            lacking = [(row, seed) for seed in range(seeds)]
         raise RefusedError(f"no record of {row} in {store}; fill it with: {_command(lacking)}")
     for line in _told(results, row, metric, records, done):
         click.echo(line)
@@ -98,13 +100,17 @@ def _told(
     from mibench.benchmarks.export import show_reported
     from mibench.evaluation import METRICS
 
-    table, entry, metric = results.table, results.entries[row][name], METRICS[name]
+    table, entry = results.table, results.entries[row][name]
+    metric = table.rows[row].protocol.metric(name)
     unit = _unit(metric)
-    yield f"{metric.title} of {row} in {table.name}"
+    fills = f", which fills the column {METRICS[name].title}" if metric.name != name else ""
+    yield f"{metric.title} of {row} in {table.name}{fills}"
     line = (metric.compute.__doc__ or "").split("\n")[0]
     yield f"  {line} {metric.better.capitalize()} is better for the defender."
     if entry.mean is None:
         yield "  The value of no seed is a finite number."
+        told = [w for r in records[row] for w in store.load(r)["warnings"]]
+        yield from (f"  {w}" for w in dict.fromkeys(told) if w.startswith(f"{metric.title}: "))
         return
     yield f"  {entry.mean:.2f}{unit}, the mean of {_count(len(entry.values), 'seed')}."
     if claimed := table.reported.get(row, {}).get(name):
@@ -126,8 +132,8 @@ def _told(
             repeats[seed] = each
             yield f"    its {len(each)} attacks: {', '.join(f'{v:.2f}' for v in each)}{unit}"
 
-    yield from _intervals(results, row, metric, repeats)
-    yield from _comparisons(results, row, metric)
+    yield from _intervals(entry, table.rows[row].trials.classes, metric, repeats)
+    yield from _comparisons(results, row, name)
     yield from _parts(results, row)
     yield from _stages(row, metric, records, store)
 
@@ -138,12 +144,10 @@ def _each(values: Sequence[Any]) -> list[float]:
 
 
 def _intervals(
-    results: "Results", row: str, metric: "Metric", repeats: "Mapping[int, Sequence[float]]"
+    entry: "Entry", classes: int, metric: "Metric", repeats: Mapping[int, Sequence[float]]
 ) -> Iterator[str]:
     from mibench.evaluation.significance import FEWEST_IDENTITIES, interval
 
-    entry = results.entries[row][metric.name]
-    classes = results.table.rows[row].trials.classes
     yield "\nInterval (95 %)"
     about = ""
     if entry.interval and entry.interval.low is not None:
@@ -181,18 +185,20 @@ def _span(span: "Interval | None", metric: "Metric") -> str:
     )
 
 
-def _comparisons(results: "Results", row: str, metric: "Metric") -> Iterator[str]:
+def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
     from mibench.defenses import NoDefense
+    from mibench.evaluation import METRICS
 
+    metric = METRICS[name]
     yield "\nCompared by paired t tests at the same seeds, with Holm's correction"
-    contrast = results.entries[row][metric.name].contrast
+    contrast = results.entries[row][name].contrast
     if contrast:
         yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
     elif isinstance(results.table.rows[row].defense, NoDefense):
         yield "  this is the row without a defense"
     else:
         yield "  with no defense: no such row to compare it with"
-    for other in results.contrasts(metric.name):
+    for other in results.contrasts(name):
         if row in (other.row, other.other):
             yield f"  {other.row} with {other.other}: {_verdict(other, metric)}"
 

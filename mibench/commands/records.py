@@ -104,7 +104,7 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
             raise ValueError("name a record file or a folder of them")
         verdicts = [records.check(path) for path in records.find(paths)]
         if not verdicts:
-            raise ValueError(f"there is no .json file in {', '.join(map(str, paths))}")
+            raise ValueError(f"there is no record file in {', '.join(map(str, paths))}")
     for verdict in verdicts:
         if verdict.record is None:
             click.echo(f"bad  {verdict.path}: {verdict.problem}")

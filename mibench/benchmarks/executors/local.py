@@ -1,10 +1,12 @@
 """Stages side by side on this machine, each in a process of its own."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -129,6 +131,18 @@ def _start_worker(bench: Bench, reports: Any, gpus: Any, parent: int) -> None:  
     threading.Thread(target=follow, daemon=True).start()
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keeps Ctrl-C waiting, and from processes started meanwhile, where signals can be held."""
+    hold = getattr(signal, "pthread_sigmask", None)
+    before = hold(signal.SIG_BLOCK, {signal.SIGINT}) if hold else None
+    try:
+        yield
+    finally:
+        if hold:
+            hold(signal.SIG_SETMASK, before)
+
+
 def _work(stage: Stage, key: str, bench: Bench) -> Result:
     if stage.key != key:
         return CHANGED
@@ -155,7 +169,8 @@ def _run_pool(
             while not broken and schedule.ready and len(running) < jobs:
                 stage = schedule.take()
                 try:
-                    running[pool.submit(_work, stage, stage.key, bench)] = stage
+                    with _interrupts_held():  # for a worker that this starts: it is told later
+                        running[pool.submit(_work, stage, stage.key, bench)] = stage
                 except BrokenProcessPool:  # a moment ago: the stage has not begun
                     schedule.put_back(stage)
                     broken = True
