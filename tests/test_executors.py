@@ -133,6 +133,14 @@ def test_gpus_are_found_and_given_out_one_stage_each(monkeypatch: pytest.MonkeyP
         Local().check(replace(bench, device="cuda:2"))
 
 
+def test_a_worker_starts_with_ctrl_c_held_and_nothing_stays_held() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    with local._interrupts_held():
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == before
+    assert signal.SIGINT not in before
+
+
 def test_cores_are_divided_by_the_threads_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 0)
     monkeypatch.setattr(local, "cores", lambda: 9)

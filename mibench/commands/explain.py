@@ -98,6 +98,7 @@ def _told(
 ) -> Iterator[str]:
     """Yields the explanation line by line."""
     from mibench.benchmarks.export import show_reported
+    from mibench.benchmarks.holes import readable
     from mibench.evaluation import METRICS
 
     table, entry = results.table, results.entries[row][name]
@@ -109,7 +110,9 @@ def _told(
     yield f"  {line} {metric.better.capitalize()} is better for the defender."
     if entry.mean is None:
         yield "  The value of no seed is a finite number."
-        told = [w for r in records[row] for w in store.load(r)["warnings"]]
+        there = [r for r in records[row] if store.state(r) == "done"]
+        read = [found for r in there if (found := readable(r, store))]
+        told = [w for payload, _ in read for w in payload["warnings"]]
         yield from (f"  {w}" for w in dict.fromkeys(told) if w.startswith(f"{metric.title}: "))
         return
     yield f"  {entry.mean:.2f}{unit}, the mean of {_count(len(entry.values), 'seed')}."
