@@ -14,6 +14,8 @@ from mibench.benchmarks.tables.controls import DIGITS_CONTROLS
 from mibench.benchmarks.tables.digits import DIGITS
 from mibench.benchmarks.tables.digits_adaptive import DIGITS_ADAPTIVE
 from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
+from mibench.benchmarks.tables.mnist_others import MNIST_OTHERS
+from mibench.benchmarks.tables.prior_length import DIGITS_PRIOR_LENGTH, MNIST_PRIOR_LENGTH
 from mibench.benchmarks.tables.quirks import SELECT_TEST, TRAIN_LABELS, UNTRAINED_CRITIC
 from mibench.benchmarks.tables.smoke import SMOKE
 from mibench.benchmarks.tables.sweeps import SWEEP_CELEBA, SWEEP_CIFAR10, SWEEP_MNIST
@@ -32,9 +34,10 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         SMOKE, DIGITS, DIGITS_ADAPTIVE, DIGITS_CONTROLS,
-        UNTRAINED_CRITIC, TRAIN_LABELS, SELECT_TEST,
+        UNTRAINED_CRITIC, TRAIN_LABELS, SELECT_TEST, DIGITS_PRIOR_LENGTH,
         TABLE1, TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED,
         TABLE3_MNIST, TABLE3_MNIST_SHORT, TABLE3_MNIST_CONTROLLED,
+        MNIST_PRIOR_LENGTH, MNIST_OTHERS,
         TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED,
         TABLE4, TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED, TABLE5_DIGITS,
         FIG1, FIG1_DIGITS, CELEBA300, SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
