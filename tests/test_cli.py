@@ -59,6 +59,14 @@ def test_run_prints_the_table_and_its_files_and_again_computes_nothing(folder: P
     assert (folder / "out" / "smoke-modified.png").stat().st_mtime_ns == drawn
 
 
+def test_run_does_not_name_a_figure_of_an_earlier_run(folder: Path) -> None:
+    old = folder / "out" / "smoke-modified-samples.png"
+    old.parent.mkdir(parents=True, exist_ok=True)
+    old.write_bytes(b"of another run")
+    assert str(old) not in smoke(folder).stdout
+    assert old.read_bytes() == b"of another run"
+
+
 def test_a_modified_table_says_so(folder: Path) -> None:
     smoke(folder)
     assert "modified: attack.steps=3" in (folder / "out" / "smoke-modified.md").read_text()

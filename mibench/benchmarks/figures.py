@@ -27,7 +27,7 @@ IMAGES = 40
 
 def draw_reconstructions(
     records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path, *, private: bool = True
-) -> None:
+) -> bool:
     """Writes a PNG: rows are private examples, then each row's reconstructions; columns classes.
 
     The first passes of the first seed are shown, not the best ones. Rows that are not in the
@@ -38,10 +38,15 @@ def draw_reconstructions(
         store: Where to look.
         path: The PNG.
         private: Whether to show private training images.
+
+    Returns:
+        Whether there was anything to show; as of every function that draws here.
     """
     done = {k: r[0] for k, r in records.items() if store.state(r[0]) == "done"}
-    if not done or _current(path, stamp := _stamp("images", done.values(), private)):
-        return
+    if not done:
+        return False
+    if _current(path, stamp := _stamp("images", done.values(), private)):
+        return True
     first = next(iter(done.values())).evidence[0]
     classes = min(COLUMNS, min(r.evidence[0].inversion.classes for r in done.values()))
     passes = max(2, min(8, IMAGES // classes))
@@ -62,6 +67,7 @@ def draw_reconstructions(
             axes.set_xticks([(c + 0.5) * width for c in range(classes)], map(str, range(classes)))
             axes.xaxis.tick_top()
     save(figure, path, stamp)
+    return True
 
 
 def draw_strip(axes: Any, label: str, images: Tensor, per_class: int) -> float:  # noqa: ANN401
@@ -91,15 +97,17 @@ def _strip(images: Tensor, per_class: int) -> Any:  # noqa: ANN401 - a NumPy arr
     return torch.cat(pieces, dim=2).permute(1, 2, 0).numpy()
 
 
-def draw_tradeoff(results: Results, path: Path, key: str) -> None:
+def draw_tradeoff(results: Results, path: Path, key: str) -> bool:
     """Writes a PNG: Attack Acc against Accuracy, one marker per row, one panel per attack."""
     rows = {
         label: (e["accuracy"], e["attack_acc"])
         for label, e in results.entries.items()
         if {"accuracy", "attack_acc"} <= set(e) and e["attack_acc"].mean is not None
     }
-    if not rows or _current(path, stamp := fingerprint(["tradeoff", VERSION, key])):
-        return
+    if not rows:
+        return False
+    if _current(path, stamp := fingerprint(["tradeoff", VERSION, key])):
+        return True
     attacks = list(dict.fromkeys(label.rpartition(" / ")[0] for label in rows))
     defenses = list(dict.fromkeys(label.rpartition(" / ")[2] for label in rows))
     figure = new_figure((0.8 + 3.1 * len(attacks), 3.2))
@@ -125,9 +133,10 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> None:
         axes.margins(x=0.2)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     save(figure, path, stamp)
+    return True
 
 
-def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> None:
+def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
     """Writes a PNG: the targets' accuracy by which weights are selected, epoch by epoch.
 
     First seed; rows that share a target share a curve. Targets that keep the last epoch are
@@ -138,15 +147,15 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
         target = stages[0].evidence[0].inversion.target
         if store.state(target) == "done":
             targets.setdefault(target.key, (label.rpartition(" / ")[2], target))
-    if not targets or _current(path, stamp := fingerprint(["training", VERSION, list(targets)])):
-        return
+    if _current(path, stamp := fingerprint(["training", VERSION, list(targets)])):
+        return True
     curves = {}
     for label, target in targets.values():
         history = store.load(target)["history"]
         if history and all("accuracy" in epoch for epoch in history):
             curves[label] = [epoch["accuracy"] for epoch in history]
     if not curves:
-        return
+        return False
     figure = new_figure((5.4, 3.4))
     axes = figure.add_subplot(1, 1, 1)
     for j, (label, accuracies) in enumerate(curves.items()):
@@ -162,14 +171,15 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
     axes.grid(visible=True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     save(figure, path, stamp)
+    return True
 
 
-def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> None:
+def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
     """Writes a PNG: a row for every prior that kept samples of its end, one per seed."""
     priors = [r.evidence[0].inversion.prior for stages in records.values() for r in stages]
     done = {p.key: p for p in priors if store.state(p) == "done"}
     if _current(path, stamp := fingerprint(["samples", VERSION, list(done)])):
-        return
+        return True
     histories = {key: store.load(p).get("history", {}) for key, p in done.items()}
     strips = {
         f"{done[key].spec.name}, seed {done[key].seed}": history["samples"][-1].float() / 255
@@ -177,11 +187,12 @@ def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, pat
         if "samples" in history
     }
     if not strips:
-        return
+        return False
     figure = new_figure((9.0, 0.55 * len(strips) + 0.1))
     for i, (label, images) in enumerate(strips.items()):
         draw_strip(figure.add_subplot(len(strips), 1, i + 1), label, images, 1)
     save(figure, path, stamp)
+    return True
 
 
 def new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib has no stubs

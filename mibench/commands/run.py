@@ -159,15 +159,18 @@ def write(table: "Table", records: Records, store: "Store", out: Path, stem: str
     files = {"csv": "csv", "json": "json", "tex": "latex", "md": "markdown"}
     for suffix, form in files.items():
         (out / f"{stem}.{suffix}").write_text(render(results, form), encoding="utf-8")
+    written = [out / f"{stem}.{suffix}" for suffix in files]
     faces = any(r[0].cell.setting.task.faces for r in records.values())
-    figures.draw_reconstructions(records, store, out / f"{stem}.png", private=not faces)
     key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
-    figures.draw_tradeoff(results, out / f"{stem}-tradeoff.png", key)
-    figures.draw_samples(records, store, out / f"{stem}-samples.png")
-    figures.draw_training(records, store, out / f"{stem}-training.png")
-    names = [*(f"{stem}.{s}" for s in (*files, "png"))]
-    names += [f"{stem}-{figure}.png" for figure in ("tradeoff", "training", "samples")]
-    written = [out / name for name in names if (out / name).exists()]
+    pictures = [out / f"{stem}{name}.png" for name in ("", "-tradeoff", "-training", "-samples")]
+    shown = (
+        figures.draw_reconstructions(records, store, pictures[0], private=not faces),
+        figures.draw_tradeoff(results, pictures[1], key),
+        figures.draw_training(records, store, pictures[2]),
+        figures.draw_samples(records, store, pictures[3]),
+    )
+    # A file of that name where nothing is to be shown is of an earlier run.
+    written += [path for path, drawn in zip(pictures, shown, strict=True) if drawn]
     told = render(results, "text") + "\n"
     if table.curves:
         from mibench.benchmarks import tradeoff, tradeoff_files
