@@ -160,7 +160,7 @@ def made(scores: dict[str, float | None], *, worst: bool = True) -> Results:
         }
         for label, s in scores.items()
     }
-    return Results(table, 3, entries, dict.fromkeys(scores, 3), None, {})
+    return Results(table, 3, entries, dict.fromkeys(scores, 3), {}, {})
 
 
 SCORES = {

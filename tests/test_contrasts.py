@@ -94,6 +94,25 @@ def test_a_warning_names_its_rows_unless_it_is_of_all(rows: tuple[str, ...], who
 
 
 @pytest.mark.parametrize(
+    ("other", "note"),
+    [
+        ("GMI / MID", "97.00 % for GMI / No Def., GMI / BiDO-HSIC; 96.00 % for GMI / MID"),
+        ("", "Evaluation classifier: 97.00 % test accuracy."),
+    ],
+)
+def test_a_note_says_which_rows_another_evaluator_judged(other: str, note: str) -> None:
+    table = TABLE.only(["GMI"])
+    records = record_stages(table, 1, None)
+    payloads = {}
+    for label, (record,) in records.items():
+        payloads[record.key] = payload(dict.fromkeys(TABLE.columns, 50.0))
+        payloads[record.key]["evaluator"] = {"accuracy": 97.0 - (label == other)}
+    results = collect(table, records, Made(payloads))
+    assert note in "\n".join(footnotes(results))
+    assert results.evaluator == (None if other else 97.0)
+
+
+@pytest.mark.parametrize(
     ("size", "there"),
     [({"reconstructions": 0}, 1), ({"reconstructions": -1}, 0), ({"real": 0}, 0),
      ({"dimensions": 0}, 0), ({"classes": 0}, 0), ({"classes": 2.5}, 0)],

@@ -42,7 +42,8 @@ def results(seeds: int = 1, **changes: object) -> Results:
         },
         "KED-MI / MID": {"accuracy": Entry(), "attack_acc": Entry()},
     }
-    return Results(table, seeds, entries, {"GMI / No Def.": seeds, "KED-MI / MID": 0}, 97.5, {})
+    found = {"GMI / No Def.": seeds, "KED-MI / MID": 0}
+    return Results(table, seeds, entries, found, {97.5: ("GMI / No Def.",)}, {})
 
 
 def made(mean: float, seeds: int) -> Interval:

@@ -93,7 +93,9 @@ class Results:
         seeds: How many seeds were asked for.
         entries: Label → metric → entry.
         found: Label → how many seeds are in the store.
-        evaluator: The evaluation classifier's test accuracy in percent.
+        evaluators: Test accuracy of the evaluation classifier in percent → the rows that it
+            judged. More than one where rows have settings of their own, or came from stores
+            in which it was trained on other kinds of machines.
         sizes: Label → reconstructions, real images and dimensions that FID rests on.
         classes: How many classes the evaluator knows.
         warnings: What the records say beside their numbers, such as why one is missing.
@@ -105,12 +107,17 @@ class Results:
     seeds: int
     entries: Mapping[str, Mapping[str, Entry]]
     found: Mapping[str, int]
-    evaluator: Number
+    evaluators: Mapping[float, Sequence[str]]
     sizes: Mapping[str, tuple[int, int, int]]
     classes: int | None = None
     warnings: tuple[str, ...] = ()
     holes: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+    @property
+    def evaluator(self) -> Number:
+        """The evaluation classifier's test accuracy in percent, if it is the same for all."""
+        return next(iter(self.evaluators)) if len(self.evaluators) == 1 else None
 
     def frame(self, *, reported: bool = False) -> "pd.DataFrame":
         """Returns one row per label, named "row": plain numbers, NaN where there is none.
@@ -189,7 +196,8 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     """Returns what is in the store; computes nothing."""
     entries: dict[str, dict[str, Entry]] = {}
     found: dict[str, int] = {}
-    evaluator = classes = None
+    evaluators: dict[float, dict[str, None]] = {}
+    classes = None
     sizes = {}
     warnings: dict[str, list[str]] = {}
     holes: dict[str, str] = {}
@@ -210,9 +218,10 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
         for warning in dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ())):
             warnings.setdefault(warning, []).append(label)
+        for payload in payloads.values():
+            evaluators.setdefault(payload["evaluator"]["accuracy"], {})[label] = None
         if payloads:
             payload = next(iter(payloads.values()))
-            evaluator = payload["evaluator"]["accuracy"]
             size = payload["sizes"]
             classes = size["classes"]
             sizes[label] = (size["reconstructions"], size["real"], size["dimensions"])
@@ -226,8 +235,9 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         text if len(labels) == len(there) else f"{_together(labels, there)}: {text}"
         for text, labels in warnings.items()
     )
+    judged = {accuracy: tuple(labels) for accuracy, labels in evaluators.items()}
     told = warned, holes, tuple(remarks)
-    return Results(table, seeds, entries, found, evaluator, sizes, classes, *told)
+    return Results(table, seeds, entries, found, judged, sizes, classes, *told)
 
 
 def _together(labels: Sequence[str], every: Sequence[str]) -> str:
@@ -303,6 +313,13 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         notes = [spread_note(results.table)]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
+    elif results.evaluators:
+        there = [label for label, n in results.found.items() if n]
+        each = "; ".join(
+            f"{accuracy:.2f} % for {_together(labels, there)}"
+            for accuracy, labels in results.evaluators.items()
+        )
+        notes.append(f"Evaluation classifiers differ; their test accuracy: {each}.")
     if results.classes is not None:
         chances = {"attack_acc": ("Attack Acc", 1), "attack_acc5": ("Acc5", 5)}
         protocols = [cell.protocol for cell in results.table.rows.values()]

@@ -240,8 +240,9 @@ def _parts(results: "Results", row: str) -> Iterator[str]:
     }
     for part, specs in parts.items():
         yield f"  {part:10s} {', '.join(map(brief, specs))}"
-    if results.evaluator is not None:
-        yield f"  The evaluator is right about {results.evaluator:.2f} % of its test images."
+    for accuracy, rows in results.evaluators.items():
+        if row in rows:
+            yield f"  The evaluator is right about {accuracy:.2f} % of its test images."
 
 
 def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Iterator[str]:
