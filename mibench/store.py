@@ -972,4 +972,6 @@ def _peak(device: torch.device) -> int | None:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "cpu":  # kernels, and so the last bits, go by its vector instructions
+        return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return f"{device.type} {platform.machine()}"
