@@ -341,7 +341,7 @@ def test_two_commits_of_one_payload_have_the_same_bytes(tmp_path: Path, data: Pa
     assert found[0] == found[1]
 
 
-def test_meta_says_which_instructions_the_processor_computed_with(store: Store, data: Path) -> None:
+def test_meta_says_which_instructions_a_stage_ran_on(store: Store, data: Path) -> None:
     store.complete(Draw(0), data=data)
     kind, _, instructions = store.meta(Draw(0))["device"].split()
     assert (kind, instructions) == ("cpu", torch.backends.cpu.get_cpu_capability())
