@@ -1,7 +1,7 @@
 """Whether a longer training of KED-MI's prior recovers more: one target, other lengths.
 
 On MNIST a short training recovers more than was reported of a long one; here nothing but the
-length differs between rows.
+length differs between the rows of KED-MI.
 """
 
 from dataclasses import replace
@@ -31,16 +31,13 @@ PANEL = replace(
 
 def lengths(cell: Cell, defense: str, epochs: tuple[int, ...]) -> dict[str, Cell]:
     """Returns KED-MI and its prior's samples, each after so many epochs of the prior."""
-    rows = {
-        f"KED-MI, {n} epochs / {defense}": override(cell, "attack.prior.epochs", str(n))
-        for n in epochs
-    }
-    drawn = {}
-    for label, row in rows.items():
+    rows, drawn = {}, {}
+    for n in epochs:
+        label = f"{n} epoch{'s' * (n > 1)} / {defense}"
+        row = rows[f"KED-MI, {label}"] = override(cell, "attack.prior.epochs", str(n))
         prior = row.attack.prior
         assert isinstance(prior, InversionGAN)
-        samples = replace(row, attack=PriorSamples(prior))
-        drawn[label.replace("KED-MI", "Prior samples")] = samples
+        drawn[f"Prior samples, {label}"] = replace(row, attack=PriorSamples(prior))
     return rows | drawn
 
 
