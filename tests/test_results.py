@@ -100,3 +100,17 @@ def test_a_page_includes_only_tables_that_are_published(page: str) -> None:
     for name in INCLUDE.findall(path.read_text() if path.exists() else ""):
         assert (ROOT / name).is_file(), f"{page} includes {name}"
         assert (ROOT / name).parent in PUBLISHED
+
+
+def test_publish_does_not_make_a_table_of_fewer_seeds_than_there_are_records_of(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(ROOT / "results" / "digits-prior-length", tmp_path / "digits-prior-length")
+    table = tmp_path / "digits-prior-length" / "digits-prior-length.md"
+    before = table.read_bytes()
+    done = call("publish", "digits-prior-length", "-o", tmp_path)
+    assert done.exit_code == 2
+    assert "records of 3 seeds: publish them with --seeds 3" in done.output
+    assert table.read_bytes() == before
+    assert call("publish", "digits-prior-length", "--seeds", 3, "-o", tmp_path).exit_code == 0
+    assert table.read_bytes() == before

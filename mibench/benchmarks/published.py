@@ -36,6 +36,11 @@ class Published(Store):
                 raise ValueError(f"{verdict.path} tells of a cell that another file tells of too")
             self._records[cell] = verdict.record
 
+    def seeds(self) -> int:
+        """Returns how many seeds, from 0 on, the records tell of."""
+        cells = [record["payload"]["cell"] for record in self._records.values()]
+        return 1 + max((cell["seeds"]["target"] for cell in cells), default=-1)
+
     def _of(self, stage: Stage) -> Record | None:
         return (
             self._records.get(fingerprint(stage.cell)) if isinstance(stage, RecordStage) else None

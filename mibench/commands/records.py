@@ -73,6 +73,11 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
             records.write(
                 chosen.name, stages, Store(store), place / "records", compact=True
             )  # fmt: skip
+        if (there := published.Published(place / "records").seeds()) > seeds:
+            raise ValueError(
+                f"{place / 'records'} has records of {there} seeds: publish them with --seeds "
+                f"{there}, or move those of further seeds away"
+            )
         files = published.files_of(chosen, seeds, place / "records")
         results = published.results_of(chosen, seeds, place / "records")
         for name, text in files.items():

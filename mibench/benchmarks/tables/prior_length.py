@@ -43,10 +43,10 @@ def lengths(cell: Cell, defense: str, epochs: tuple[int, ...]) -> dict[str, Cell
 
 DIGITS_PRIOR_LENGTH = Table(
     name="digits-prior-length",
-    caption="KED-MI on 16x16 digits after a short and a long training of its prior.",
+    caption="KED-MI on 16x16 digits after shorter and longer training of its prior.",
     rows=lengths(DIGITS.rows["KED-MI / No Def."], "No Def.", (15, 60, 240)),
     columns=("attack_acc", "attack_acc5", "fid"),
-    notes=("digits has 60 epochs.", SAMPLES),
+    notes=("The table digits has 60 epochs.", SAMPLES),
 )
 ATTACKED = replace(TABLE3_MNIST_SHORT.rows["KED-MI / BiDO-COCO"], setting=PANEL)
 MNIST_PRIOR_LENGTH = Table(
