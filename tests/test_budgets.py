@@ -92,7 +92,7 @@ def test_budgets_prints_counts_and_gaps(store: Store) -> None:
     lines = {line.split("  ")[1]: line.split() for line in render("Small", found, 1).splitlines()
              if " / " in line}  # fmt: skip
     assert lines["GMI / No Def."][4:7] == ["3", "150", "150"]
-    assert lines["KED-MI / No Def."][-4] == "896"
+    assert lines["KED-MI / No Def."][9] == "896"
     assert set(lines["KED-MI / BiDO-COCO"][3:]) == {"--"}
 
 
