@@ -52,6 +52,7 @@ ATTACKED = replace(TABLE3_MNIST_SHORT.rows["KED-MI / BiDO-COCO"], setting=PANEL)
 MNIST_PRIOR_LENGTH = Table(
     name="table3-mnist-length",
     caption="KED-MI on MNIST's BiDO-COCO target: length of training, and other evaluators.",
+    source="Table 3, Peng et al. 2022",
     rows=lengths(ATTACKED, "BiDO-COCO", (1, 3)),
     columns=("attack_acc", "attack_acc_mean", "attack_acc_all", "fid"),
     notes=(
