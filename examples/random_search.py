@@ -5,22 +5,20 @@ needs only the target's scores, so it says ``access = "scores"``: the target it 
 answers with probabilities, gives no gradients and counts its queries.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from mibench import Attack, Prior, PriorSpec, Reconstructions, Table
-from mibench.attacks import WGANGP
+from mibench import Prior, PriorSpec, Reconstructions, Table
+from mibench.attacks import WGANGP, BlackBox, Goal
 from mibench.benchmarks.tables import TABLES
 from mibench.store import Work
 from mibench.types import Access, Query
 
 
 @dataclass(frozen=True)
-class RandomSearch(Attack):
+class RandomSearch(BlackBox):
     """Keeps the best of many random draws from a prior.
 
     Attributes:
@@ -34,26 +32,15 @@ class RandomSearch(Attack):
     prior: PriorSpec = field(default_factory=WGANGP)
     draws: int = 2000
 
-    def invert(
-        self,
-        target: Query,
-        prior: Prior,
-        blocks: Sequence[Tensor],
-        samples: int,
-        rngs: Sequence[torch.Generator],
-        work: Work,
-    ) -> Reconstructions:
+    def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Ranks the draws by the target's score of each class."""
-        found = []
-        for labels, rng in zip(blocks, rngs, strict=True):
-            z = prior.sample(self.draws, rng).to(work.device)
+        kept = []
+        for labels, stream in goal:
+            z = prior.sample(self.draws, stream).to(goal.device)
             with torch.no_grad():
                 scores = target(prior.generate(z))
-            found.append(z[scores.topk(samples, dim=0).indices[:, labels.to(work.device)]])
-        latents = torch.cat(found, dim=1)
-        with torch.no_grad():
-            images = prior.generate(latents.flatten(0, 1))
-        return Reconstructions(images.view(*latents.shape[:2], *images.shape[1:]), latents)
+            kept.append(z[scores.topk(goal.samples, dim=0).indices[:, labels]])
+        return goal.reconstructions(prior, torch.cat(kept, dim=1))
 
 
 SMOKE = TABLES["smoke"]

@@ -4,17 +4,21 @@ Pixels are float32 in [0, 1] everywhere above a network's first layer. A network
 that was trained on another range converts inside its own ``latents``.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from mibench.store import Work, remark
+
+if TYPE_CHECKING:
+    from mibench.attacks.goal import Goal
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Labels: TypeAlias = Int[Tensor, " n"]
@@ -403,12 +407,30 @@ class Attack(ABC):
     version: ClassVar[int] = 1
     access: ClassVar[Access] = "white"
     prior: PriorSpec
-    identity: IdentityLoss
-    """What makes a reconstruction the class's."""
-    views: tuple[View, ...] = ()
-    """The identity loss is the mean over these; without any, of the image as it is."""
     max_queries: int = 0
     """Answers of the target that may be spent on each class; 0 for no limit."""
+
+    @property
+    def queries_per_image(self) -> int:
+        """How many answers of the target a step asks about each image."""
+        return 1
+
+    def __init_subclass__(cls) -> None:
+        """Refuses an ``invert`` of other parameters.
+
+        Raises:
+            TypeError: With what it has to take.
+        """
+        super().__init_subclass__()
+        parameters = inspect.signature(cls.invert)
+        try:
+            parameters.bind("self", "target", "prior", "goal", "work")
+        except TypeError:
+            raise TypeError(
+                f"{cls.__name__}.invert must take (self, target, prior, goal, work), not "
+                f"({', '.join(parameters.parameters)}): goal.blocks are the classes, goal.samples "
+                "how many reconstructions of each, goal.streams the generators to draw from"
+            ) from None
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
         """Returns how many steps ``invert`` takes; None if it cannot tell.
@@ -427,21 +449,16 @@ class Attack(ABC):
         self,
         target: Any,  # noqa: ANN401 - which of two, the attack's ``access`` says
         prior: Prior,
-        blocks: Sequence[Tensor],
-        samples: int,
-        rngs: Sequence[torch.Generator],
+        goal: "Goal",
         work: Work,
     ) -> Reconstructions:
-        """Reconstructs ``samples`` images of every label.
+        """Reconstructs ``goal.samples`` images of every class.
 
         Args:
             target: The attacked :class:`Classifier`, frozen and in eval mode, :class:`Watched`
                 by the runner; a :class:`Query` unless ``access`` is "white".
             prior: The trained prior, frozen and in eval mode.
-            blocks: Classes to invert. Losses are means over a block, so the step size is
-                coupled to its length; blocks do not influence each other, but for the noise
-                that a stochastic target draws.
-            samples: Reconstructions per class.
-            rngs: One source of randomness per block, on the CPU.
-            work: Where to save state, report progress and find the device.
+            goal: Classes to invert, how many images of each, and where to draw from.
+            work: Where state is saved and steps are counted; :func:`mibench.attacks.rounds`
+                and :func:`mibench.attacks.descend` do that.
         """

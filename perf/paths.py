@@ -12,7 +12,7 @@ import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
 from torch import Tensor
 
-from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN
+from mibench.attacks import GMI, KEDMI, WGANGP, Goal, InversionGAN
 from mibench.attacks.gan import GAN, GANSpec
 from mibench.benchmarks.tables import digits
 from mibench.benchmarks.tables.table3 import MNIST_DEFENSES
@@ -21,7 +21,7 @@ from mibench.evaluation.fid import frechet_distance
 from mibench.networks import MCNN, SCNN
 from mibench.seeding import generator, seeded
 from mibench.store import Work
-from mibench.types import Attack, Classifier, Defense, ImageSet, Prior, predict
+from mibench.types import Attack, Classifier, Defense, ImageSet, Prior, Shape, predict
 from perf import naive
 
 SHAPE = (1, 32, 32)
@@ -136,9 +136,8 @@ def attacks(device: torch.device, steps: int = 100) -> Iterator[Path]:
             prior = (
                 attack.prior.build(SHAPE, 5).to(device).eval().requires_grad_(requires_grad=False)
             )
-        one = ([torch.arange(5)], 1, [generator("perf")], Work(device=device))
         name = f"{attack.name} on 5 classes"
-        run = partial(attack.invert, target, prior, *one)
+        run = partial(invert_blocks, attack, target, prior, SHAPE, Work(device=device), [1], 1)
         yield Path(name, 5, run, steps, against=f"{name}, straightforward")
     with seeded("perf"):
         gan: GAN = InversionGAN().build(SHAPE, 5).to(device).eval()
@@ -168,7 +167,7 @@ def batches(
             prior = attack.prior.build(SHAPE, 5).to(device)
         prior.eval().requires_grad_(requires_grad=False)
         samples = restarts if attack.name == "gmi" else 1
-        on = partial(invert_blocks, attack, target, prior, work)
+        on = partial(invert_blocks, attack, target, prior, SHAPE, work)
         images = 5 * blocks * restarts
         name = f"{attack.name} on {blocks} blocks x {restarts} restarts"
         together = partial(on, [blocks * restarts // samples], samples)
@@ -181,6 +180,7 @@ def invert_blocks(
     attack: Attack,
     target: Classifier,
     prior: Prior,
+    shape: Shape,
     work: Work,
     counts: list[int],
     samples: int,
@@ -188,7 +188,8 @@ def invert_blocks(
     """Attacks so many blocks of five classes at a time."""
     for count in counts:
         rngs = [generator("perf", i) for i in range(count)]
-        attack.invert(target, prior, [torch.arange(5)] * count, samples, rngs, work)
+        goal = Goal([torch.arange(5)] * count, samples, rngs, shape, work.device)
+        attack.invert(target, prior, goal, work)
 
 
 def variational(device: torch.device) -> Iterator[Path]:
@@ -206,8 +207,7 @@ def variational(device: torch.device) -> Iterator[Path]:
     attack = replace(digits.JOINT, steps=10)
     frozen_prior = copy.deepcopy(prior).eval().requires_grad_(requires_grad=False)
     target.eval().requires_grad_(requires_grad=False)
-    one = ([torch.arange(5)], 1, [rng], Work(device=device))
-    run = partial(attack.invert, target, frozen_prior, *one)
+    run = partial(invert_blocks, attack, target, frozen_prior, shape, Work(device=device), [1], 1)
     yield Path("vmi on 5 classes", 5 * attack.batch, run, 10)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mibench.attacks import ATTACKS, CONTROLS, GMI, KEDMI, LOSSES, PRIORS, VIEWS, WGANGP
+from mibench.attacks import ATTACKS, CONTROLS, GMI, KEDMI, LOSSES, PRIORS, VIEWS, WGANGP, Goal
 from mibench.attacks.losses import LogitMatching, MaxMargin
 from mibench.attacks.views import Crop, Flip, Noise, Plain, Shift, affordable
 from mibench.benchmarks.executors import Bench, Serial, execute
@@ -220,7 +220,7 @@ class TestAttack:
         if attack.access != "white":
             seen = Query(target, attack.access, work)
         rngs = [generator(seed, i) for i in range(2)]
-        found = attack.invert(seen, prior, self.blocks, 3, rngs, work)
+        found = attack.invert(seen, prior, Goal(self.blocks, 3, rngs, TASK.shape), work)
         assert found.latents.shape[:2] == (3, 4)
         assert not found.images.requires_grad
         images: Tensor = found.images
@@ -479,18 +479,13 @@ class Blind(Attack):
         """Returns what the budget pays for."""
         return affordable(self, self.steps, samples) if self.thrifty else self.steps
 
-    def invert(
-        self, target: Query, prior: Prior, blocks: Sequence[Tensor], samples: int,
-        rngs: Sequence[torch.Generator], work: Work,
-    ) -> Reconstructions:  # fmt: skip
+    def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Draws, and asks of it."""
-        drawn = [prior.sample(samples * len(b), r) for b, r in zip(blocks, rngs, strict=True)]
-        z = torch.cat([d.view(samples, -1, d.shape[1]) for d in drawn], 1)
-        x = prior.generate(z.flatten(0, 1))
-        for _ in range(self.planned_steps(len(blocks), samples)):
-            target(x)
+        found = goal.reconstructions(prior, goal.draws(prior))
+        for _ in range(self.planned_steps(len(goal.blocks), goal.samples)):
+            target(found.images.flatten(0, 1))
             work.steps += 1
-        return Reconstructions(x.view(*z.shape[:2], *x.shape[1:]), z)
+        return found
 
 
 @pytest.mark.parametrize("thrifty", [True, False])

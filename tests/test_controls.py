@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mibench.attacks import GMI, AdversarialNoise, OtherClass, PriorSamples
+from mibench.attacks import GMI, AdversarialNoise, Goal, OtherClass, PriorSamples
 from mibench.benchmarks import records, stages
 from mibench.benchmarks.cell import Cell, Evaluator
 from mibench.benchmarks.executors import Bench, Serial, execute
@@ -45,7 +45,7 @@ def prior() -> Prior:
 
 def invert(attack: Any, target: Classifier, prior: Prior) -> Tensor:
     rngs = [generator(0, i) for i in range(2)]
-    images: Tensor = attack.invert(target, prior, BLOCKS, 6, rngs, Work()).images
+    images: Tensor = attack.invert(target, prior, Goal(BLOCKS, 6, rngs, TASK.shape), Work()).images
     return images
 
 
@@ -67,7 +67,7 @@ def test_the_other_class_is_the_next_and_the_last_one_s_is_the_first(
     attack = GMI(steps=3)
     rngs = [generator(0, i) for i in range(2)]
     shifted = [torch.tensor([1, 2]), torch.tensor([3, 0])]
-    want = attack.invert(target, prior, shifted, 6, rngs, Work()).images
+    want = attack.invert(target, prior, Goal(shifted, 6, rngs, TASK.shape), Work()).images
     assert torch.equal(invert(OtherClass(attack.prior, attack), target, prior), want)
 
 
@@ -85,7 +85,7 @@ def test_adversarial_noise_fools_the_target_and_stays_where_it_began(
 ) -> None:
     rngs = [generator(0, i) for i in range(2)]
     attack = AdversarialNoise(start=start, epsilon=0.05)  # type: ignore[arg-type]
-    found = attack.invert(target, prior, BLOCKS, 6, rngs, Work())
+    found = attack.invert(target, prior, Goal(BLOCKS, 6, rngs, TASK.shape), Work())
     moved = (found.images - found.latents).abs()
     assert moved.max() <= 0.05 + 1e-6
     assert moved.max() > 0.049

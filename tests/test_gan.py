@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mibench.attacks import GMI, KEDMI, WGANGP, InversionGAN, batches
+from mibench.attacks import GMI, KEDMI, WGANGP, Goal, InversionGAN, batches
 from mibench.attacks import gan as priors
 from mibench.attacks.gan import (
     GAN,
@@ -328,7 +328,7 @@ def invert(
     """Inverts some of the blocks; each keeps its own stream."""
     rngs = [generator("attack", i) for i in which]
     blocks = [BLOCKS[i] for i in which]
-    return attack.invert(TARGET, prior, blocks, samples, rngs, work or Work())
+    return attack.invert(TARGET, prior, Goal(blocks, samples, rngs, (1, 2, 2)), work or Work())
 
 
 def test_gmi_is_the_released_momentum_loop() -> None:
@@ -455,7 +455,7 @@ def test_a_resumed_inversion_continues_the_stream_of_every_block(tmp_path: Path)
 
     def run(work: Work) -> Tensor:
         rngs = [generator("attack", i) for i in range(5)]
-        return FIT.invert(TARGET, prior, blocks, 1, rngs, work).latents
+        return FIT.invert(TARGET, prior, Goal(blocks, 1, rngs, (1, 2, 2)), work).latents
 
     whole = run(Work())
     with pytest.raises(KilledError):
@@ -467,7 +467,8 @@ def test_restarts_of_gmi_do_not_influence_each_other() -> None:
     """Two restarts of a block of one class start where the first two of a stream lie."""
     prior, y = LinearPrior(), [torch.tensor([0])]
     two, one = (
-        DESCENT.invert(TARGET, prior, y, n, [generator("attack")], Work()).latents for n in (2, 1)
+        DESCENT.invert(TARGET, prior, Goal(y, n, [generator("attack")], (1, 2, 2)), Work()).latents
+        for n in (2, 1)
     )
     torch.testing.assert_close(two[0, 0], one[0, 0], rtol=1e-4, atol=1e-5)
 

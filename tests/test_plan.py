@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mibench.attacks import ATTACKS, PRIORS, StyleGAN2
+from mibench.attacks import ATTACKS, PRIORS, Goal, StyleGAN2
 from mibench.attacks.gan import GANSpec
 from mibench.benchmarks.plan import (
     estimate,
@@ -96,7 +96,8 @@ def test_an_attack_takes_the_planned_steps(name: str) -> None:
         prior = tiny(type(attack.prior)).build(TASK.shape, TASK.num_classes).eval()
     blocks = [torch.arange(2), torch.arange(2, 4)]
     with counted() as steps:
-        attack.invert(target, prior, blocks, 2, [generator(i) for i in range(2)], Work())
+        goal = Goal(blocks, 2, [generator(i) for i in range(2)], TASK.shape)
+        attack.invert(target, prior, goal, Work())
     assert len(steps) == attack.planned_steps(2)
 
 

@@ -57,7 +57,7 @@ def slope(loss: Tensor, x: Tensor) -> Tensor:
 def test_the_slope_over_views_is_the_mean_of_their_slopes(x: Tensor) -> None:
     target = make()
     views = (Plain(), Flip(), Shift(pixels=2), Crop(scale=0.7), Noise(std=0.3))
-    got = slope(identity_loss(KEDMI(views=views), target, x, LABELS, [(4, generator("v"))]), x)
+    got = slope(identity_loss(CrossEntropy(), views, target, x, LABELS, [(4, generator("v"))]), x)
     each = []
     rng = generator("v")
     for view in views:
@@ -69,15 +69,17 @@ def test_the_slope_over_views_is_the_mean_of_their_slopes(x: Tensor) -> None:
 
 def test_without_views_the_loss_is_of_the_image_to_the_bit(x: Tensor) -> None:
     target = make()
-    for attack in (KEDMI(), KEDMI(views=(Plain(),))):
-        got = identity_loss(attack, target, x, LABELS, [(4, generator("v"))])
+    for views in ((), (Plain(),)):
+        got = identity_loss(CrossEntropy(), views, target, x, LABELS, [(4, generator("v"))])
         assert torch.equal(got, CrossEntropy()(target(x), LABELS))
 
 
 def test_draws_are_the_mean_over_so_many_answers_of_a_target_with_noise(x: Tensor) -> None:
     target = make(noisy=True)
     with seeded("noise"):
-        got = identity_loss(KEDMI(views=(Plain(draws=5),)), target, x, LABELS, [(4, generator())])
+        got = identity_loss(
+            CrossEntropy(), (Plain(draws=5),), target, x, LABELS, [(4, generator())]
+        )
     with seeded("noise"):
         z = target.latents(x)[-1]
         noise = torch.randn(5, 4, target.noise_dim)
@@ -94,7 +96,12 @@ def test_many_draws_come_near_the_expectation_of_the_slope(x: Tensor) -> None:
             many = [
                 slope(
                     identity_loss(
-                        KEDMI(views=(Plain(draws=draws),)), target, x, LABELS, [(4, generator())]
+                        CrossEntropy(),
+                        (Plain(draws=draws),),
+                        target,
+                        x,
+                        LABELS,
+                        [(4, generator())],
                     ),
                     x,
                 )
@@ -108,7 +115,7 @@ def test_many_draws_come_near_the_expectation_of_the_slope(x: Tensor) -> None:
 def test_views_of_unequal_draws_weigh_the_same(x: Tensor) -> None:
     target = make()
     got = identity_loss(
-        KEDMI(views=(Plain(draws=3), Flip())), target, x, LABELS, [(4, generator())]
+        CrossEntropy(), (Plain(draws=3), Flip()), target, x, LABELS, [(4, generator())]
     )
     want = [CrossEntropy()(target(v), LABELS) for v in (x, x.flip(3))]
     torch.testing.assert_close(got, torch.stack(want).mean(0))
@@ -208,8 +215,7 @@ def test_logit_matching_compares_with_the_mean_public_latent(
     watched = Watched(target, work)
     watched.look_at(public)
     assert work.queries == 30
-    attack = KEDMI(identity=LogitMatching(weight=0.5))
-    got = identity_loss(attack, watched, x, LABELS, [(4, generator())])
+    got = identity_loss(LogitMatching(weight=0.5), (), watched, x, LABELS, [(4, generator())])
     z, logits = target.latents(x)[-1], target(x)
     usual = predict(target, public.images, generator())[1].mean(0)
     want = -logits[range(4), LABELS] + 0.5 * (z - usual).square().mean(1)
@@ -218,7 +224,7 @@ def test_logit_matching_compares_with_the_mean_public_latent(
 
 def test_logit_matching_without_public_images_is_refused(x: Tensor) -> None:
     with pytest.raises(ValueError, match="logit-matching needs the target's mean public latent"):
-        identity_loss(KEDMI(identity=LogitMatching()), make(), x, LABELS, [(4, generator())])
+        identity_loss(LogitMatching(), (), make(), x, LABELS, [(4, generator())])
 
 
 # Budgets ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from mibench.attacks import VMI, StyleGAN2
+from mibench.attacks import VMI, Goal, StyleGAN2
 from mibench.attacks.stylegan import StyleGANPrior
 from mibench.attacks.vmi import Fit, Styles, shortened
 from mibench.benchmarks.figures import draw_samples
@@ -171,8 +171,10 @@ def test_more_layers_than_the_generator_has_are_refused(prior: StyleGANPrior) ->
 
 def test_blocks_do_not_influence_each_other(prior: StyleGANPrior, target: Classifier) -> None:
     two = [torch.tensor([0, 1]), torch.tensor([2, 3])]
-    both = ATTACK.invert(target, prior, two, 3, [generator(0), generator(1)], Work())
-    last = ATTACK.invert(target, prior, two[1:], 3, [generator(1)], Work())
+    both = ATTACK.invert(
+        target, prior, Goal(two, 3, [generator(0), generator(1)], TASK.shape), Work()
+    )
+    last = ATTACK.invert(target, prior, Goal(two[1:], 3, [generator(1)], TASK.shape), Work())
     assert both.images.shape == (3, 4, *TASK.shape)
     assert torch.equal(both.images[:, 2:], last.images)
     assert torch.equal(both.latents[:, 2:], last.latents)
@@ -184,7 +186,9 @@ def test_a_run_killed_between_two_blocks_goes_on(
     blocks = [torch.tensor([0, 1]), torch.tensor([2, 3])]
 
     def run(work: Work) -> Tensor:
-        return ATTACK.invert(target, prior, blocks, 2, [generator(i) for i in (0, 1)], work).images
+        return ATTACK.invert(
+            target, prior, Goal(blocks, 2, [generator(i) for i in (0, 1)], TASK.shape), work
+        ).images
 
     class Doomed(Work):
         def progress(self, done: int, total: int, note: str = "") -> None:
@@ -220,11 +224,13 @@ def test_snapshots_are_draws_of_earlier_moments(
     prior: StyleGANPrior, target: Classifier, tmp_path: Path
 ) -> None:
     kept = replace(ATTACK, steps=6, snapshots=3)
-    found = kept.invert(target, prior, [torch.arange(2)], 3, [generator(0)], Work())
+    found = kept.invert(
+        target, prior, Goal([torch.arange(2)], 3, [generator(0)], TASK.shape), Work()
+    )
     assert found.earlier is not None
     assert found.earlier.shape == (2, 3, 2, *TASK.shape)  # after 2 and 4 steps; 6 is the last
     short = replace(ATTACK, steps=2).invert(
-        target, prior, [torch.arange(2)], 3, [generator(0)], Work()
+        target, prior, Goal([torch.arange(2)], 3, [generator(0)], TASK.shape), Work()
     )
     assert torch.equal(found.earlier[0], short.images.half().float())
     assert not torch.equal(found.earlier[1], found.images)

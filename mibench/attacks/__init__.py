@@ -1,8 +1,11 @@
 """Attacks, one file each. To add one: write the file, name it here."""
 
+from mibench.attacks.bases import BlackBox, WhiteBox
 from mibench.attacks.controls import AdversarialNoise, OtherClass, PriorSamples
+from mibench.attacks.descent import descend, rounds
 from mibench.attacks.gan import WGANGP, InversionGAN
 from mibench.attacks.gmi import GMI
+from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.losses import LOSSES
 from mibench.attacks.stylegan import StyleGAN2
@@ -19,5 +22,6 @@ PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN, 
 
 __all__ = [
     "ATTACKS", "CONTROLS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP",
-    "AdversarialNoise", "InversionGAN", "OtherClass", "PriorSamples", "StyleGAN2",
+    "AdversarialNoise", "BlackBox", "Goal", "InversionGAN", "OtherClass", "PriorSamples", "Rows",
+    "StyleGAN2", "WhiteBox", "descend", "rounds",
 ]  # fmt: skip

@@ -1,10 +1,9 @@
 """How many blocks and restarts of an attack are computed at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from mibench.types import BATCH_PIXELS
 
@@ -49,18 +48,3 @@ def parts(sizes: Sequence[int], values: int, device: torch.device) -> list[Part]
             found.append(Part(slice(group, i), slice(row, row + end - size)))
             group, row = i, row + end - size
     return [*found, Part(slice(group, len(sizes)), slice(row, sum(sizes)))]
-
-
-def slope(z: Tensor, split: Sequence[Part], loss: Callable[[Tensor, Part], Tensor]) -> Tensor:
-    """Returns the gradient of the sum of ``loss`` over the parts, at z, shape (n, d).
-
-    Args:
-        z: Latents, group after group.
-        split: The parts.
-        loss: Takes the latents of a part, and it; returns their losses' sum.
-    """
-    slopes: list[Tensor] = []
-    for part in split:
-        leaf = z[part.rows].detach().requires_grad_()
-        slopes += torch.autograd.grad(loss(leaf, part), leaf)
-    return torch.cat(slopes)

@@ -4,17 +4,18 @@ What an evaluation classifier says yes to here is its rate of false positives; s
 ``Cell.control`` and the metric ``attack_acc_corrected``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from mibench.attacks.descent import rounds
 from mibench.attacks.gan import InversionGAN
+from mibench.attacks.goal import Goal
 from mibench.attacks.kedmi import KEDMI
 from mibench.spec import choose, require
-from mibench.store import Payload, Work
+from mibench.store import Work
 from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
 
 INF = float("inf")
@@ -36,18 +37,9 @@ class PriorSamples(Attack):
         """Returns 0: nothing is optimised."""
         return 0
 
-    def invert(
-        self,
-        target: Classifier,
-        prior: Prior,
-        blocks: Sequence[Tensor],
-        samples: int,
-        rngs: Sequence[torch.Generator],
-        work: Work,
-    ) -> Reconstructions:
-        """Draws ``samples`` images for every class; the class makes no difference."""
-        z = _draws(prior, blocks, samples, rngs).to(work.device)
-        return Reconstructions(_images(prior, z), z)
+    def invert(self, target: Classifier, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
+        """Draws ``goal.samples`` images for every class; the class makes no difference."""
+        return goal.reconstructions(prior, goal.draws(prior))
 
 
 @dataclass(frozen=True)
@@ -81,15 +73,7 @@ class OtherClass(Attack):
         """Returns those of the attack."""
         return self.attack.planned_steps(blocks, samples)
 
-    def invert(
-        self,
-        target: Classifier,
-        prior: Prior,
-        blocks: Sequence[Tensor],
-        samples: int,
-        rngs: Sequence[torch.Generator],
-        work: Work,
-    ) -> Reconstructions:
+    def invert(self, target: Classifier, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Inverts the next class in place of each.
 
         Raises:
@@ -97,8 +81,8 @@ class OtherClass(Attack):
         """
         if target.num_classes < 2:
             raise ValueError("a target of one class has no other class to invert")
-        others = [(block + 1) % target.num_classes for block in blocks]
-        return self.attack.invert(target, prior, others, samples, rngs, work)
+        others = replace(goal, blocks=[(b + 1) % target.num_classes for b in goal.blocks])
+        return self.attack.invert(target, prior, others, work)
 
 
 @dataclass(frozen=True)
@@ -134,65 +118,25 @@ class AdversarialNoise(Attack):
         """Returns the steps; all images take each together."""
         return self.steps
 
-    def invert(
-        self,
-        target: Classifier,
-        prior: Prior,
-        blocks: Sequence[Tensor],
-        samples: int,
-        rngs: Sequence[torch.Generator],
-        work: Work,
-    ) -> Reconstructions:
-        """Moves ``samples`` images of every class towards it; latents are where they started."""
-        start = _images(prior, _draws(prior, blocks, samples, rngs).to(work.device))
+    def invert(self, target: Classifier, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
+        """Moves ``goal.samples`` images of every class; latents are where they started."""
+        start = goal.images(prior, goal.draws(prior))
         if self.start == "noise":
-            shape = (samples, *start.shape[2:])
-            start = torch.cat(
-                [
-                    torch.rand(samples, len(block), *shape[1:], generator=rng)
-                    for block, rng in zip(blocks, rngs, strict=True)
-                ],
-                dim=1,
-            ).to(work.device)
-        labels = torch.cat(list(blocks)).to(work.device).repeat(samples)
+            start = goal.uniform(goal.samples, *goal.shape)
+        labels = goal.labels.repeat(goal.samples)
         x = start.clone().requires_grad_()
         optimizer = torch.optim.SGD([x], self.lr)
         low, high = (start - self.epsilon).clamp(min=0), (start + self.epsilon).clamp(max=1)
-        first = 0
-        if (saved := work.load()) is not None:
-            x.data.copy_(saved["x"])
-            first = saved["step"]
 
-        def state() -> Payload:
-            return {"x": x, "step": step + 1}
-
-        for step in range(first, self.steps):
+        def advance(_: int) -> Tensor:
             wrong = torch.nn.functional.cross_entropy(
                 target(x.flatten(0, 1)), labels, reduction="sum"
             )
-            (slope,) = torch.autograd.grad(wrong, x)
-            x.grad = slope.sign()
+            (gradient,) = torch.autograd.grad(wrong, x)
+            x.grad = gradient.sign()
             optimizer.step()
             x.data.clamp_(low, high)
-            work.steps += 1
-            work.save(state)
-            work.progress(step + 1, self.steps)
-        return Reconstructions(x.detach(), start)
+            return x
 
-
-def _draws(
-    prior: Prior, blocks: Sequence[Tensor], samples: int, rngs: Sequence[torch.Generator]
-) -> Tensor:
-    """Returns latents (samples, classes, z), each block from its own generator."""
-    draws = [
-        prior.sample(samples * len(block), rng).view(samples, len(block), -1)
-        for block, rng in zip(blocks, rngs, strict=True)
-    ]
-    return torch.cat(draws, dim=1)
-
-
-@torch.no_grad()
-def _images(prior: Prior, z: Tensor) -> Tensor:
-    """Returns images (samples, classes, c, h, w) of latents (samples, classes, z)."""
-    images = prior.generate(z.flatten(0, 1)).clamp(0, 1)
-    return images.view(*z.shape[:2], *images.shape[1:])
+        left = rounds({"x": x}, advance, self.steps, goal, work, what="a pixel")
+        return Reconstructions(left["x"], start)

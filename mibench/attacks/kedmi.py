@@ -3,7 +3,6 @@
 https://arxiv.org/abs/2010.04092
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -12,28 +11,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.attacks.batches import Part, parts, slope
+from mibench.attacks.bases import WhiteBox
+from mibench.attacks.descent import descend
 from mibench.attacks.gan import InversionGAN
+from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import CrossEntropy
-from mibench.attacks.views import affordable, identity_loss
+from mibench.attacks.views import affordable
 from mibench.networks.fold import quick
 from mibench.spec import choose, require
-from mibench.store import Payload, Work, check_finite
-from mibench.types import (
-    Attack,
-    Classifier,
-    IdentityLoss,
-    Prior,
-    PriorSpec,
-    Reconstructions,
-    View,
-)
+from mibench.store import Work
+from mibench.types import Classifier, IdentityLoss, Prior, PriorSpec, Reconstructions, View
 
 INF = float("inf")
 
 
 @dataclass(frozen=True)
-class KEDMI(Attack):
+class KEDMI(WhiteBox):
     """Fits N(μ_y, σ_y²) in latent space for every class, then draws from it.
 
     Samples of a class are draws from one fitted distribution, not attacks of their own;
@@ -78,75 +71,27 @@ class KEDMI(Attack):
         """Returns the steps; all blocks take each together, with one draw of every class."""
         return affordable(self, self.steps, 1)
 
-    def invert(
-        self,
-        target: Classifier,
-        prior: Prior,
-        blocks: Sequence[Tensor],
-        samples: int,
-        rngs: Sequence[torch.Generator],
-        work: Work,
-    ) -> Reconstructions:
+    def invert(self, target: Classifier, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Fits every class, then draws; a block's realism is judged among its own images."""
         target, prior = quick(target), quick(prior)
-        sizes = [len(block) for block in blocks]
-        labels = torch.cat(list(blocks)).to(work.device)
-        weight = torch.cat([torch.full((n,), 1 / n) for n in sizes]).to(work.device)
-        theta = torch.zeros(2, len(labels), prior.z_dim)  # μ and log σ²
+        theta = torch.zeros(2, len(goal.labels), prior.z_dim)  # μ and log σ²
         theta[1] = self.log_var
-        theta = theta.to(work.device).requires_grad_()
+        theta = theta.to(goal.device).requires_grad_()
         optimizer = torch.optim.Adam([theta], self.lr)
-        first = 0
-        if (saved := work.load()) is not None:
-            theta.data.copy_(saved["theta"])
-            optimizer.load_state_dict(saved["optimizer"])
-            for rng, stream in zip(rngs, saved["rngs"], strict=True):
-                rng.set_state(stream)
-            first = saved["step"]
 
-        groups = list(zip(sizes, rngs, strict=True))
-        steps = self.planned_steps(len(blocks))
+        def draw(copies: int = 1) -> Tensor:
+            z = theta[0] + (0.5 * theta[1]).exp() * goal.noise(copies, prior.z_dim)
+            return z.clamp(-self.clip, self.clip) if self.clip else z
 
-        def state() -> Payload:
-            latents = {"theta": theta, "rngs": list(rngs)}
-            return {**latents, "optimizer": optimizer.state_dict(), "step": step + 1}
-
-        def objective(z: Tensor, part: Part) -> Tensor:
+        def loss(z: Tensor, rows: Rows) -> Tensor:
             x = prior.generate(z)
-            score = prior.realism_by_group(x, sizes[part.groups])
-            loss = PRIOR_LOSSES[self.prior_loss](score)
-            wrong = identity_loss(self, target, x, labels[part.rows], groups[part.groups])
-            loss = loss + self.lambda_id * wrong
-            # A loss is a mean over a block; the blocks' losses are summed.
-            return (loss * weight[part.rows]).sum()
+            realism = PRIOR_LOSSES[self.prior_loss](goal.realism(prior, x, rows))
+            return realism + self.lambda_id * self.wrong(target, x, rows)
 
+        steps = self.planned_steps(len(goal.blocks))
+        descend(theta, optimizer, loss, steps, goal, work, latents=draw, copies=1)
         with torch.no_grad():
-            split = parts(sizes, prior.generate(theta[0, :1]).numel(), work.device)
-        for step in range(first, steps):
-            z = self._draw(theta, 1, sizes, rngs)[0]
-            (theta.grad,) = torch.autograd.grad(z, theta, slope(z, split, objective))
-            optimizer.step()
-            work.steps += 1
-            work.save(state)
-            done = step + 1
-            if done % 50 == 0 or done == steps:
-                check_finite(theta, f"a latent distribution after step {done}")
-                work.progress(done, steps)
-        with torch.no_grad():
-            z = self._draw(theta, samples, sizes, rngs)
-            images = prior.generate(z.flatten(0, 1)).clamp(0, 1)
-        return Reconstructions(images.view(*z.shape[:2], *images.shape[1:]), z)
-
-    def _draw(
-        self, theta: Tensor, samples: int, sizes: list[int], rngs: Sequence[torch.Generator]
-    ) -> Float[Tensor, "s n z"]:
-        """Returns ``samples`` draws μ + σ ε of every class, within the limit."""
-        width = theta.shape[2]
-        noise = [
-            torch.randn(samples, n, width, generator=r) for n, r in zip(sizes, rngs, strict=True)
-        ]
-        z = theta[0] + (0.5 * theta[1]).exp() * torch.cat(noise, 1).to(theta.device)
-        return z.clamp(-self.clip, self.clip) if self.clip else z
+            return goal.reconstructions(prior, draw(goal.samples))
 
 
 def improved_prior_loss(score: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.spec import require
-from mibench.types import Attack, Classifier, Images, Labels, View, Watched
+from mibench.types import Attack, Classifier, IdentityLoss, Images, Labels, View, Watched
 
 INF = float("inf")
 Groups = Sequence[tuple[int, torch.Generator]]
@@ -156,14 +156,18 @@ def seen(views: Sequence[View], x: Images, groups: Groups) -> list[Images]:
 
 
 def identity_loss(
-    attack: Attack, target: Classifier, x: Images, labels: Labels, groups: Groups
+    identity: IdentityLoss,
+    views: Sequence[View],
+    target: Classifier,
+    x: Images,
+    labels: Labels,
+    groups: Groups,
 ) -> Float[Tensor, " n"]:
-    """Returns the attack's identity loss of each image, the mean over its views.
+    """Returns the identity loss of each image, the mean over its views.
 
     Raises:
         ValueError: If the loss reads public images and the target has not been shown any.
     """
-    views = attack.views
     looks = seen(views, x, groups) if views else [x]
     draws = [view.draws for view in views] or [1]
     z = target.latents(torch.cat(looks) if len(looks) > 1 else looks[0])[-1]
@@ -172,11 +176,11 @@ def identity_loss(
             [part.repeat(d, 1) for part, d in zip(torch.split(z, len(x)), draws, strict=True)]
         )
     away = None
-    if attack.identity.public:
+    if identity.public:
         if not isinstance(target, Watched) or target.usual is None:
-            raise ValueError(f"{attack.identity.name} needs the target's mean public latent")
+            raise ValueError(f"{identity.name} needs the target's mean public latent")
         away = z - target.usual
-    loss = attack.identity(target.head(z), labels.repeat(sum(draws)), away)
+    loss = identity(target.head(z), labels.repeat(sum(draws)), away)
     if not views:
         return loss
     parts = torch.split(loss, [d * len(x) for d in draws])
@@ -202,7 +206,7 @@ def affordable(attack: Attack, steps: int, images: int) -> int:
     """
     if not attack.max_queries:
         return steps
-    each = images * asked(attack.views)
+    each = images * attack.queries_per_image
     if attack.max_queries < each:
         raise ValueError(
             f"{type(attack).__name__}.max_queries is {attack.max_queries}, but a step asks "

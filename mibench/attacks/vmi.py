@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.attacks.bases import WhiteBox
+from mibench.attacks.descent import State, rounds
+from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.stylegan import StyleGAN2, StyleGANPrior
-from mibench.attacks.views import affordable, identity_loss
+from mibench.attacks.views import affordable
 from mibench.seeding import generator
 from mibench.spec import choose, require
-from mibench.store import Payload, Work, check_finite
+from mibench.store import Payload, Work
 from mibench.types import (
-    Attack,
     Classifier,
     IdentityLoss,
     Prior,
@@ -36,7 +38,7 @@ INF = float("inf")
 
 
 @dataclass(frozen=True)
-class VMI(Attack):
+class VMI(WhiteBox):
     """Fits a normalising flow over a StyleGAN's styles for every class, then draws from it.
 
     Classes are fitted at once, and none influences another: the loss is a sum over them.
@@ -101,47 +103,37 @@ class VMI(Attack):
         """Returns the steps; the classes of a block take each together."""
         return blocks * affordable(self, self.steps, self.batch)
 
-    def invert(
-        self,
-        target: Classifier,
-        prior: Prior,
-        blocks: Sequence[Tensor],
-        samples: int,
-        rngs: Sequence[torch.Generator],
-        work: Work,
-    ) -> Reconstructions:
+    def invert(self, target: Classifier, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Fits the flows of a block, draws from them, and goes on to the next."""
         assert isinstance(prior, StyleGANPrior)
         styles = Styles(self, prior, work.device)
         steps = self.planned_steps(1)
-        images: list[Tensor] = []
-        latents: list[Tensor] = []
-        saved = work.load()
-        if saved is not None:
-            images, latents = saved["images"], saved["latents"]
-        for i in range(len(images), len(blocks)):
-            fit = Fit(self, styles, target, blocks[i].to(work.device), rngs[i])
-            if saved is not None:
-                fit.load(saved)
-                saved = None
+        found = [
+            self._fit(Fit(self, styles, target, block, stream), steps, goal, work)
+            for block, stream in goal
+        ]
+        images = torch.cat([left["images"] for left in found], 2)
+        latents = torch.cat([left["latents"] for left in found], 1)
+        return Reconstructions(images[-1], latents, images[:-1])
 
-            def state(fit: Fit = fit) -> Payload:
-                return {"images": images, "latents": latents, **fit.state()}
+    def _fit(self, fit: "Fit", steps: int, goal: Goal, work: Work) -> Payload:
+        """Fits a block's flows; returns images of the moments that count, and the last latents."""
+        state: State = {"flows": fit.flows, "optimizer": fit.optimizer, "kept": []}
 
-            while fit.done < steps:
-                loss = fit.step()
-                work.steps += 1
-                if self._keeps(fit.done, steps):
-                    fit.kept.append(fit.draw(samples)[0].half())
-                work.save(state)
-                if fit.done % 10 == 0 or fit.done == steps:
-                    check_finite(loss, f"the loss of a class after step {fit.done}")
-                    work.progress(i * steps + fit.done, len(blocks) * steps)
-            x, w = fit.draw(samples)
-            images.append(torch.stack([*(k.float() for k in fit.kept), x]))
-            latents.append(w)
-        found = torch.cat(images, 2)
-        return Reconstructions(found[-1], torch.cat(latents, 1), found[:-1])
+        def advance(step: int) -> Tensor:
+            loss = fit.step()
+            if self._keeps(step + 1, steps):
+                state["kept"].append(fit.draw(goal.samples)[0].half())
+            return loss
+
+        def result() -> Payload:
+            x, w = fit.draw(goal.samples)
+            moments = [*(k.float() for k in state["kept"]), x]
+            return {"images": torch.stack(moments), "latents": w}
+
+        return rounds(
+            state, advance, steps, goal, work, result=result, what="the loss of a class", every=10
+        )
 
     def _keeps(self, done: int, steps: int) -> bool:
         """Whether samples are kept after ``done`` of the steps; the last ones are anyway."""
@@ -170,28 +162,14 @@ class Fit:
             if attack.optimizer == "sgd"
             else torch.optim.Adam(weights, attack.lr)
         )
-        self.kept: list[Tensor] = []
-        self.done = 0
-
-    def state(self) -> Payload:
-        """Returns all that changes."""
-        modules = {"flows": self.flows.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {**modules, "rng": self.rng, "kept": self.kept, "done": self.done}
-
-    def load(self, state: Payload) -> None:
-        """Goes on from what :meth:`state` returned."""
-        self.flows.load_state_dict(state["flows"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.set_state(state["rng"])
-        self.kept, self.done = state["kept"], state["done"]
 
     def step(self) -> Float[Tensor, " i"]:
         """Takes a step of every class and returns their losses."""
         w, kl = self.styles.draw(self.flows, self.attack.batch, self.rng)
         x = self.styles.prior.synthesise(w.flatten(0, 1))
         labels = self.block.repeat_interleave(self.attack.batch)
-        groups = [(len(x), self.rng)]
-        wrong = identity_loss(self.attack, self.target, x, labels, groups).view(kl.shape)
+        rows = Rows(labels, torch.ones(len(x), device=x.device), (len(x),), (self.rng,))
+        wrong = self.attack.wrong(self.target, x, rows).view(kl.shape)
         loss = (wrong + self.attack.lambda_kl * kl).mean(1)
         weights = list(self.flows.parameters())
         gradients = torch.autograd.grad(loss.sum(), weights)
@@ -200,7 +178,6 @@ class Fit:
         ):
             p.grad = g
         self.optimizer.step()
-        self.done += 1
         return loss.detach()
 
     @torch.no_grad()

@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from mibench.attacks.bases import WhiteBox
+from mibench.attacks.goal import Goal
 from mibench.benchmarks.cell import Cell
 from mibench.data import Corpus, Splits, Task
 from mibench.defenses import NoDefense, Recipe
@@ -220,12 +222,15 @@ class InversionStage(Stage):
         name = (self.seed, self.attack.name, self.repeat)
         rngs = [generator(*name, i) for i in range(len(self.blocks))]
         seen = self._handed(target, load, work)
+        steps = self.attack.planned_steps(len(rngs), self.samples) or 0
+        shape = self.target.images.task.shape
+        goal = Goal(self.blocks, self.samples, rngs, shape, work.device, planned=steps)
         with seeded(*name, "noise"):  # for targets that draw on their own
-            found = self.attack.invert(seen, prior, self.blocks, self.samples, rngs, work)
-        shape = (self.samples, self.classes, *self.target.images.task.shape)
-        if found.images.shape != shape:
+            found = self.attack.invert(seen, prior, goal, work)
+        whole = (self.samples, self.classes, *shape)
+        if found.images.shape != whole:
             got = tuple(found.images.shape)
-            raise ValueError(f"{self.attack.name} returned images of shape {got}, not {shape}")
+            raise ValueError(f"{self.attack.name} returned images of shape {got}, not {whole}")
         check_finite(found.images, f"a reconstruction of {self.attack.name}")
         if found.images.min() < 0 or found.images.max() > 1:
             raise ValueError(f"{self.attack.name} returned pixels outside [0, 1]")
@@ -241,8 +246,7 @@ class InversionStage(Stage):
         if self.attack.access != "white":
             return Query(target, self.attack.access, work)
         watched = Watched(target, work)
-        identity = getattr(self.attack, "identity", None)  # a user's attack may have none
-        if identity is not None and identity.public:
+        if isinstance(self.attack, WhiteBox) and self.attack.identity.public:
             watched.look_at(self.target.images.splits(load).public)
         return watched
 

@@ -1,0 +1,39 @@
+"""What attacks share by what they may do with the target."""
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mibench.attacks.goal import Rows
+from mibench.attacks.views import asked, identity_loss
+from mibench.types import Access, Attack, Classifier, IdentityLoss, Images, View
+
+
+class WhiteBox(Attack):
+    """An attack that sees all of the target and follows its gradients.
+
+    Attributes:
+        identity: What makes a reconstruction the class's.
+        views: The identity loss is the mean over these; without any, of the image as it is.
+    """
+
+    access: ClassVar[Access] = "white"
+    identity: IdentityLoss
+    views: tuple[View, ...] = ()
+
+    @property
+    def queries_per_image(self) -> int:
+        """Those about each of its views."""
+        return asked(self.views)
+
+    def wrong(self, target: Classifier, x: Images, rows: Rows) -> Float[Tensor, " n"]:
+        """Returns the identity loss of each image, the mean over the views."""
+        return identity_loss(self.identity, self.views, target, x, rows.labels, rows.groups)
+
+
+class BlackBox(Attack):
+    """An attack that has the target's answers alone, and counts them.
+
+    It says in ``access`` whether these are "scores" (probabilities) or "labels".
+    """

@@ -1,0 +1,174 @@
+"""The loops of attacks: they resume, save, count, check and tell how far they are.
+
+An attack that runs its rounds by :func:`rounds`, or by :func:`descend`, which is written on it,
+resumes to the same bits without another line. What it does between two loops is done again when
+it resumes, so it must be the same each time: from the streams of the blocks, or from nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mibench.attacks.goal import Goal, Rows
+from mibench.store import Payload, Work, check_finite
+
+State = dict[str, Any]
+"""Name → tensor, module, optimiser or plain value; what a loop changes."""
+
+
+def rounds(
+    state: State,
+    advance: Callable[[int], Tensor | None],
+    count: int,
+    goal: Goal,
+    work: Work,
+    *,
+    result: Callable[[], Payload] | None = None,
+    until: Callable[[], bool] | None = None,
+    what: str = "a latent",
+    every: int = 50,
+) -> Payload:
+    """Runs ``advance(0)``, ``advance(1)``, … and returns what is left.
+
+    Args:
+        state: All that ``advance`` changes but the streams of the blocks: tensors and modules
+            in place, plain values by assignment to this dict.
+        advance: Takes the number of the round; may return a tensor that has to be finite.
+        count: At most so many rounds.
+        goal: What is reconstructed; its streams are saved along.
+        work: Where the state is saved and the rounds are counted.
+        result: Returns what is left, at the end; by default the state's tensors.
+            When a later loop is resumed this one is not run again, and this is what it returns.
+        until: Asked before each round whether to stop.
+        what: Names the tensor that is checked, for the message.
+        every: It is checked, and progress told, after so many rounds.
+
+    Raises:
+        FloatingPointError: If what ``advance`` returned is not finite.
+    """
+    ledger = goal.ledger
+    ledger.open(work)
+    ledger.begun += 1
+    if ledger.begun <= len(ledger.finished):
+        return ledger.replay(work, goal.streams)
+    done = 0
+    if (saved := ledger.resume(work, goal.streams)) is not None:
+        restore(state, saved["state"])
+        done = saved["rounds"]
+
+    def everything() -> Payload:
+        running = {"state": frozen(state), "streams": list(goal.streams), "rounds": done}
+        return {"finished": ledger.finished, "running": running}
+
+    while done < count and not (until is not None and until()):
+        value = advance(done)
+        done += 1
+        work.steps += 1
+        work.save(everything)
+        if done % every == 0 or done == count:
+            if value is not None:
+                check_finite(value, f"{what} after step {done}")
+            so_far = ledger.before + done
+            work.progress(so_far, max(goal.planned, ledger.before + count))
+    left = result() if result is not None else _tensors(state)
+    ledger.close(done, left, work, goal.streams)
+    return left
+
+
+def descend(
+    moving: Float[Tensor, "..."],
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[Tensor, Rows], Tensor],
+    steps: int,
+    goal: Goal,
+    work: Work,
+    *,
+    latents: Callable[[], Tensor] | None = None,
+    copies: int | None = None,
+    after: Callable[[], object] | None = None,
+) -> None:
+    """Moves a tensor down the gradient of a loss of images, all classes and copies at once.
+
+    Args:
+        moving: What the optimiser moves, a leaf, (copies, classes, ...) unless ``latents`` says
+            otherwise.
+        optimizer: Moves it.
+        loss: Takes rows of latents, (n, ...), and the rows' labels and blocks; returns the loss
+            of each, shape (n,). Losses are averaged over a block and summed over blocks.
+        steps: How many.
+        goal: What is reconstructed.
+        work: Where to save state, count and report.
+        latents: Returns the latents (copies, classes, ...) of a step, where they are not
+            ``moving`` itself; gradients flow through it.
+        copies: How many images of each class a step computes; by default ``len(moving)``.
+        after: Called after each step, without gradients.
+    """
+    parts = goal.rows(len(moving) if copies is None else copies).parts(
+        torch.Size(goal.shape).numel()
+    )
+
+    def advance(_: int) -> Tensor:
+        z = moving if latents is None else latents()
+        gradient = _gradient(z.flatten(0, 1), parts, loss).view_as(z)
+        if latents is not None:
+            (gradient,) = torch.autograd.grad(z, moving, gradient)
+        moving.grad = gradient
+        optimizer.step()
+        if after is not None:
+            with torch.no_grad():
+                after()
+        return moving
+
+    state = {"moving": moving, "optimizer": optimizer}
+    left = rounds(state, advance, steps, goal, work)
+    moving.data.copy_(left["moving"])
+
+
+def _gradient(
+    z: Tensor, parts: list[tuple[slice, Rows]], loss: Callable[[Tensor, Rows], Tensor]
+) -> Tensor:
+    """Returns the gradient at z, (n, ...), of the blocks' mean losses, summed."""
+    gradients: list[Tensor] = []
+    for place, rows in parts:
+        leaf = z[place].detach().requires_grad_()
+        total = (loss(leaf, rows) * rows.weights).sum()
+        gradients += torch.autograd.grad(total, leaf)
+    return torch.cat(gradients)
+
+
+def frozen(state: State) -> Payload:
+    """Returns a state as what can be saved."""
+    return {
+        name: v.state_dict() if isinstance(v, nn.Module | torch.optim.Optimizer) else v
+        for name, v in state.items()
+    }
+
+
+def restore(state: State, saved: Payload) -> None:
+    """Puts saved values into a state: into its tensors, modules and optimisers in place.
+
+    Raises:
+        ValueError: If the names are others: the loop is not the one that was saved.
+    """
+    if state.keys() != saved.keys():
+        raise ValueError(
+            f"the saved state holds {', '.join(saved)}, this loop has {', '.join(state)}: "
+            "an attack's loops must come in the same order when it resumes"
+        )
+    for name, value in state.items():
+        if isinstance(value, nn.Module | torch.optim.Optimizer):
+            value.load_state_dict(saved[name])
+        elif isinstance(value, torch.Generator):
+            value.set_state(saved[name])
+        elif isinstance(value, Tensor):
+            value.data.copy_(saved[name])
+        else:
+            state[name] = saved[name]
+
+
+def _tensors(state: State) -> Payload:
+    """Returns copies of the state's tensors."""
+    return {k: v.detach().clone() for k, v in state.items() if isinstance(v, Tensor)}

@@ -1,0 +1,218 @@
+"""What an attack is to reconstruct: classes, how many images of each, and where they draw from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mibench.attacks.batches import Part, parts
+from mibench.store import Payload, Work
+from mibench.types import Images, Prior, Reconstructions, Shape
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images that a loss is computed of, one block of classes after the other.
+
+    Attributes:
+        labels: The class of each image, shape (n,).
+        weights: One over the length of the image's block: a loss is a mean over a block.
+        sizes: Lengths of the blocks; images are judged among those of their own block.
+        streams: The source of randomness of each block, on the CPU.
+    """
+
+    labels: Int[Tensor, " n"]
+    weights: Float[Tensor, " n"]
+    sizes: tuple[int, ...]
+    streams: tuple[torch.Generator, ...]
+
+    @property
+    def groups(self) -> list[tuple[int, torch.Generator]]:
+        """Length and source of randomness of each block."""
+        return list(zip(self.sizes, self.streams, strict=True))
+
+    def parts(self, values: int) -> list[tuple[slice, "Rows"]]:
+        """Returns the rows in as few parts of whole blocks as the device has room for.
+
+        Args:
+            values: Of an image: its channels times its pixels.
+
+        Returns:
+            The positions of each part's rows, and the part.
+        """
+        return [(p.rows, self._at(p)) for p in parts(self.sizes, values, self.labels.device)]
+
+    def _at(self, part: Part) -> "Rows":
+        return Rows(
+            self.labels[part.rows], self.weights[part.rows],
+            self.sizes[part.groups], self.streams[part.groups],
+        )  # fmt: skip
+
+
+class Ledger:
+    """The loops of one inversion, numbered in their order: what resuming needs to know.
+
+    Attributes:
+        begun: How many loops have begun.
+        before: Rounds of those that have finished.
+        finished: What each finished loop left behind.
+    """
+
+    def __init__(self) -> None:
+        self.begun = self.before = 0
+        self.finished: list[Payload] = []
+        self._running: Payload | None = None
+        self._opened = False
+
+    def open(self, work: Work) -> None:
+        """Reads, once, what an interrupted run has saved.
+
+        The code between loops runs again, with the counters and the noise that it had; where
+        the interrupted run goes on, it goes on with its own.
+        """
+        if self._opened:
+            return
+        self._opened = True
+        fresh = _kept(work)
+        if (saved := work.load()) is not None:
+            self.finished = saved["finished"]
+            self._running = saved["running"] | _kept(work)
+            _put_back(fresh, work)
+
+    def resume(self, work: Work, streams: Sequence[torch.Generator]) -> Payload | None:
+        """Returns the state of the loop that was interrupted, if it is this one's turn."""
+        running, self._running = self._running, None
+        if running is not None:
+            _put_back(running, work)
+            set_streams(streams, running["streams"])
+        return running
+
+    def replay(self, work: Work, streams: Sequence[torch.Generator]) -> Payload:
+        """Returns what a finished loop left; counters and noise are as they were at its end."""
+        left = self.finished[self.begun - 1]
+        self.before += left["rounds"]
+        _put_back(left, work)
+        set_streams(streams, left["streams"])
+        result: Payload = left["result"]
+        return result
+
+    def close(
+        self, rounds: int, result: Payload, work: Work, streams: Sequence[torch.Generator]
+    ) -> None:
+        """Keeps what the running loop leaves behind."""
+        self.before += rounds
+        states = [stream.get_state() for stream in streams]
+        kept = {"rounds": rounds, "result": result, "streams": states}
+        self.finished.append(kept | _kept(work))
+
+
+def _kept(work: Work) -> Payload:
+    """Returns the counters, and the global generators, for layers that draw on their own."""
+    cuda = torch.cuda.get_rng_state_all() if work.device.type == "cuda" else []
+    counters = (work.steps, work.queries, work.gradients)
+    return {"counters": counters, "cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _put_back(kept: Payload, work: Work) -> None:
+    """Sets what :func:`_kept` returned."""
+    work.steps, work.queries, work.gradients = kept["counters"]
+    torch.set_rng_state(kept["cpu"])
+    if kept["cuda"]:
+        torch.cuda.set_rng_state_all(kept["cuda"])
+
+
+def set_streams(streams: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    """Puts each generator where it was."""
+    for stream, state in zip(streams, states, strict=True):
+        stream.set_state(state)
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack is to reconstruct.
+
+    Tensors of every image have two leading dimensions, (samples, classes, ...), classes in
+    block order. Blocks do not influence each other, but for the noise that a stochastic target
+    draws.
+
+    Attributes:
+        blocks: Classes to invert. Losses are means over a block, so the step size is coupled
+            to its length.
+        samples: Reconstructions per class.
+        streams: One source of randomness per block, on the CPU.
+        shape: Of an image, (c, h, w).
+        device: Where to compute.
+        planned: Steps that the whole inversion is expected to take, for progress; 0 if unknown.
+        ledger: The loops of this inversion.
+    """
+
+    blocks: Sequence[Int[Tensor, " _"]]
+    samples: int
+    streams: Sequence[torch.Generator]
+    shape: Shape
+    device: torch.device = CPU
+    planned: int = 0
+    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Lengths of the blocks."""
+        return tuple(len(block) for block in self.blocks)
+
+    @cached_property
+    def labels(self) -> Int[Tensor, " n"]:
+        """All classes, block after block, shape (classes,), on the device."""
+        return torch.cat(list(self.blocks)).to(self.device)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, torch.Generator]]:
+        """Returns each block's classes, on the device, with its source of randomness."""
+        return iter(
+            [(b.to(self.device), s) for b, s in zip(self.blocks, self.streams, strict=True)]
+        )
+
+    def rows(self, copies: int) -> Rows:
+        """Returns so many images of every class as rows, copy after copy."""
+        sizes = self.sizes * copies
+        weights = torch.cat([torch.full((n,), 1 / n) for n in sizes])
+        return Rows(
+            self.labels.repeat(copies), weights.to(self.device), sizes,
+            tuple(self.streams) * copies,
+        )  # fmt: skip
+
+    def draws(self, prior: Prior) -> Float[Tensor, "s n z"]:
+        """Returns a latent of the prior for every image, each block from its own stream."""
+        drawn = [prior.sample(self.samples * len(b), s) for b, s in self]
+        latents = [z.view(self.samples, n, -1) for z, n in zip(drawn, self.sizes, strict=True)]
+        return torch.cat(latents, 1).to(self.device)
+
+    def noise(self, copies: int, *shape: int) -> Float[Tensor, "s n *shape"]:
+        """Returns standard normal draws (copies, classes, *shape), each block from its stream."""
+        return self._drawn(torch.randn, copies, *shape)
+
+    def uniform(self, copies: int, *shape: int) -> Float[Tensor, "s n *shape"]:
+        """Returns draws from [0, 1), (copies, classes, *shape), each block from its stream."""
+        return self._drawn(torch.rand, copies, *shape)
+
+    def _drawn(self, draw: Callable[..., Tensor], copies: int, *shape: int) -> Tensor:
+        drawn = [draw(copies, len(b), *shape, generator=s) for b, s in self]
+        return torch.cat(drawn, 1).to(self.device)
+
+    def realism(self, prior: Prior, x: Images, rows: Rows) -> Float[Tensor, " n"]:
+        """Returns the prior's score of each image, judged among its own block."""
+        return prior.realism_by_group(x, rows.sizes)
+
+    @torch.no_grad()
+    def images(self, prior: Prior, z: Float[Tensor, "s n *z"]) -> Float[Tensor, "s n c h w"]:
+        """Returns the images of latents (samples, classes, ...), in [0, 1]."""
+        x = prior.generate(z.flatten(0, 1)).clamp(0, 1)
+        return x.view(*z.shape[:2], *x.shape[1:])
+
+    def reconstructions(self, prior: Prior, z: Float[Tensor, "s n *z"]) -> Reconstructions:
+        """Returns what the prior generates from latents (samples, classes, ...)."""
+        return Reconstructions(self.images(prior, z), z.detach())
