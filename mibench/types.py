@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from mibench.store import Work, remark
+from mibench.ties import drawn
 
 if TYPE_CHECKING:
     from mibench.attacks.goal import Goal
@@ -70,6 +71,13 @@ class Classifier(nn.Module, ABC):
     """What makes Z_M of the flattened last block; often the identity."""
     last: nn.Module
     """The layer from Z_M to the logits; takes noise as a second argument if noise_dim > 0."""
+
+    def own_input(self, x: Images) -> Tensor:
+        """Returns X as a dependence d(X, Z_j) takes it: in the range that the network reads.
+
+        They are the images as they are, unless the network says otherwise. The shape stays.
+        """
+        return x
 
     @abstractmethod
     def latents(self, x: Images) -> tuple[Tensor, ...]:
@@ -310,6 +318,10 @@ class Watched(Classifier):
         """The target's."""
         return self.target.last
 
+    def own_input(self, x: Images) -> Tensor:
+        """Returns the target's."""
+        return self.target.own_input(x)
+
     def latents(self, x: Images) -> tuple[Tensor, ...]:
         """Returns the target's latents."""
         zs = self.target.latents(x)
@@ -347,13 +359,16 @@ class Query:
         def answer(x: Images) -> Tensor:
             work.queries += len(x)
             logits: Logits = target(x)
-            return logits.softmax(1) if access == "scores" else logits.argmax(1)
+            return logits.softmax(1) if access == "scores" else drawn(logits)
 
         self.num_classes = target.num_classes
         self._answer = answer
 
     def __call__(self, x: Images) -> Tensor:
-        """Returns probabilities (n, k) with "scores", class indices (n,) with "labels"."""
+        """Returns probabilities (n, k) with "scores", class indices (n,) with "labels".
+
+        Of classes of equal score the global generator draws the one that is answered.
+        """
         return self._answer(x)
 
 

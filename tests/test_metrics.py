@@ -142,20 +142,21 @@ def test_kappa_of_a_table_that_textbooks_work_through() -> None:
     """Ten subjects, fourteen raters, five categories: P = 0.378, P_e = 0.213, κ = 0.210."""
     counts = torch.tensor([[int(n) for n in line.split()] for line in FLEISS.split("\n") if line])
     votes = torch.stack([torch.arange(5).repeat_interleave(row) for row in counts], dim=1)
-    assert agreement(votes, 5).mean().item() == pytest.approx(0.378, abs=5e-4)
-    assert fleiss_kappa(votes, 5) == pytest.approx(0.210, abs=5e-4)
+    votes = torch.nn.functional.one_hot(votes, 5).double()
+    assert agreement(votes).mean().item() == pytest.approx(0.378, abs=5e-4)
+    assert fleiss_kappa(votes) == pytest.approx(0.210, abs=5e-4)
 
 
 def test_one_vote_for_all_is_agreement_but_no_evidence_beyond_chance() -> None:
-    votes = torch.zeros(3, 4, dtype=torch.long)
-    assert agreement(votes, 2).tolist() == [1] * 4
+    votes = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(3, 4, 2)
+    assert agreement(votes).tolist() == [1] * 4
     with pytest.raises(UndefinedError, match="no chance to beat"):
-        fleiss_kappa(votes, 2)
+        fleiss_kappa(votes)
 
 
 def test_one_evaluator_agrees_with_nobody() -> None:
     with pytest.raises(UndefinedError, match="two or more evaluators, the setting has 1"):
-        agreement(torch.zeros(1, 4, dtype=torch.long), 2)
+        agreement(torch.ones(1, 4, 2))
 
 
 # Structural similarity ----------------------------------------------------------------------

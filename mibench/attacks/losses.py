@@ -49,14 +49,15 @@ class LogitMatching(IdentityLoss):
     public images. https://arxiv.org/abs/2304.01669
 
     Attributes:
-        weight: Of the second term, a mean over the latent's dimensions; by default that of the
-            released code's functions.
+        weight: Of the second term, a mean over the latent's dimensions; 1 in every released
+            configuration.
     """
 
     name: ClassVar[str] = "logit-matching"
+    version: ClassVar[int] = 2
     public: ClassVar[bool] = True
 
-    weight: float = 0.1
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         require(self, weight=(0, INF))

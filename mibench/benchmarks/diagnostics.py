@@ -114,7 +114,7 @@ def dependences(network: Classifier, batch: ImageSet, measures: Sequence[str]) -
     x = batch.images
     zs = network.latents(x)
     labels = F.one_hot(batch.labels, network.num_classes).to(x.dtype)
-    K_x, *K_zs = KERNELS["gaussian"]([x.flatten(1), *(z.flatten(1) for z in zs)])
+    K_x, *K_zs = KERNELS["gaussian"]([z.flatten(1) for z in (network.own_input(x), *zs)])
     (K_y,) = KERNELS["linear"]([labels])
     K, L = torch.stack(K_zs), torch.stack([K_x, K_y])[:, None]
     return torch.stack([MEASURES[name](K, L).cpu() for name in measures])

@@ -31,6 +31,7 @@ from mibench.evaluation.similarity import structural_similarity
 from mibench.seeding import generator, seeded
 from mibench.spec import brief, canonical
 from mibench.store import Payload, Stage, Work, check_finite
+from mibench.ties import in_top
 from mibench.types import (
     Attack,
     Classifier,
@@ -129,10 +130,9 @@ class ClassifierStage(Stage):
             trained = train_classifier(network, self.defense, self.recipe, corpus, rng, work)
         network.load_state_dict(trained["state"])
         logits, _ = predict(network, corpus.test.images, generator(self.seed, "test"))
-        hits = logits.argmax(1) == corpus.test.labels
         return trained | {
             "num_classes": corpus.num_classes,
-            "accuracy": 100 * hits.double().mean().item(),
+            "accuracy": 100 * in_top(logits, corpus.test.labels).mean().item(),
         }
 
     def classifier(self, load: Load, device: torch.device) -> Classifier:
@@ -375,7 +375,7 @@ def _best(moments: Tensor, evaluator: Classifier) -> tuple[Tensor, Tensor, Tenso
     for images in moments:
         x = images.float().flatten(0, 1)
         seen.append((x, *predict(evaluator, x, generator("evaluation"))))
-        hits.append((seen[-1][1].argmax(1) == labels).view(samples, classes).sum(0))
+        hits.append(in_top(seen[-1][1], labels).view(samples, classes).sum(0))
     first = torch.stack(hits).argmax(0)[labels]  # argmax takes the first of equals
     if len(moments) == 1:
         return seen[0]

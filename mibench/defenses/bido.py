@@ -20,7 +20,8 @@ class BiDO(Defense):
     Attributes:
         measure: The dependence d, a name in MEASURES. "coco" gives Eq. (8), "hsic" Eq. (10);
             the paper's weights belong to "coco_frobenius" and "nhsic", which its code uses.
-        lambda_x: Weight of Σ_j d(X, Z_j), at least 0. X is the augmented input.
+        lambda_x: Weight of Σ_j d(X, Z_j), at least 0. X is the augmented input, in
+            the range of pixels that the network reads.
         lambda_y: Weight of Σ_j d(Z_j, Y), at least 0.
         kernel: Kernel of X and of every Z_j, a name in KERNELS.
         label_kernel: Kernel of the one-hot labels.
@@ -46,7 +47,7 @@ class BiDO(Defense):
         zs = network.latents(x)
         logits = network.head(zs[-1])
         labels = F.one_hot(y, logits.shape[1]).to(x.dtype)
-        K_x, *K_zs = KERNELS[self.kernel]([x.flatten(1), *(z.flatten(1) for z in zs)])
+        K_x, *K_zs = KERNELS[self.kernel]([z.flatten(1) for z in (network.own_input(x), *zs)])
         (K_y,) = KERNELS[self.label_kernel]([labels])
         d = measure(self.measure, self.ridge)
         both = d(torch.stack(K_zs), torch.stack([K_x, K_y])[:, None]).sum(1).to(x.dtype)

@@ -12,6 +12,7 @@ from mibench.data.samplers import SAMPLERS
 from mibench.seeding import generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
+from mibench.ties import in_top
 from mibench.types import Classifier, Defense, ImageSet, predict
 
 INF = float("inf")
@@ -195,4 +196,4 @@ def _select_data(recipe: Recipe, corpus: Corpus) -> tuple[ImageSet, ImageSet | N
 
 def _accuracy(network: Classifier, data: ImageSet, epoch: int) -> float:
     logits, _ = predict(network, data.images, generator("selection", epoch))
-    return 100 * (logits.argmax(1) == data.labels).double().mean().item()
+    return 100 * in_top(logits, data.labels).mean().item()

@@ -41,7 +41,7 @@ class Unilateral(Defense):
         """Returns the task loss and the weighted dependence of logits on the input."""
         logits = network(x)
         d = measure(self.measure, self.ridge)
-        K_x = KERNELS[self.kernel]([x.flatten(1)])
+        K_x = KERNELS[self.kernel]([network.own_input(x).flatten(1)])
         K_out = KERNELS[self.output_kernel]([logits])
         return {
             "task": F.cross_entropy(logits, y),

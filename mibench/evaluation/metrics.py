@@ -19,6 +19,7 @@ from mibench.evaluation.manifold import nearest
 from mibench.evaluation.manifold import precision as inside
 from mibench.evaluation.manifold import recall as reached
 from mibench.evaluation.panel import agreement, fleiss_kappa
+from mibench.ties import in_top, votes
 
 INF = float("inf")
 PERCENT = (0.0, 100.0)
@@ -88,8 +89,9 @@ def attack_acc_best(e: Evidence) -> Float[Tensor, " c"]:
 
 def attack_acc_any(e: Evidence) -> Float[Tensor, " c"]:
     """100 for each attacked class of which the evaluator recognises any reconstruction."""
-    hits = attack_acc(e)
-    return torch.stack([hits[e.labels == c].amax() for c in sorted(set(e.labels.tolist()))])
+    missed = 1 - attack_acc(e) / 100
+    classes = sorted(set(e.labels.tolist()))
+    return torch.stack([100 * (1 - missed[e.labels == c].prod()) for c in classes])
 
 
 def confidence(e: Evidence) -> Float[Tensor, " n"]:
@@ -157,7 +159,7 @@ def compared(e: Evidence, name: str) -> tuple[Float[Tensor, "n d"], Float[Tensor
         found, real = (gathered(x, sentence) for x in (e.stretched, e.real_stretched))
     else:
         found, real = e.features, e.real
-    return (found[attack_acc(e) > 0] if "successful" in name else found), real
+    return (found[attack_acc(e) == 100] if "successful" in name else found), real
 
 
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
@@ -288,7 +290,7 @@ def attack_acc_vote(e: Evidence) -> Float[Tensor, " n"]:
 
 def attack_acc_all(e: Evidence) -> Float[Tensor, " n"]:
     """Attack Acc by unanimity: 100 where every evaluator names the attacked class."""
-    return torch.stack([topk_hits(logits, e.labels, 1) for logits in _panel(e)]).amin(0)
+    return 100 * torch.stack([in_top(logits, e.labels) for logits in _panel(e)]).prod(0)
 
 
 def evaluator_agreement(e: Evidence) -> Float[Tensor, " n"]:
@@ -296,12 +298,12 @@ def evaluator_agreement(e: Evidence) -> Float[Tensor, " n"]:
 
     Whether it is the attacked one or not. High on nothing is no merit: see the controls' rows.
     """
-    return 100 * agreement(_panel(e).argmax(2), e.logits.shape[1])
+    return 100 * agreement(votes(_panel(e)))
 
 
 def evaluator_kappa(e: Evidence) -> float:
     """Fleiss' kappa: the evaluators' agreement beyond that of chance."""
-    return fleiss_kappa(_panel(e).argmax(2), e.logits.shape[1])
+    return fleiss_kappa(votes(_panel(e)))
 
 
 def false_positives(e: Evidence) -> float:
@@ -355,46 +357,57 @@ def _by_class(
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("accuracy", "Accuracy", accuracy, "target", "higher", "percent", PERCENT),
-        Metric("attack_acc", "Attack Acc", attack_acc, "image", "lower", "percent", PERCENT),
-        Metric("attack_acc5", "Attack Acc5", attack_acc5, "image", "lower", "percent", PERCENT),
+        Metric(
+            "accuracy", "Accuracy", accuracy, "target", "higher", "percent", PERCENT, version=2
+        ),
+        Metric(
+            "attack_acc", "Attack Acc", attack_acc, "image", "lower", "percent", PERCENT,
+            version=2,
+        ),
+        Metric(
+            "attack_acc5", "Attack Acc5", attack_acc5, "image", "lower", "percent", PERCENT,
+            version=2,
+        ),
         Metric(
             "attack_acc_identity", "Attack Acc per class", attack_acc_identity, "identity",
-            "lower", "percent", PERCENT,
+            "lower", "percent", PERCENT, version=2,
         ),
         Metric(
             "attack_acc_best", "Best's Attack Acc", attack_acc_best, "identity", "lower",
-            "percent", PERCENT,
+            "percent", PERCENT, version=2,
         ),
         Metric(
             "attack_acc_any", "Any's Attack Acc", attack_acc_any, "identity", "lower", "percent",
-            PERCENT,
+            PERCENT, version=2,
         ),
         Metric(
             "attack_acc_mean", "Mean Attack Acc", attack_acc_mean, "image", "lower", "percent",
-            PERCENT,
+            PERCENT, version=2,
         ),
         Metric(
             "attack_acc_vote", "Ensemble's Attack Acc", attack_acc_vote, "image", "lower",
-            "percent", PERCENT,
+            "percent", PERCENT, version=2,
         ),
         Metric(
             "attack_acc_all", "Unanimous Attack Acc", attack_acc_all, "image", "lower", "percent",
-            PERCENT,
+            PERCENT, version=2,
         ),
         Metric(
             "attack_acc_corrected", "Corrected Attack Acc", attack_acc_corrected, "image",
-            "lower", "percent", (-INF, 100.0),
+            "lower", "percent", (-INF, 100.0), version=2,
         ),
         Metric(
             "false_positives", "False positives", false_positives, "attack", "lower", "percent",
-            PERCENT,
+            PERCENT, version=2,
         ),
         Metric(
             "evaluator_agreement", "Agreement", evaluator_agreement, "image", "lower", "percent",
-            PERCENT,
+            PERCENT, version=2,
         ),
-        Metric("evaluator_kappa", "Kappa", evaluator_kappa, "attack", "lower", "", (-1.0, 1.0)),
+        Metric(
+            "evaluator_kappa", "Kappa", evaluator_kappa, "attack", "lower", "", (-1.0, 1.0),
+            version=2,
+        ),
         Metric("confidence", "Confidence", confidence, "image", "lower", "percent", PERCENT),
         Metric("fid", "FID", fid, "attack", "higher", "features²", (0.0, INF)),
         Metric(
@@ -403,18 +416,18 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "fid_successful", "FID successful", fid_successful, "attack", "higher", "features²",
-            (0.0, INF),
+            (0.0, INF), version=2,
         ),
         Metric(
             "fid_successful_stretched", "FID successful stretched", fid_successful_stretched,
-            "attack", "higher", "features²", (0.0, INF),
+            "attack", "higher", "features²", (0.0, INF), version=2,
         ),
         Metric(
             "fid_inception", "Inception FID", fid_inception, "attack", "higher", "", (0.0, INF)
         ),
         Metric(
             "fid_inception_successful", "Inception FID successful", fid_inception_successful,
-            "attack", "higher", "", (0.0, INF),
+            "attack", "higher", "", (0.0, INF), version=2,
         ),
         Metric("fid_floor", "FID real", fid_floor, "target", "higher", "features²", (0.0, INF)),
         Metric("fid_identity", "FID per identity", fid_identity, "identity", "higher", "", (0, 4)),

@@ -21,7 +21,7 @@ class ResNet34(NetworkSpec):
     """VMI's target: a ResNet-34 with a hidden layer before the last, M = 7.
 
     Z_1 is the stem, Z_2 to Z_5 are the stages, Z_6 is the hidden layer before its ReLU, Z_7
-    is the neck's output.
+    is the output of the neck, which rectifies and normalises it.
 
     Attributes:
         latent_dim: Units of the hidden layer.
@@ -29,6 +29,7 @@ class ResNet34(NetworkSpec):
     """
 
     name: ClassVar[str] = "resnet34"
+    version: ClassVar[int] = 2
 
     latent_dim: int = 50
     width: float = 1.0
@@ -64,11 +65,19 @@ class Block(nn.Module):
         return F.relu(self.residual(x) + self.shortcut(x))
 
 
+class RectifiedNorm(nn.BatchNorm1d):
+    """Batch normalisation of what a ReLU lets through."""
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Returns the normalised, of any sign."""
+        return super().forward(F.relu(x))
+
+
 class ResNet(Classifier):
     """The network of :class:`ResNet34`.
 
     The last map is averaged over its pixels, which at 64x64 is a pooling of 2x2. Without the
-    neck, Z_M is the rectified hidden layer: what the released MID puts its bottleneck on.
+    neck, Z_M is the hidden layer before its ReLU: what the released MID puts its bottleneck on.
     """
 
     def __init__(self, spec: ResNet34, shape: Shape, num_classes: int) -> None:
@@ -90,20 +99,24 @@ class ResNet(Classifier):
                 channels = width
             self.stages.append(stage)
         self.hidden = nn.Sequential(nn.BatchNorm1d(channels), nn.Linear(channels, spec.latent_dim))
-        self.neck = nn.BatchNorm1d(spec.latent_dim)
+        self.neck = RectifiedNorm(spec.latent_dim)
         self.last = nn.Linear(spec.latent_dim, num_classes)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 fan_out = layer.out_channels * layer.kernel_size[0] ** 2
                 nn.init.normal_(layer.weight, std=sqrt(2 / fan_out))
 
+    def own_input(self, x: Images) -> Tensor:
+        """Returns the images in [-1, 1]."""
+        return 2 * x - 1
+
     def latents(self, x: Images) -> tuple[Tensor, ...]:
-        """Returns stem, stages, hidden layer and neck, of images that it takes to [-1, 1]."""
-        zs = [self.stem(2 * x - 1)]
+        """Returns stem, stages, hidden layer and neck, of images in [0, 1]."""
+        zs = [self.stem(self.own_input(x))]
         for stage in self.stages:
             zs.append(stage(zs[-1]))
         hidden = self.hidden(F.relu(zs[-1].mean((2, 3))))
-        return (*zs, hidden, self.neck(F.relu(hidden)))
+        return (*zs, hidden, self.neck(hidden))
 
     def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
         """Maps Z_M to log-probabilities, as released; they are logits of the same softmax."""

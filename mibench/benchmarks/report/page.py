@@ -31,6 +31,7 @@ from mibench.benchmarks.report import pictures, plots
 from mibench.benchmarks.stages import ClassifierStage, PriorStage, RecordStage, graph
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS, Metric
+from mibench.evaluation.accuracy import topk_hits
 from mibench.spec import brief, canonical
 from mibench.store import Store
 
@@ -337,7 +338,7 @@ def _leaks(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | No
     found: dict[str, list[float]] = {}
     for label, record in done.items():
         evidence = record.evidence[0].evidence(store.load)
-        hits = 100 * (evidence.logits.argmax(1) == evidence.labels).double()
+        hits = topk_hits(evidence.logits, evidence.labels, 1)
         found[visible(label)] = [
             hits[evidence.labels == c].mean().item() for c in sorted(set(evidence.labels.tolist()))
         ]
@@ -354,7 +355,7 @@ def _utility(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | 
             continue
         seen.add(target.key)
         evidence = record.evidence[0].evidence(store.load)
-        hits = 100 * (evidence.test_logits.argmax(1) == evidence.test_labels).double()
+        hits = topk_hits(evidence.test_logits, evidence.test_labels, 1)
         classes = sorted(set(evidence.test_labels.tolist()))
         found[visible(label.rpartition(" / ")[2])] = [
             hits[evidence.test_labels == c].mean().item() for c in classes

@@ -11,6 +11,7 @@ from torch import Tensor
 from mibench.benchmarks.gallery import gallery, layout
 from mibench.benchmarks.stages import EvidenceStage
 from mibench.store import Store
+from mibench.ties import in_top
 
 LOSSLESS = 32
 """Images up to so many pixels wide are stored without loss; larger ones as a photograph is."""
@@ -78,13 +79,15 @@ def reconstructions(
     shown = gallery(stage, store, most, private=private)
     shares = shown.logits.double().softmax(1)
     sure, verdicts = shares.max(1)
+    hits = in_top(shown.logits, shown.labels) == 1
     tiles = [
-        Tile(label, sample, verdict, 100 * confidence, label == verdict, private)
-        for label, sample, verdict, confidence in zip(
+        Tile(label, sample, verdict, 100 * confidence, hit, private)
+        for label, sample, verdict, confidence, hit in zip(
             shown.labels.tolist(),
             shown.samples.tolist(),
             verdicts.tolist(),
             sure.tolist(),
+            hits.tolist(),
             strict=True,
         )
     ]
