@@ -30,6 +30,7 @@ from mibench.seeding import generator, seeded
 from mibench.spec import brief, canonical
 from mibench.store import Payload, Stage, Work, check_finite
 from mibench.types import (
+    NO_LIMIT,
     Attack,
     Classifier,
     Defense,
@@ -233,14 +234,18 @@ class InversionStage(Stage):
             "images": found.images.half(),
             "earlier": None if found.earlier is None else found.earlier.half(),
             "latents": found.latents,
-            "budget": {name: getattr(work, name) for name in ("steps", "queries", "gradients")},
+            "budget": {
+                **{name: getattr(work, name) for name in ("steps", "queries", "gradients")},
+                **({"shared": seen.shared} if seen.shared else {}),
+            },
         }
 
     def _handed(self, target: Classifier, load: Load, work: Work) -> Watched | Query:
         """Returns what the attack's access lets it have of the target."""
+        limit = self.attack.max_queries * self.classes or NO_LIMIT
         if self.attack.access != "white":
-            return Query(target, self.attack.access, work)
-        watched = Watched(target, work)
+            return Query(target, self.attack.access, work, limit)
+        watched = Watched(target, work, limit)
         identity = getattr(self.attack, "identity", None)  # a user's attack may have none
         if identity is not None and identity.public:
             watched.look_at(self.target.images.splits(load).public)
@@ -485,7 +490,7 @@ class RecordStage(Stage):
         }
 
     def _budget(self, load: Load) -> dict[str, int]:
-        """Returns steps, queries, gradients and prior_queries."""
+        """Returns steps, queries, gradients, prior_queries, and shared if there are any."""
         spent = [load(e.inversion)["budget"] for e in self.evidence]
         prior = self.evidence[0].inversion.prior
         return {
