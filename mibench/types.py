@@ -309,7 +309,7 @@ class Counted:
         """
         if answers > self.remaining:
             raise ValueError(
-                f"the attack asks the target for {answers} more answers, but only "
+                f"the attack asks the target for {answers} more answers, but "
                 f"{self.remaining} remain of its limit of {self._limit} (max_queries times the "
                 "attacked classes): end the attack in time by target.remaining, or raise "
                 "max_queries"
