@@ -265,10 +265,8 @@ class InversionStage(Stage):
                     "classes, channels, height, width"
                 )
             check_finite(x, f"a reconstruction of {name}")
-            if x.min() < 0 or x.max() > 1:
-                raise ValueError(
-                    f"{name} returned {which} with pixels outside [0, 1]; clamp them"
-                )
+            if ((x < 0) | (x > 1)).any():
+                raise ValueError(f"{name} returned {which} with pixels outside [0, 1]; clamp them")
         front = getattr(found.latents, "shape", ())[:2]
         if front != shape[:2]:
             raise ValueError(
