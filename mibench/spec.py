@@ -210,7 +210,6 @@ def _imports(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
             yield from ((folder, f"{base}.{a.name}".lstrip(".")) for a in node.names)
 
 
-@lru_cache
 def check_class(cls: type) -> None:
     """Refuses a user's class some of whose values would be in no key, or that has no name.
 
@@ -261,20 +260,19 @@ def check_role(spec: object, role: type, where: str) -> None:
         raise TypeError(f"{where} must be {wanted}, got {type(spec).__qualname__}")
     if not type(spec).__module__.startswith("mibench."):
         check_class(type(spec))
-        _check_methods(type(spec), role)
+        for method in sorted(getattr(role, "__abstractmethods__", ())):
+            _check_method(type(spec), role, method)
 
 
-@lru_cache
-def _check_methods(cls: type, role: type) -> None:
-    for method in sorted(getattr(role, "__abstractmethods__", ())):
-        names = list(inspect.signature(getattr(role, method)).parameters)
-        try:
-            inspect.signature(getattr(cls, method)).bind(*names)
-        except TypeError:
-            raise TypeError(
-                f"{cls.__qualname__}.{method} must take what it is called with: "
-                f"write def {method}({', '.join(names)})"
-            ) from None
+def _check_method(cls: type, role: type, method: str) -> None:
+    names = list(inspect.signature(getattr(role, method)).parameters)
+    try:
+        inspect.signature(getattr(cls, method)).bind(*names)
+    except TypeError:
+        raise TypeError(
+            f"{cls.__qualname__}.{method} must take what it is called with: "
+            f"write def {method}({', '.join(names)})"
+        ) from None
 
 
 def require(spec: object, **bounds: tuple[float, float]) -> None:
