@@ -2,7 +2,8 @@
 
 Draws latents at random and keeps, for each class, those that the target is surest of. It
 needs only the target's scores, so it says ``access = "scores"``: the target it is handed
-answers with probabilities, gives no gradients and counts its queries.
+answers with probabilities, gives no gradients and counts its queries. With ``max_queries`` it
+refuses a call that would pass the limit; ``target.remaining`` says how many answers are left.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ class RandomSearch(BlackBox):
     Attributes:
         prior: Where the draws come from.
         draws: How many.
+        max_queries: Answers of the target that may be spent on each class; 0 for no limit.
     """
 
     name: ClassVar[str] = "random-search"
@@ -31,12 +33,20 @@ class RandomSearch(BlackBox):
 
     prior: PriorSpec = field(default_factory=WGANGP)
     draws: int = 2000
+    max_queries: int = 0
 
     def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
-        """Ranks the draws by the target's score of each class."""
+        """Ranks the draws by the target's score of each class.
+
+        Raises:
+            ValueError: If the answers left do not pay for as many draws as are kept.
+        """
+        draws = min(self.draws, target.remaining // len(goal.blocks))
+        if draws < goal.samples:
+            raise ValueError(f"{goal.samples} of {draws} draws cannot be kept; raise max_queries")
         kept = []
         for labels, stream in goal:
-            z = prior.sample(self.draws, stream).to(goal.device)
+            z = prior.sample(draws, stream).to(goal.device)
             with torch.no_grad():
                 scores = target(prior.generate(z))
             kept.append(z[scores.topk(goal.samples, dim=0).indices[:, labels]])

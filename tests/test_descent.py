@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mibench import Attack
 from mibench.attacks import Goal, rounds
 from mibench.attacks.descent import descend
 from mibench.seeding import generator, seeded
+from mibench.spec import check_role
 from mibench.store import Payload, Work
 
 SHAPE = (1, 2, 2)
@@ -65,7 +68,8 @@ def three_loops(work: Work) -> tuple[Tensor, list[float]]:
             state["total"] += loss.item()
             work.queries += 5
             work.gradients += 5
-            return loss
+            value: Tensor = loss.detach()
+            return value
 
         def result(net: nn.Linear = net, state: Any = state) -> Payload:
             return {"x": state["x"].clone(), "w": net.weight.detach().clone(), "t": state["total"]}
@@ -147,12 +151,16 @@ def test_draws_of_a_block_do_not_depend_on_the_other_blocks() -> None:
     assert torch.equal(both.uniform(2, 3)[:, 3:], alone.uniform(2, 3))
 
 
-def test_an_attack_with_the_parameters_of_before_is_told_those_of_now() -> None:
-    from mibench import Attack
+@dataclass(frozen=True)
+class Old(Attack):
+    name: ClassVar[str] = "old"
 
-    with pytest.raises(TypeError, match=r"Old.invert must take \(self, target, prior, goal, work"):
+    def invert(  # type: ignore[override]
+        self, target: Any, prior: Any, blocks: Any, samples: Any, rngs: Any, work: Any
+    ) -> Any:
+        raise NotImplementedError
 
-        class Old(Attack):
-            def invert(self, target: Any, prior: Any, blocks: Any, samples: Any, rngs: Any,
-                       work: Any) -> Any:  # type: ignore[override] # fmt: skip
-                raise NotImplementedError
+
+def test_an_attack_with_other_parameters_is_told_what_it_is_called_with() -> None:
+    with pytest.raises(TypeError, match=r"write def invert\(self, target, prior, goal, work\)"):
+        check_role(Old(), Attack, "a cell's attack")

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.attacks.goal import Rows
-from mibench.attacks.views import asked, identity_loss
+from mibench.attacks.views import asked, identity_loss, payable
 from mibench.types import Access, Attack, Classifier, IdentityLoss, Images, View
 
 
@@ -26,6 +26,21 @@ class WhiteBox(Attack):
     def queries_per_image(self) -> int:
         """Those about each of its views."""
         return asked(self.views)
+
+    def paid_steps(self, target: Classifier, steps: int, images: int, later: int = 0) -> int:
+        """Returns how many of ``steps`` the answers that the target still gives pay for.
+
+        Args:
+            target: Limits its answers if it counts them.
+            steps: Wanted.
+            images: That a step asks about.
+            later: That a step asks about of the classes whose turn has not come yet.
+
+        Raises:
+            ValueError: If they pay for none.
+        """
+        each = self.queries_per_image
+        return payable(target, steps, images * each, later * each)
 
     def wrong(self, target: Classifier, x: Images, rows: Rows) -> Float[Tensor, " n"]:
         """Returns the identity loss of each image, the mean over the views."""

@@ -14,6 +14,7 @@ from mibench.attacks.descent import rounds
 from mibench.attacks.gan import InversionGAN
 from mibench.attacks.goal import Goal
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.views import payable
 from mibench.spec import choose, require
 from mibench.store import Work
 from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
@@ -68,6 +69,11 @@ class OtherClass(Attack):
                 "control is not shown public images"
             )
         object.__setattr__(self, "attack", replace(attack, prior=self.prior))
+
+    @property
+    def max_queries(self) -> int:  # type: ignore[override]
+        """The attack's."""
+        return self.attack.max_queries
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
         """Returns those of the attack."""
@@ -138,5 +144,6 @@ class AdversarialNoise(Attack):
             x.data.clamp_(low, high)
             return x
 
-        left = rounds({"x": x}, advance, self.steps, goal, work, what="a pixel")
+        steps = payable(target, self.steps, len(labels))
+        left = rounds({"x": x}, advance, steps, goal, work, what="a pixel")
         return Reconstructions(left["x"], start)

@@ -75,6 +75,7 @@ class GMI(WhiteBox):
             return prior_loss(realism) + self.lambda_id * self.wrong(target, x, rows)
 
         steps = self.planned_steps(len(goal.blocks), goal.samples)
+        steps = self.paid_steps(target, steps, goal.samples * len(goal.labels))
         descend(
             z, optimizer, loss, steps, goal, work, after=lambda: z.clamp_(-self.clip, self.clip)
         )

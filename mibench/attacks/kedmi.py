@@ -88,7 +88,7 @@ class KEDMI(WhiteBox):
             realism = PRIOR_LOSSES[self.prior_loss](goal.realism(prior, x, rows))
             return realism + self.lambda_id * self.wrong(target, x, rows)
 
-        steps = self.planned_steps(len(goal.blocks))
+        steps = self.paid_steps(target, self.planned_steps(len(goal.blocks)), len(goal.labels))
         descend(theta, optimizer, loss, steps, goal, work, latents=draw, copies=1)
         with torch.no_grad():
             return goal.reconstructions(prior, draw(goal.samples))

@@ -107,11 +107,13 @@ class VMI(WhiteBox):
         """Fits the flows of a block, draws from them, and goes on to the next."""
         assert isinstance(prior, StyleGANPrior)
         styles = Styles(self, prior, work.device)
-        steps = self.planned_steps(1)
-        found = [
-            self._fit(Fit(self, styles, target, block, stream), steps, goal, work)
-            for block, stream in goal
-        ]
+        planned, classes_left = self.planned_steps(1), len(goal.labels)
+        found = []
+        for block, stream in goal:
+            classes_left -= len(block)
+            now, later = self.batch * len(block), self.batch * classes_left
+            steps = self.paid_steps(target, planned, now, later)
+            found.append(self._fit(Fit(self, styles, target, block, stream), steps, goal, work))
         images = torch.cat([left["images"] for left in found], 2)
         latents = torch.cat([left["latents"] for left in found], 1)
         return Reconstructions(images[-1], latents, images[:-1])
