@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mibench import Classifier, Defense, Table
 from mibench.benchmarks.tables import TABLES
+from mibench.types import Batch
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class LabelSmoothing(Defense):
 
     alpha: float
 
-    def loss_terms(self, network: Classifier, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Tensor]:
         """Returns the one term."""
-        log = network(x).log_softmax(1)
-        own = log.gather(1, y[:, None])[:, 0]
+        log = network(batch.x).log_softmax(1)
+        own = log.gather(1, batch.y[:, None])[:, 0]
         return {"task": -((1 - self.alpha) * own + self.alpha * log.mean(1)).mean()}
 
 

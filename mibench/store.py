@@ -43,6 +43,8 @@ from mibench import __version__, seeding
 from mibench.spec import Json, canonical, field_values, fingerprint, hashed
 
 Payload: TypeAlias = dict[str, Any]
+State: TypeAlias = dict[str, Any]
+"""Name → tensor, generator, plain value, or what has a state dict; what a loop changes."""
 Report: TypeAlias = Callable[[int, int, str], None]
 
 LEASE_SECONDS = 60.0
@@ -406,6 +408,35 @@ class Work:
 
 def _versions() -> dict[str, str]:
     return {"mibench": __version__, "torch": torch.__version__}
+
+
+def frozen(state: State) -> Payload:
+    """Returns a state as what can be saved."""
+    return {
+        name: v.state_dict() if hasattr(v, "load_state_dict") else v for name, v in state.items()
+    }
+
+
+def restore(state: State, saved: Payload) -> None:
+    """Puts saved values into a state: into its tensors, modules and optimisers in place.
+
+    Raises:
+        ValueError: If the names are others: the loop is not the one that was saved.
+    """
+    if state.keys() != saved.keys():
+        raise ValueError(
+            f"the saved state holds {', '.join(saved)}, this loop has {', '.join(state)}: "
+            "an attack's loops must come in the same order when it resumes"
+        )
+    for name, value in state.items():
+        if hasattr(value, "load_state_dict"):
+            value.load_state_dict(saved[name])
+        elif isinstance(value, torch.Generator):
+            value.set_state(saved[name])
+        elif isinstance(value, Tensor):
+            value.data.copy_(saved[name])
+        else:
+            state[name] = saved[name]
 
 
 def check_finite(value: Tensor, what: str) -> None:

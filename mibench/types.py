@@ -7,7 +7,7 @@ that was trained on another range converts inside its own ``latents``.
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -195,8 +195,63 @@ class NetworkSpec(ABC):
         """
 
 
+class Helper(nn.Module):
+    """Networks that a defense trains beside the target, and that are no part of it.
+
+    Its weights, buffers, optimisers and generator are saved and resumed with the target's.
+    Anything else that changes while it trains is lost when a run is interrupted: keep such
+    numbers in buffers.
+
+    Attributes:
+        optimizers: What ``Defense.step`` moves the helper's own weights with, by name.
+        rng: The helper's source of randomness, on the CPU.
+    """
+
+    def __init__(self, rng: torch.Generator) -> None:
+        super().__init__()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.rng = rng
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Is called before each epoch, the first being 0."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a defense is handed at a step.
+
+    Attributes:
+        x: Images in [0, 1], augmented as the recipe says, shape (n, c, h, w).
+        y: Their classes, shape (n,).
+        epoch: Of the training, from 0 on.
+        epochs: How many there will be.
+        expected: The recipe's batch size, whatever this batch's.
+        rng: A source of randomness for the defense alone, on the CPU; saved and resumed.
+        helper: What ``Defense.assist`` returned.
+    """
+
+    x: Images
+    y: Labels
+    epoch: int = 0
+    epochs: int = 1
+    expected: int = 0
+    rng: torch.Generator = field(default_factory=torch.Generator)
+    helper: Helper | None = None
+
+    @property
+    def done(self) -> float:
+        """Share of the epochs that are over, in [0, 1)."""
+        return self.epoch / self.epochs
+
+
 class Defense(ABC):
-    """How a model owner trains. Subclasses are frozen dataclasses of hyper-parameters."""
+    """How a model owner trains. Subclasses are frozen dataclasses of hyper-parameters.
+
+    What it may override, from the least to the most: ``loss_terms``; ``harden``, where the
+    network changes; ``mature``, where a schedule must have begun before weights are kept;
+    ``assist``, where other networks are trained beside the target; ``step``, where a step is
+    more than the gradient of a sum.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -206,8 +261,60 @@ class Defense(ABC):
         return network
 
     @abstractmethod
-    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the named terms whose sum is minimised on one batch."""
+
+    def step(
+        self, network: Classifier, batch: Batch, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Scalar]:
+        """Takes one step of the network's weights and returns the loss terms.
+
+        The network is left in the mode, training or not, that it was found in. Nothing is
+        returned where nothing was done, such as for an empty batch.
+
+        Args:
+            network: What is trained.
+            batch: Images, classes and where the training is.
+            optimizer: Moves the network's trainable weights, and those alone.
+        """
+        terms = self.loss_terms(network, batch)
+        _check_terms(self, terms)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return terms
+
+    def assist(self, network: Classifier, rng: torch.Generator) -> Helper | None:
+        """Returns networks to train beside the target, on its device, if there are any.
+
+        Args:
+            network: The hardened network, initialised, on its device.
+            rng: For their initial weights and their draws, on the CPU.
+        """
+        return None
+
+    def mature(self, epoch: int, epochs: int) -> bool:
+        """Whether the weights of an epoch, from 0 on, may be kept: its schedule has begun."""
+        return True
+
+
+def _check_terms(defense: Defense, terms: object) -> None:
+    """Refuses what loss_terms must not return."""
+    who = f"loss_terms of {defense.name}"
+    if not isinstance(terms, dict) or not terms:
+        got = "an empty one" if isinstance(terms, dict) else type(terms).__name__
+        raise ValueError(
+            f'{who} must return a dict of named terms, such as {{"task": loss}}, got {got}'
+        )
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.shape:
+            got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise ValueError(
+                f"{who} must return each term as a tensor of one number, such as a mean over the "
+                f"batch, got {got} for {name!r}"
+            )
+    if not any(term.requires_grad for term in terms.values()):
+        raise ValueError(f"{who} must return a term that depends on the network's weights")
 
 
 class Prior(nn.Module, ABC):

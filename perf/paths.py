@@ -21,7 +21,7 @@ from mibench.evaluation.fid import frechet_distance
 from mibench.networks import MCNN, SCNN
 from mibench.seeding import generator, seeded
 from mibench.store import Work
-from mibench.types import Attack, Classifier, Defense, ImageSet, Prior, Shape, predict
+from mibench.types import Attack, Batch, Classifier, Defense, ImageSet, Prior, Shape, predict
 from perf import naive
 
 SHAPE = (1, 32, 32)
@@ -93,7 +93,7 @@ def descend(network: Classifier, defense: Defense, optimizer: torch.optim.Optimi
     """Takes a step of a target's training."""
     device = next(network.parameters()).device
     x, y = images(64, device).float() / 255, (torch.arange(64) % 5).to(device)
-    terms = defense.loss_terms(network, x, y)
+    terms = defense.loss_terms(network, Batch(x, y))
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()

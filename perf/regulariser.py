@@ -21,7 +21,7 @@ from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.defenses.dependence import MEASURES
 from mibench.networks import MCNN, VGG16
 from mibench.seeding import generator, seeded
-from mibench.types import Classifier, Defense, Images, Logits, NetworkSpec, Shape
+from mibench.types import Batch, Classifier, Defense, Images, Logits, NetworkSpec, Shape
 
 SETTINGS: dict[str, tuple[NetworkSpec, Shape, int]] = {
     "mcnn": (MCNN(), (1, 32, 32), 5),
@@ -47,7 +47,7 @@ class Stepper:
         self._synchronise()
         begin = time.perf_counter()
         for _ in range(steps):
-            terms = self.defense.loss_terms(self.network, self.x, self.y)
+            terms = self.defense.loss_terms(self.network, Batch(self.x, self.y))
             self.optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -102,7 +102,7 @@ class Terms:
         """Returns the seconds of a forward and backward pass."""
         begin = time.perf_counter()
         for _ in range(repeats):
-            terms = self.defense.loss_terms(self.network, self.x, self.y)
+            terms = self.defense.loss_terms(self.network, Batch(self.x, self.y))
             torch.autograd.grad(terms["d(X,Z)"] + terms["d(Z,Y)"], list(self.network.zs))
         if self.x.is_cuda:
             torch.cuda.synchronize()

@@ -33,10 +33,10 @@ from mibench.types import (
     NO_LIMIT,
     Access,
     Attack,
+    Batch,
     Classifier,
     Defense,
     Images,
-    Labels,
     Logits,
     Prior,
     PriorSpec,
@@ -158,7 +158,7 @@ class TestDefense:
         batch = splits.private.train.take(torch.arange(16))
         x, y = batch.images, batch.labels
         with seeded("test"):
-            terms = defense.loss_terms(network, x, y)
+            terms = defense.loss_terms(network, Batch(x, y))
         total = torch.stack(list(terms.values())).sum()
         assert total.isfinite()
         assert "task" in terms
@@ -188,10 +188,10 @@ class Partly(Defense):
         network.last.requires_grad_()
         return network
 
-    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the cross-entropy, of which no gradient reaches the latents."""
-        logits = network.head(network.latents(x)[-1].detach())
-        return {"task": F.cross_entropy(logits, y)}
+        logits = network.head(network.latents(batch.x)[-1].detach())
+        return {"task": F.cross_entropy(logits, batch.y)}
 
 
 @pytest.mark.parametrize("freeze", [True, False])

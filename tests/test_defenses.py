@@ -16,7 +16,7 @@ from mibench.defenses.dependence import (
 from mibench.defenses.mid import Bottleneck, gaussian_kl
 from mibench.networks import MLP
 from mibench.seeding import generator, seeded
-from mibench.types import Classifier, Images, predict
+from mibench.types import Batch, Classifier, Images, predict
 
 every_measure = pytest.mark.parametrize("measure", MEASURES)
 
@@ -106,7 +106,7 @@ def test_no_defense_is_the_cross_entropy_of_two_classes_by_hand(rng: torch.Gener
         network = MLP(width=5).build((1, 2, 2), 2)
     x, y = torch.rand(6, 1, 2, 2, generator=rng), torch.tensor([0, 1, 1, 0, 0, 1])
     own, other = (network(x).gather(1, i[:, None])[:, 0] for i in (y, 1 - y))
-    terms = NoDefense().loss_terms(network, x, y)
+    terms = NoDefense().loss_terms(network, Batch(x, y))
     assert list(terms) == ["task"]
     torch.testing.assert_close(terms["task"], (1 + (other - own).exp()).log().mean())
 
@@ -115,8 +115,8 @@ def test_no_defense_is_the_cross_entropy_of_two_classes_by_hand(rng: torch.Gener
 def test_bido_without_weights_is_no_defense(
     measure: str, network: Classifier, x: Tensor, y: Tensor
 ) -> None:
-    terms = BiDO(measure, lambda_x=0, lambda_y=0).loss_terms(network, x, y)
-    plain = NoDefense().loss_terms(network, x, y)["task"]
+    terms = BiDO(measure, lambda_x=0, lambda_y=0).loss_terms(network, Batch(x, y))
+    plain = NoDefense().loss_terms(network, Batch(x, y))["task"]
     torch.testing.assert_close(sum(terms.values()), plain)
 
 
@@ -125,7 +125,7 @@ def test_bido_is_three_terms_summed_over_all_layers(
     measure: str, network: Classifier, x: Tensor, y: Tensor
 ) -> None:
     """Eq. (7) with the measure; Eq. (8) for "coco", Eq. (10) for "hsic"."""
-    terms = BiDO(measure, lambda_x=2, lambda_y=3).loss_terms(network, x, y)
+    terms = BiDO(measure, lambda_x=2, lambda_y=3).loss_terms(network, Batch(x, y))
     torch.testing.assert_close(terms, naive_terms(measure, network, x, y, (2, 3)))
 
 
@@ -136,7 +136,7 @@ def test_a_dependence_term_trains_every_layer_through_every_latent(
 ) -> None:
     """A latent that were detached would be missing from the gradient."""
     hidden = [p for name, p in network.named_parameters() if not name.startswith("last")]
-    ours = BiDO(measure, lambda_x=2, lambda_y=3).loss_terms(network, x, y)[term]
+    ours = BiDO(measure, lambda_x=2, lambda_y=3).loss_terms(network, Batch(x, y))[term]
     hand = naive_terms(measure, network, x, y, (2, 3))[term]
     got, want = (torch.autograd.grad(loss, hidden) for loss in (ours, hand))
     assert all(g.abs().max() > 0 for g in want)
@@ -233,7 +233,7 @@ def test_mid_is_the_cross_entropy_of_one_draw_plus_the_weighted_kl(rng: torch.Ge
     assert isinstance(last, Bottleneck)
     x, y = torch.rand(6, 2, 2, 2, generator=rng), torch.arange(6) % 3
     with seeded("noise"):
-        terms = MID(lambda_=0.1).loss_terms(network, x, y)
+        terms = MID(lambda_=0.1).loss_terms(network, Batch(x, y))
     with seeded("noise"):
         noise = torch.randn(6, 4)
     mu, std = last.encode(x.flatten(1))
@@ -278,7 +278,7 @@ def test_unilateral_is_the_task_loss_plus_the_weighted_dependence_of_the_logits(
         network = MLP(width=4).build((1, 2, 2), 3)
     x, y = torch.rand(6, 1, 2, 2, generator=rng), torch.arange(6) % 3
     logits = network(x)
-    terms = Unilateral(lambda_=7.0).loss_terms(network, x, y)
+    terms = Unilateral(lambda_=7.0).loss_terms(network, Batch(x, y))
     want = coco_frobenius(gaussian_kernel([x.flatten(1)])[0], linear_kernel([logits])[0])
     torch.testing.assert_close(terms["task"], F.cross_entropy(logits, y))
     torch.testing.assert_close(terms["d(X,Y)"], 7 * want.float())
@@ -289,7 +289,7 @@ def test_bido_takes_other_kernels(rng: torch.Generator) -> None:
         network = MLP(width=4).build((1, 2, 2), 3)
     x, y = torch.rand(6, 1, 2, 2, generator=rng), torch.arange(6) % 3
     values = {
-        kernel: BiDO("hsic", 1, 1, kernel=kernel).loss_terms(network, x, y)["d(X,Z)"].item()
+        kernel: BiDO("hsic", 1, 1, kernel=kernel).loss_terms(network, Batch(x, y))["d(X,Z)"].item()
         for kernel in KERNELS
     }
     assert len(set(values.values())) == len(KERNELS)

@@ -15,7 +15,7 @@ from mibench.evaluation.fid import frechet_distance, frechet_distance_of_few
 from mibench.evaluation.kid import kernel_distance
 from mibench.networks import MCNN, VGG16, ResNet34
 from mibench.seeding import seeded
-from mibench.types import Classifier, Defense, NetworkSpec, Shape
+from mibench.types import Batch, Classifier, Defense, NetworkSpec, Shape
 from tests.golden import RIDGE, TIGHT, check_gradients, fill, read, wave
 
 A, B = 0.7, 0.2
@@ -70,7 +70,7 @@ def check_bido(
     defense: BiDO, network: Classifier, x: Tensor, y: Tensor, told: Mapping[str, Any],
     tolerance: float, order: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    terms = defense.loss_terms(network, x, y)
+    terms = defense.loss_terms(network, Batch(x, y))
     total = backward(terms)
     assert terms["task"].item() == pytest.approx(told["cross_entropy"], rel=TIGHT)
     forgotten, kept = sum(told["d(X,Z_j)"]), sum(told["d(Z_j,Y)"])
@@ -148,7 +148,7 @@ def test_three_steps_of_bido(case: dict[str, Any], optimiser: str) -> None:
     losses = train(
         network,
         RECIPES[optimiser],
-        lambda s: defense.loss_terms(network, *batch(ON_MNIST, 16, s)),
+        lambda s: defense.loss_terms(network, Batch(*batch(ON_MNIST, 16, s))),
     )
     assert losses == pytest.approx(told["losses"], rel=tolerance)
     norms = [p.norm().item() for p in network.parameters()]
@@ -189,7 +189,7 @@ def test_bido_on_the_resnet_of_vmi(case: dict[str, Any]) -> None:
 def check_mid(
     defense: MID, network: Classifier, x: Tensor, y: Tensor, told: Mapping[str, Any]
 ) -> None:
-    terms = defense.loss_terms(network, x, y)
+    terms = defense.loss_terms(network, Batch(x, y))
     total = backward(terms)
     assert terms["task"].item() == pytest.approx(told["cross_entropy"], rel=TIGHT)
     information = terms["I(X;Z)"].item()
@@ -227,7 +227,7 @@ def test_three_steps_of_mid(optimiser: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     def terms(step: int) -> Mapping[str, Tensor]:
         noise_for(monkeypatch, (16, 128), step)
-        return defense.loss_terms(network, *batch(ON_MNIST, 16, step))
+        return defense.loss_terms(network, Batch(*batch(ON_MNIST, 16, step)))
 
     told = MID_MCNN["three steps"][optimiser]["losses"]
     assert train(network, RECIPES[optimiser], terms) == pytest.approx(told, rel=TIGHT)
@@ -260,7 +260,7 @@ UNILATERAL = read("defenses/01e-unilateral-mcnn")["cases"]
 def test_unilateral_on_the_mcnn(case: dict[str, Any]) -> None:
     defense = Unilateral(lambda_=case["lambda"], output_kernel=case["kernel of logits"])
     network = network_of(ON_MNIST, defense)
-    terms = defense.loss_terms(network, *batch(ON_MNIST, 16))
+    terms = defense.loss_terms(network, Batch(*batch(ON_MNIST, 16)))
     total = backward(terms)
     assert terms["task"].item() == pytest.approx(case["cross_entropy"], rel=TIGHT)
     want = case["lambda"] * case["COCO(X, logits)"]

@@ -30,7 +30,7 @@ from mibench.networks.facenet import ALIGN, Decoder, Face, FaceMobile, Inverted,
 from mibench.networks.vgg import VGG
 from mibench.networks.weights import IMAGENET, imagenet, load_exactly, read_weights
 from mibench.seeding import seeded
-from mibench.types import Classifier, Images, NetworkSpec, Shape
+from mibench.types import Batch, Classifier, Images, NetworkSpec, Shape
 
 BLOCKS = (1, 1, 2, 1)
 SMALL: list[NetworkSpec] = [
@@ -343,7 +343,7 @@ def test_mid_hardens_it_and_can_train_all_that_is_left(
     defense = MID(lambda_=0.1)
     with seeded("tests"):
         network = defense.harden(spec.build(SHAPE, 5)).train()
-        terms = defense.loss_terms(network, images(rng), torch.arange(4))
+        terms = defense.loss_terms(network, Batch(images(rng), torch.arange(4)))
         weights = [p for p in network.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), weights)
         assert network.eval()(images(rng)).shape == (4, 5)
@@ -356,7 +356,7 @@ def test_bido_regularises_its_latents(spec: NetworkSpec, rng: torch.Generator) -
     defense = BiDO("nhsic", lambda_x=0.1, lambda_y=1.0)
     with seeded("tests"):
         network = spec.build(SHAPE, 5).train()
-        terms = defense.loss_terms(network, images(rng, 8), torch.arange(8) % 5)
+        terms = defense.loss_terms(network, Batch(images(rng, 8), torch.arange(8) % 5))
     assert all(term.isfinite() for term in terms.values())
 
 

@@ -10,7 +10,7 @@ from mibench.defenses.dependence import KERNELS, coco_frobenius
 from mibench.networks import MCNN, ResNet34
 from mibench.seeding import seeded
 from mibench.store import Work
-from mibench.types import Classifier, ImageSet, NetworkSpec, Watched
+from mibench.types import Batch, Classifier, ImageSet, NetworkSpec, Watched
 
 SHAPE = (1, 32, 32)
 LABELS = torch.arange(8) % 4
@@ -42,10 +42,10 @@ def test_dependences_on_the_input_are_on_what_the_network_reads(
     *zs, logits = (z.flatten(1) for z in (*network.latents(x), network(x)))
     K_x, *K_zs = KERNELS["gaussian"]([(scale * x + shift).flatten(1), *zs])
     want = torch.stack([coco_frobenius(K_z, K_x) for K_z in K_zs])
-    terms = BiDO("coco_frobenius", 3, 1).loss_terms(network, x, LABELS)
+    terms = BiDO("coco_frobenius", 3, 1).loss_terms(network, Batch(x, LABELS))
     torch.testing.assert_close(terms["d(X,Z)"], 3 * want.sum())
     (K_out,) = KERNELS["linear"]([logits])
-    terms = Unilateral(lambda_=3).loss_terms(network, x, LABELS)
+    terms = Unilateral(lambda_=3).loss_terms(network, Batch(x, LABELS))
     torch.testing.assert_close(terms["d(X,Y)"], 3 * coco_frobenius(K_out, K_x))
 
     measured = dependences(network.float(), ImageSet(pixels, LABELS), ["coco_frobenius"])

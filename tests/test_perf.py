@@ -8,6 +8,7 @@ from mibench.networks import MLP
 from mibench.networks.dcgan import InversionDiscriminator
 from mibench.networks.fold import quick
 from mibench.seeding import seeded
+from mibench.types import Batch
 from perf import naive
 from perf.__main__ import Operations, Ratio, Timed, compare, measure, table
 from perf.paths import Path
@@ -32,7 +33,7 @@ def test_the_straightforward_regulariser_is_ours(measure: str, rng: torch.Genera
         network = MLP().build((1, 8, 8), 5)
     x, y = torch.rand(16, 1, 8, 8, generator=rng), torch.arange(16) % 5
     want = naive.bido(network, x, y, measure, 0.5, 2.0)
-    terms = BiDO(measure, lambda_x=0.5, lambda_y=2.0).loss_terms(network, x, y)
+    terms = BiDO(measure, lambda_x=0.5, lambda_y=2.0).loss_terms(network, Batch(x, y))
     torch.testing.assert_close(sum(terms.values()), want, rtol=1e-3, atol=1e-3)
 
 

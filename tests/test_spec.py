@@ -253,8 +253,8 @@ from mibench.defenses import NoDefense
 class Mine(NoDefense):
     name = "mine"
 
-    def loss_terms(self, network, x, y):
-        return helper(super().loss_terms(network, x, y))
+    def loss_terms(self, network, batch):
+        return helper(super().loss_terms(network, batch))
 """
 BESIDE = "def helper(terms):\n    return {k: WEIGHT * v for k, v in terms.items()}\nWEIGHT = 1\n"
 

@@ -15,7 +15,7 @@ from mibench.defenses.train import train_classifier
 from mibench.networks import MCNN, MLP
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
-from mibench.types import Classifier, Defense, Images, ImageSet, Labels, Scalar
+from mibench.types import Batch, Classifier, Defense, ImageSet, Scalar
 
 
 class KilledError(Exception):
@@ -46,10 +46,10 @@ class Spy(Defense):
         self.looks: list[float] = []
         self.look = look
 
-    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
-        self.seen += images(x.mul(255).round().to(torch.uint8))
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
+        self.seen += images(batch.x.mul(255).round().to(torch.uint8))
         self.looks.append(self.look())
-        return NoDefense().loss_terms(network, x, y)
+        return NoDefense().loss_terms(network, batch)
 
 
 def images(pixels: Tensor) -> list[bytes]:
@@ -97,7 +97,7 @@ def test_the_history_holds_the_mean_of_each_term(corpus: Corpus) -> None:
     recipe = Recipe(epochs=1, batch_size=50, lr=1e-12, optimizer="sgd", select="last")
     with seeded("init"):
         network = MLP(width=4).build((1, 8, 8), 5)
-    everything = NoDefense().loss_terms(network, corpus.train.images, corpus.train.labels)
+    everything = NoDefense().loss_terms(network, Batch(corpus.train.images, corpus.train.labels))
     history = train_classifier(network, NoDefense(), recipe, corpus, generator("b"), Work())
     assert history["history"] == [{"task": pytest.approx(everything["task"].item())}]
 

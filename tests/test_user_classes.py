@@ -37,8 +37,8 @@ CELL = TABLES["smoke"].rows["GMI / No Def."]
 class Loss:
     """What makes a class a defense, without the role."""
 
-    def loss_terms(self, network: Any, x: Any, y: Any) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(network(x), y)}
+    def loss_terms(self, network: Any, batch: Any) -> dict[str, Tensor]:
+        return {"task": F.cross_entropy(network(batch.x), batch.y)}
 
 
 class Plain(Loss, Defense):
@@ -147,7 +147,7 @@ def test_a_frozen_dataclass_and_what_only_renames_one_are_specs(cls: type) -> No
 class Short(Defense):
     name: ClassVar[str] = "short"
 
-    def loss_terms(self, network: Any, x: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss_terms(self, network: Any, x: Any, y: Any) -> dict[str, Tensor]:  # type: ignore[override]
         return {}
 
 
@@ -164,7 +164,7 @@ class Stray(Loss):
         (Stray(), "a class that derives from mibench.Defense, got Stray"),
         (Plain(), "Plain is not a dataclass"),
         (Short(), "Short.loss_terms must take what it is called with: "
-                  "write def loss_terms(self, network, x, y)"),
+                  "write def loss_terms(self, network, batch)"),
     ],
 )  # fmt: skip
 def test_what_cannot_play_a_role_is_told_what_to_write(spec: object, sentence: str) -> None:
@@ -289,8 +289,8 @@ class Returning(Defense):
 
     make: Callable[[Tensor], Any]
 
-    def loss_terms(self, network: Classifier, x: Tensor, y: Tensor) -> Any:
-        return self.make(cross_entropy(network, x, y))
+    def loss_terms(self, network: Classifier, batch: Any) -> Any:
+        return self.make(cross_entropy(network, batch.x, batch.y))
 
 
 @pytest.mark.parametrize(
@@ -363,8 +363,8 @@ class Mine(Defense):
     def __init__(self, alpha):
         self.alpha = alpha
 
-    def loss_terms(self, network, x, y):
-        return {{"task": torch.nn.functional.cross_entropy(network(x), y)}}
+    def loss_terms(self, network, batch):
+        return {{"task": torch.nn.functional.cross_entropy(network(batch.x), batch.y)}}
 
 TABLE = Table("mine", "Mine.", {{"GMI / Mine": replace(cell, defense=Mine(0.1))}})
 """

@@ -6,17 +6,13 @@ it resumes, so it must be the same each time: from the streams of the blocks, or
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mibench.attacks.goal import Goal, Rows
-from mibench.store import Payload, Work, check_finite
-
-State = dict[str, Any]
-"""Name → tensor, module, optimiser or plain value; what a loop changes."""
+from mibench.store import Payload, State, Work, check_finite, frozen, restore
 
 
 def rounds(
@@ -137,36 +133,6 @@ def _gradient(
         total = (loss(leaf, rows) * rows.weights).sum()
         gradients += torch.autograd.grad(total, leaf)
     return torch.cat(gradients)
-
-
-def frozen(state: State) -> Payload:
-    """Returns a state as what can be saved."""
-    return {
-        name: v.state_dict() if isinstance(v, nn.Module | torch.optim.Optimizer) else v
-        for name, v in state.items()
-    }
-
-
-def restore(state: State, saved: Payload) -> None:
-    """Puts saved values into a state: into its tensors, modules and optimisers in place.
-
-    Raises:
-        ValueError: If the names are others: the loop is not the one that was saved.
-    """
-    if state.keys() != saved.keys():
-        raise ValueError(
-            f"the saved state holds {', '.join(saved)}, this loop has {', '.join(state)}: "
-            "an attack's loops must come in the same order when it resumes"
-        )
-    for name, value in state.items():
-        if isinstance(value, nn.Module | torch.optim.Optimizer):
-            value.load_state_dict(saved[name])
-        elif isinstance(value, torch.Generator):
-            value.set_state(saved[name])
-        elif isinstance(value, Tensor):
-            value.data.copy_(saved[name])
-        else:
-            state[name] = saved[name]
 
 
 def _tensors(state: State) -> Payload:

@@ -14,14 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.attacks.bases import WhiteBox
-from mibench.attacks.descent import State, rounds
+from mibench.attacks.descent import rounds
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.stylegan import StyleGAN2, StyleGANPrior
 from mibench.attacks.views import affordable
 from mibench.seeding import generator
 from mibench.spec import choose, require
-from mibench.store import Payload, Work
+from mibench.store import Payload, State, Work
 from mibench.types import (
     Classifier,
     IdentityLoss,

@@ -5,6 +5,7 @@ from typing import get_args
 
 from mibench.data import Task
 from mibench.defenses import Recipe
+from mibench.defenses.train import check_maturity
 from mibench.evaluation import Protocol
 from mibench.spec import check_role, require
 from mibench.types import Access, Attack, Defense, NetworkSpec, PriorSpec
@@ -128,6 +129,7 @@ class Cell:
                     f"a recipe of 0 epochs leaves {network.name} untrained: let it take an "
                     "epoch, or take a network that comes trained (see mibench import target)"
                 )
+        check_maturity(self.defense, self.recipe)
         if self.trials.classes > self.setting.task.num_classes:
             raise ValueError(
                 f"{self.trials.classes} classes are attacked but {self.setting.task.name} has "

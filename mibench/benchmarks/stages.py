@@ -134,7 +134,8 @@ class ClassifierStage(Stage):
             self.network.finish(network, work.data)
         rng = generator(self.seed, "batches", self.part)
         with seeded(self.seed, "noise", self.part):  # for layers that draw on their own
-            trained = train_classifier(network, self.defense, self.recipe, corpus, rng, work)
+            own = generator(self.seed, "defense", self.part)
+            trained = train_classifier(network, self.defense, self.recipe, corpus, rng, work, own)
         network.load_state_dict(trained["state"])
         logits, _ = predict(network, corpus.test.images, generator(self.seed, "test"))
         return trained | {

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mibench.defenses.dependence import KERNELS, MEASURES, measure
 from mibench.spec import choose, require
-from mibench.types import Classifier, Defense, Images, Labels, Scalar
+from mibench.types import Batch, Classifier, Defense, Scalar
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class BiDO(Defense):
         choose(self, measure=MEASURES, kernel=KERNELS, label_kernel=KERNELS)
         require(self, lambda_x=(0, float("inf")), lambda_y=(0, float("inf")), ridge=(1e-12, 1e6))
 
-    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the task loss and the two dependence terms of Eq. (7)."""
+        x, y = batch.x, batch.y
         zs = network.latents(x)
         logits = network.head(zs[-1])
         labels = F.one_hot(y, logits.shape[1]).to(x.dtype)

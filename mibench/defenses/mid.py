@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mibench.spec import require
-from mibench.types import Classifier, Defense, Images, Labels, Logits, Scalar
+from mibench.types import Batch, Classifier, Defense, Logits, Scalar
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class MID(Defense):
         network.last = Bottleneck(width, network.noise_dim, network.num_classes)
         return network
 
-    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the task loss and λ KL(q(z|x) ‖ N(0, I)), averaged over the batch."""
+        x, y = batch.x, batch.y
         last = network.last
         assert isinstance(last, Bottleneck), "MID trains what it hardened"
         mu, std = last.encode(network.latents(x)[-1])

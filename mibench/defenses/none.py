@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 
-from mibench.types import Classifier, Defense, Images, Labels, Scalar
+from mibench.types import Batch, Classifier, Defense, Scalar
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class NoDefense(Defense):
 
     name: ClassVar[str] = "none"
 
-    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the cross-entropy alone."""
+        x, y = batch.x, batch.y
         return {"task": F.cross_entropy(network(x), y)}

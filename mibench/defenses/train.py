@@ -11,9 +11,9 @@ from mibench.data.augment import AUGMENTATIONS
 from mibench.data.samplers import SAMPLERS
 from mibench.seeding import generator
 from mibench.spec import choose, require
-from mibench.store import Payload, Work, check_finite
+from mibench.store import Payload, State, Work, check_finite, frozen, restore
 from mibench.ties import in_top
-from mibench.types import Classifier, Defense, ImageSet, predict
+from mibench.types import Batch, Classifier, Defense, ImageSet, predict
 
 INF = float("inf")
 
@@ -96,74 +96,84 @@ def train_classifier(
     corpus: Corpus,
     rng: torch.Generator,
     work: Work,
+    own: torch.Generator | None = None,
 ) -> Payload:
     """Runs Algorithm 1 and returns the weights it keeps.
+
+    Args:
+        network: What is trained.
+        defense: How it is defended.
+        recipe: How it is trained.
+        corpus: Images to train on, and to select by.
+        rng: Draws batches and augmentations.
+        work: Where state is saved and progress told.
+        own: The defense's and its helper's source of randomness; it orders no batch.
 
     Returns:
         "state": the state dict of the selected epoch. "epoch": which it was, from 1, or 0 if
         there is none: the network is as it was.
-        "history": per epoch the mean of each loss term and, where epochs are selected, the
-        accuracy they are selected by, in percent. A run that was interrupted and started
-        again returns the same bits as one that was not.
+        "history": per epoch the mean of each loss term over the steps that had it and, where
+        epochs are selected, the accuracy they are selected by, in percent. A run that was
+        interrupted and started again returns the same bits as one that was not.
 
     Raises:
         FloatingPointError: If the loss stops being finite.
+        ValueError: If no epoch that may be selected is one of which weights may be kept.
     """
     network.to(work.device)
     if not recipe.epochs:
         return _kept({"state": network.state_dict(), "epoch": 0}, [])
+    check_maturity(defense, recipe)
     train, judge = _select_data(recipe, corpus)
     train = train.to(work.device)
+    own = own or generator("defense")
+    helper = defense.assist(network, own)
     optimizer = recipe.optimize(network)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(
         optimizer, list(recipe.milestones), recipe.gamma
     )
     history: list[dict[str, float]] = []
     best: Payload = {"accuracy": -1.0, "epoch": 0, "state": {}}
+    moving: State = {
+        "network": network, "optimizer": optimizer, "scheduler": scheduler, "rng": rng, "own": own,
+    }  # fmt: skip
+    if helper is not None:
+        moving |= {"helper": helper, "helper's rng": helper.rng}
+        moving |= {f"helper's {name}": o for name, o in helper.optimizers.items()}
     if (saved := work.load()) is not None:
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        scheduler.load_state_dict(saved["scheduler"])
-        rng.set_state(saved["rng"])
+        restore(moving, saved["moving"])
         history, best = saved["history"], saved["best"]
     network.train()
     sampler = SAMPLERS[recipe.sampler]
 
     def everything() -> Payload:
-        return {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "rng": rng,
-            "history": history,
-            "best": best,
-        }
+        return {"moving": frozen(moving), "history": history, "best": best}
 
     for epoch in range(len(history), recipe.epochs):
+        if helper is not None:
+            helper.epoch_begins(epoch)
         sums: dict[str, Tensor] = {}
-        steps = 0
+        counts: dict[str, int] = {}
         batches = sampler(train.labels, recipe.batch_size, recipe.instances, rng)
         for index in batches:
-            batch = train.take(index.to(work.device))
-            x, y = batch.images, batch.labels
+            taken = train.take(index.to(work.device))
+            x = taken.images
             for name in recipe.augment:
                 x = AUGMENTATIONS[name](x, rng)
-            terms = defense.loss_terms(network, x, y)
-            _check_terms(defense, terms)
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            steps += 1
-            for name, term in terms.items():
+            batch = Batch(x, taken.labels, epoch, recipe.epochs, recipe.batch_size, own, helper)
+            for name, term in defense.step(network, batch, optimizer).items():
                 sums[name] = sums.get(name, 0) + term.detach()
+                counts[name] = counts.get(name, 0) + 1
         scheduler.step()
         check_finite(torch.stack(list(sums.values())), f"the loss in epoch {epoch + 1}")
-        history.append({name: float(total) / steps for name, total in sums.items()})
+        history.append({name: float(total) / counts[name] for name, total in sums.items()})
         accuracy = _accuracy(network, judge, epoch) if judge is not None else 0.0
         if judge is not None:
             history[-1]["accuracy"] = accuracy
         first = accuracy > best["accuracy"]
-        if judge is None or first or (recipe.select != "test" and accuracy == best["accuracy"]):
+        chosen = judge is None or first
+        chosen = chosen or (recipe.select != "test" and accuracy == best["accuracy"])
+        if chosen and defense.mature(epoch, recipe.epochs):
             state = {k: v.clone() for k, v in network.state_dict().items()}
             best = {"accuracy": accuracy, "epoch": epoch + 1, "state": state}
         work.save(everything)
@@ -171,23 +181,19 @@ def train_classifier(
     return _kept(best, history)
 
 
-def _check_terms(defense: Defense, terms: object) -> None:
-    """Refuses what loss_terms must not return."""
-    who = f"loss_terms of {defense.name}"
-    if not isinstance(terms, dict) or not terms:
-        got = "an empty one" if isinstance(terms, dict) else type(terms).__name__
+def check_maturity(defense: Defense, recipe: Recipe) -> None:
+    """Refuses a training after which there would be no weights to keep.
+
+    Raises:
+        ValueError: If no epoch that the recipe may select is one that the defense lets be kept.
+    """
+    first = recipe.epochs - 1 if recipe.select == "last" else 0
+    epochs = range(first, recipe.epochs)
+    if epochs and not any(defense.mature(epoch, recipe.epochs) for epoch in epochs):
         raise ValueError(
-            f'{who} must return a dict of named terms, such as {{"task": loss}}, got {got}'
+            f"{defense.name} lets the weights of no epoch be kept that the recipe may select: "
+            f"raise recipe.epochs ({recipe.epochs}), or let the defense's schedule begin earlier"
         )
-    for name, term in terms.items():
-        if not isinstance(term, Tensor) or term.shape:
-            got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
-            raise ValueError(
-                f"{who} must return each term as a tensor of one number, such as a mean over the "
-                f"batch, got {got} for {name!r}"
-            )
-    if not any(term.requires_grad for term in terms.values()):
-        raise ValueError(f"{who} must return a term that depends on the network's weights")
 
 
 def _kept(best: Payload, history: list[dict[str, float]]) -> Payload:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from mibench.defenses.dependence import KERNELS, MEASURES, measure
 from mibench.spec import choose, require
-from mibench.types import Classifier, Defense, Images, Labels, Scalar
+from mibench.types import Batch, Classifier, Defense, Scalar
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Unilateral(Defense):
         choose(self, measure=MEASURES, kernel=KERNELS, output_kernel=KERNELS)
         require(self, lambda_=(0, float("inf")), ridge=(1e-12, 1e6))
 
-    def loss_terms(self, network: Classifier, x: Images, y: Labels) -> dict[str, Scalar]:
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the task loss and the weighted dependence of logits on the input."""
+        x, y = batch.x, batch.y
         logits = network(x)
         d = measure(self.measure, self.ridge)
         K_x = KERNELS[self.kernel]([network.own_input(x).flatten(1)])
