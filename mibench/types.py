@@ -6,7 +6,7 @@ that was trained on another range converts inside its own ``latents``.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -153,6 +153,8 @@ class NetworkSpec(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Values of fields that make it small enough for a test; numbers without a default get one."""
     trained: ClassVar[bool] = False
     """Whether ``finish`` loads every weight, so that a recipe of no epochs will do."""
 
@@ -255,6 +257,8 @@ class Defense(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Values of fields that make it small enough for a test; numbers without a default get one."""
 
     def harden(self, network: Classifier) -> Classifier:
         """Returns the network to train; most defenses leave it as it is."""
@@ -358,6 +362,8 @@ class PriorSpec(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Values of fields that make it small enough for a test; numbers without a default get one."""
     sees_target: ClassVar[bool]
     """Whether ``train`` is handed the target; if not, one prior serves every target."""
 
@@ -532,6 +538,8 @@ class IdentityLoss(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Values of fields that make it small enough for a test; numbers without a default get one."""
     public: ClassVar[bool] = False
     """Whether it reads how far the last latents are from those of public images."""
 
@@ -558,6 +566,8 @@ class View(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Values of fields that make it small enough for a test; numbers without a default get one."""
     draws: int
 
     @abstractmethod
@@ -575,6 +585,8 @@ class Attack(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Values of fields that make it small enough for a test; numbers without a default get one."""
     access: ClassVar[Access] = "white"
     prior: PriorSpec
     max_queries: int = 0

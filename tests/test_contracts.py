@@ -47,18 +47,7 @@ from mibench.types import (
     Watched,
 )
 
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "other-class": {"attack": KEDMI(steps=5)},
-    "stylegan2-ada": {
-        "w_dim": 8, "channel_base": 64, "channel_max": 8, "kimg": 0.05, "batch_size": 8,
-    },
-    "bido": {"measure": "nhsic"},
-}  # fmt: skip
 NUMBERS: dict[Any, float] = {float: 0.1, int: 2}
-SMALL = {
-    "steps": 5, "epochs": 2, "generator_width": 4, "discriminator_width": 4, "z_dim": 8,
-    "mbd": 4, "mbd_kernels": 3, "couplings": 2, "hidden": 8, "batch": 4, "space": "z",
-}  # fmt: skip
 TASK = Blobs(num_classes=4)
 
 FIDS_OF_FOUND = {
@@ -89,21 +78,18 @@ KID_BETWEEN = sum((x * y + 1) ** 3 for x in A for y in B)
 
 
 def tiny(cls: type, **extra: Any) -> Any:
-    """Returns the component at its defaults, as small as its fields allow.
+    """Returns the component at its defaults, as small as it says in ``small``.
 
     Numbers without a default are 0.1 or 2.
     """
-    fields = dataclasses.fields(cls)
-    names = {f.name for f in fields}
     hints = get_type_hints(cls)
     missing = dataclasses.MISSING
     numbers = {
         f.name: NUMBERS[hints[f.name]]
-        for f in fields
+        for f in dataclasses.fields(cls)
         if f.default is missing and f.default_factory is missing and hints[f.name] in NUMBERS
     }
-    settings = numbers | EXAMPLES.get(getattr(cls, "name", ""), {}) | extra
-    return cls(**settings | {k: v for k, v in SMALL.items() if k in names and k not in extra})
+    return cls(**numbers | dict(getattr(cls, "small", {})) | extra)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +185,7 @@ def test_a_defense_is_held_to_the_parameters_that_it_trains(
     freeze: bool, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(DEFENSES, "partly", Partly)
-    monkeypatch.setitem(EXAMPLES, "partly", {"freeze": freeze})
+    monkeypatch.setattr(Partly, "small", {"freeze": freeze})
     expected = contextlib.nullcontext() if freeze else pytest.raises(AssertionError)
     with expected:
         TestDefense().test_terms_are_finite_and_reach_every_trainable_weight("partly", splits)
@@ -612,7 +598,7 @@ def test_a_black_box_attack_is_held_to_its_budget_alone(
     thrifty: bool, target: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ATTACKS, "blind", Blind)
-    monkeypatch.setitem(EXAMPLES, "blind", {"thrifty": thrifty})
+    monkeypatch.setattr(Blind, "small", {"thrifty": thrifty})
     expected: Any = contextlib.nullcontext()
     if not thrifty:
         expected = pytest.raises(ValueError, match="12 more answers, but 0 remain of its limit")

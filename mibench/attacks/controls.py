@@ -4,6 +4,7 @@ What an evaluation classifier says yes to here is its rate of false positives; s
 ``Cell.control`` and the metric ``attack_acc_corrected``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -55,6 +56,7 @@ class OtherClass(Attack):
     """
 
     name: ClassVar[str] = "other-class"
+    small: ClassVar[Mapping[str, Any]] = {"attack": KEDMI(steps=5)}
 
     prior: PriorSpec = field(default_factory=InversionGAN)
     attack: Attack = field(default_factory=KEDMI)
@@ -109,6 +111,7 @@ class AdversarialNoise(Attack):
     """
 
     name: ClassVar[str] = "adversarial-noise"
+    small: ClassVar[Mapping[str, Any]] = {"steps": 5}
 
     prior: PriorSpec = field(default_factory=InversionGAN)
     start: Literal["prior", "noise"] = "prior"

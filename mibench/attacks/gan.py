@@ -1,9 +1,9 @@
 """Generative priors trained on public images: GMI's WGAN-GP and KED-MI's inversion GAN."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,10 @@ class GANSpec(PriorSpec):
         betas: Adam's decay rates.
         critic_steps: The generator is updated at every so many steps.
     """
+
+    small: ClassVar[Mapping[str, Any]] = {
+        "z_dim": 8, "generator_width": 4, "discriminator_width": 4, "epochs": 2,
+    }  # fmt: skip
 
     z_dim: int = 100
     generator_width: int = 64
@@ -267,6 +271,7 @@ class InversionGAN(GANSpec):
 
     name: ClassVar[str] = "inversion-gan"
     version: ClassVar[int] = 3
+    small: ClassVar[Mapping[str, Any]] = {**GANSpec.small, "mbd": 4, "mbd_kernels": 3}
     sees_target: ClassVar[bool] = True
 
     entropy_weight: float = 1e-4

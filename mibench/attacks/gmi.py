@@ -1,7 +1,8 @@
 """Generative model inversion, Zhang et al., CVPR 2020, https://arxiv.org/abs/1911.07135."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -42,6 +43,7 @@ class GMI(WhiteBox):
 
     name: ClassVar[str] = "gmi"
     version: ClassVar[int] = 2
+    small: ClassVar[Mapping[str, Any]] = {"steps": 5}
 
     prior: PriorSpec = field(default_factory=WGANGP)
     steps: int = 1500

@@ -3,8 +3,9 @@
 https://arxiv.org/abs/2010.04092
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,7 @@ class KEDMI(WhiteBox):
 
     name: ClassVar[str] = "ked-mi"
     version: ClassVar[int] = 2
+    small: ClassVar[Mapping[str, Any]] = {"steps": 5}
 
     prior: PriorSpec = field(default_factory=InversionGAN)
     steps: int = 2400

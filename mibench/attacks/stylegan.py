@@ -7,11 +7,11 @@ https://arxiv.org/abs/2006.06676 (adaptive augmentation).
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +118,10 @@ class StyleGAN2(PriorSpec):
     """
 
     name: ClassVar[str] = "stylegan2-ada"
+    small: ClassVar[Mapping[str, Any]] = {
+        "z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8, "kimg": 0.05,
+        "batch_size": 8,
+    }  # fmt: skip
     version: ClassVar[int] = 2
     sees_target: ClassVar[bool] = False
 

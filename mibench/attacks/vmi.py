@@ -5,9 +5,9 @@ For every class a distribution over a StyleGAN's latents is fitted, not a point:
 .. math:: \min_q E_q[-\log f_y(G(w))] + \lambda \, \mathrm{mean}_l \, \mathrm{KL}(q_l \| N(0, I))
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -70,6 +70,9 @@ class VMI(WhiteBox):
     """
 
     name: ClassVar[str] = "vmi"
+    small: ClassVar[Mapping[str, Any]] = {
+        "steps": 5, "couplings": 2, "hidden": 8, "batch": 4,
+    }  # fmt: skip
 
     prior: PriorSpec = field(default_factory=StyleGAN2)
     space: Literal["z", "w"] = "z"

@@ -1,7 +1,8 @@
 """Bilateral dependency optimization, Peng et al., KDD 2022, https://arxiv.org/abs/2206.05483."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ class BiDO(Defense):
 
     name: ClassVar[str] = "bido"
     version: ClassVar[int] = 2
+    small: ClassVar[Mapping[str, Any]] = {"measure": "nhsic"}
 
     measure: str
     lambda_x: float
