@@ -85,12 +85,12 @@ def fill(network: nn.Module, a: float, b: float, order: Sequence[str] = ()) -> n
 
 def norm(gradient: Tensor) -> float:
     """Returns the Euclidean norm."""
-    return gradient.norm().item()
+    return float(gradient.norm())
 
 
 def dot_wave(gradient: Tensor) -> float:
     """Returns the inner product with a wave, which sees signs and order."""
-    return (gradient * wave(gradient.shape, 0.9, 0.3)).sum().item()
+    return float((gradient * wave(gradient.shape, 0.9, 0.3)).sum())
 
 
 def check_gradients(
@@ -116,6 +116,6 @@ def check_gradients(
             assert gradient is None, name
             continue
         assert gradient is not None, name
-        within = {"rel": 0, "abs": tolerance * largest}
-        assert norm(gradient) == pytest.approx(told["norm"], **within), (name, released)
-        assert dot_wave(gradient) == pytest.approx(told["dot_wave"], **within), (name, released)
+        for measured, told_of in ((norm, "norm"), (dot_wave, "dot_wave")):
+            want = pytest.approx(told[told_of], rel=0, abs=tolerance * largest)
+            assert measured(gradient) == want, (name, released)
