@@ -2,7 +2,8 @@
 
 Draws latents at random and keeps, for each class, those that the target is surest of. It
 needs only the target's scores, so it says ``access = "scores"``: the target it is handed
-answers with probabilities, gives no gradients and counts its queries.
+answers with probabilities, gives no gradients and counts its queries. With ``max_queries`` it
+refuses a call that would pass the limit; ``target.remaining`` says how many answers are left.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ class RandomSearch(Attack):
     Attributes:
         prior: Where the draws come from.
         draws: How many.
+        max_queries: Answers of the target that may be spent on each class; 0 for no limit.
     """
 
     name: ClassVar[str] = "random-search"
@@ -33,6 +35,7 @@ class RandomSearch(Attack):
 
     prior: PriorSpec = field(default_factory=WGANGP)
     draws: int = 2000
+    max_queries: int = 0
 
     def invert(
         self,
@@ -43,10 +46,17 @@ class RandomSearch(Attack):
         rngs: Sequence[torch.Generator],
         work: Work,
     ) -> Reconstructions:
-        """Ranks the draws by the target's score of each class."""
+        """Ranks the draws by the target's score of each class.
+
+        Raises:
+            ValueError: If the answers left do not pay for as many draws as are kept.
+        """
+        draws = min(self.draws, target.remaining // len(blocks))
+        if draws < samples:
+            raise ValueError(f"{samples} of {draws} draws cannot be kept; raise max_queries")
         found = []
         for labels, rng in zip(blocks, rngs, strict=True):
-            z = prior.sample(self.draws, rng).to(work.device)
+            z = prior.sample(draws, rng).to(work.device)
             with torch.no_grad():
                 scores = target(prior.generate(z))
             found.append(z[scores.topk(samples, dim=0).indices[:, labels.to(work.device)]])

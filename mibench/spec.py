@@ -97,7 +97,12 @@ def _text(value: object) -> str:
         return text
     if isinstance(value, dict):
         return _braces({str(k): v for k, v in value.items()})
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+    if isinstance(value, type):
+        name = value.__qualname__
+        raise TypeError(f"the class {name} cannot be part of a spec: write {name}(...), an object")
+    if not dataclasses.is_dataclass(value):
+        if (module := sys.modules.get(type(value).__module__)) and _foreign(module):
+            check_class(type(value))
         raise TypeError(f"{type(value).__qualname__} cannot be part of a spec")
     if own := getattr(value, "__canonical__", None):
         text = _text(own())
@@ -143,6 +148,7 @@ def _head(value: object) -> dict[str, Json]:
     if isinstance(version := getattr(cls, "version", None), int):
         head["version"] = version
     if not cls.__module__.startswith("mibench."):
+        check_class(cls)
         if getattr(sys.modules.get(cls.__module__), "__file__", None) is None:
             raise TypeError(f"{cls.__qualname__} is defined interactively; put it into a file")
         head["class"] = f"{cls.__module__}.{cls.__qualname__}"
@@ -202,6 +208,71 @@ def _imports(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
             base = node.module or ""
             yield folder, base
             yield from ((folder, f"{base}.{a.name}".lstrip(".")) for a in node.names)
+
+
+def check_class(cls: type) -> None:
+    """Refuses a user's class some of whose values would be in no key, or that has no name.
+
+    Raises:
+        TypeError: If it is not a frozen dataclass, has an ``__init__`` of its own, gives an
+            inherited field a default without a type, or lacks the ``name`` that its role has.
+    """
+    who, own = cls.__qualname__, vars(cls)
+    types = inspect.get_annotations(cls)
+    decorate = "write @dataclass(frozen=True) above the class"
+    fields = "each hyper-parameter as a field, such as alpha: float = 0.1"
+    home = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    code = getattr(home.__init__, "__code__", None)  # type: ignore[misc]
+    # Code that @dataclass has written is of no file.
+    if code and code.co_filename != "<string>" and not home.__module__.startswith("mibench."):
+        raise TypeError(f"{who} has an __init__: delete it, {decorate} and {fields}")
+    annotated = any("ClassVar" not in str(hint) for hint in types.values())
+    if not dataclasses.is_dataclass(cls) or (annotated and "__dataclass_fields__" not in own):
+        raise TypeError(f"{who} is not a dataclass: {decorate} and {fields}")
+    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise TypeError(f"{who} is a dataclass that is not frozen: {decorate}")
+    if bare := [f.name for f in dataclasses.fields(cls) if f.name in own.keys() - types.keys()]:
+        raise TypeError(
+            f"{who}.{bare[0]} has a value and no type, so the inherited default would stay: "
+            f"write {bare[0]}: TYPE = VALUE"
+        )
+    named = any("name" in inspect.get_annotations(base) for base in cls.__mro__)
+    if named and not isinstance(getattr(cls, "name", None), str):
+        raise TypeError(f'{who} has no name: write name: ClassVar[str] = "{who.lower()}" in it')
+
+
+def check_role(spec: object, role: type, where: str) -> None:
+    """Refuses what cannot play a role; what mibench ships can.
+
+    Args:
+        spec: What is to play it.
+        role: The role's abstract class.
+        where: What is said of the place, such as "a cell's attack".
+
+    Raises:
+        TypeError: If ``spec`` is a class, or not of a class that derives from the role, or of
+            one that :func:`check_class` refuses or whose methods take other arguments.
+    """
+    wanted = f"an object of a class that derives from mibench.{role.__qualname__}"
+    if isinstance(spec, type):
+        raise TypeError(f"{where} must be {wanted}: write {spec.__qualname__}(...)")
+    if not isinstance(spec, role):
+        raise TypeError(f"{where} must be {wanted}, got {type(spec).__qualname__}")
+    if not type(spec).__module__.startswith("mibench."):
+        check_class(type(spec))
+        for method in sorted(getattr(role, "__abstractmethods__", ())):
+            _check_method(type(spec), role, method)
+
+
+def _check_method(cls: type, role: type, method: str) -> None:
+    names = list(inspect.signature(getattr(role, method)).parameters)
+    try:
+        inspect.signature(getattr(cls, method)).bind(*names)
+    except TypeError:
+        raise TypeError(
+            f"{cls.__qualname__}.{method} must take what it is called with: "
+            f"write def {method}({', '.join(names)})"
+        ) from None
 
 
 def require(spec: object, **bounds: tuple[float, float]) -> None:

@@ -4,6 +4,7 @@ Pixels are float32 in [0, 1] everywhere above a network's first layer. A network
 that was trained on another range converts inside its own ``latents``.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ Logits: TypeAlias = Float[Tensor, "n k"]
 Scalar: TypeAlias = Float[Tensor, ""]
 Shape: TypeAlias = tuple[int, int, int]
 Access: TypeAlias = Literal["white", "scores", "labels"]
+
+NO_LIMIT = sys.maxsize
+"""The limit of a target that answers without one: more answers than any attack asks for."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,14 @@ def predict(
     A stochastic head gets its noise per image from ``rng``, so the result does not depend on
     ``batch``, by default the fewer the larger the images. Where a GPU runs out of memory, the
     batch is halved and the stage remarks on it: the last bits may be others.
+
+    Raises:
+        ValueError: If the network counts its answers and fewer than ``len(x)`` remain; it
+            answers nothing then.
     """
+    if isinstance(network, Watched):
+        network.spend(len(x))  # all at once: a refusal comes before the first batch
+        network = network.target
     batch = batch or max(1, min(512, BATCH_PIXELS // max(1, x[:1].numel())))
     training = network.training
     network.eval()
@@ -282,12 +293,45 @@ class Reconstructions:
     earlier: Float[Tensor, "m s n c h w"] | None = None
 
 
-class Watched(Classifier):
+class Counted:
+    """Counts the answers of a target in ``work.queries`` and refuses those above a limit.
+
+    Attributes:
+        shared: Those of the answers that are about public images; they lie outside the limit.
+    """
+
+    shared: int = 0
+    _work: Work
+    _limit: int
+
+    @property
+    def remaining(self) -> int:
+        """How many answers it still gives; without a limit, more than any attack asks for."""
+        return max(0, self._limit + self.shared - self._work.queries)
+
+    def spend(self, answers: int) -> None:
+        """Counts answers that are about to be given, all or none of them.
+
+        Raises:
+            ValueError: If fewer remain.
+        """
+        if answers > self.remaining:
+            raise ValueError(
+                f"the attack asks the target for {answers} more answers, but "
+                f"{self.remaining} remain of its limit of {self._limit} (max_queries times the "
+                "attacked classes): end the attack in time by target.remaining, or raise "
+                "max_queries"
+            )
+        self._work.queries += answers
+
+
+class Watched(Counted, Classifier):
     """A target as a white-box attack sees it: all of it, and every use counted.
 
     ``work.queries`` counts the answers it gives, one for each image and one more for each
     further answer to the same latents; ``work.gradients`` the images that a slope was taken
-    of.
+    of. A call that asks for more answers than ``remaining`` raises a ValueError, answers
+    nothing and counts nothing.
 
     Attributes:
         target: The network itself.
@@ -295,12 +339,12 @@ class Watched(Classifier):
             asked for it.
     """
 
-    def __init__(self, target: Classifier, work: Work) -> None:
+    def __init__(self, target: Classifier, work: Work, limit: int = NO_LIMIT) -> None:
         super().__init__()
         self.target = target
         self.num_classes, self.noise_dim = target.num_classes, target.noise_dim
         self.usual: Tensor | None = None
-        self._work = work
+        self._work, self._limit = work, limit
         self._unanswered = 0
         self.training = target.training
 
@@ -320,8 +364,8 @@ class Watched(Classifier):
 
     def latents(self, x: Images) -> tuple[Tensor, ...]:
         """Returns the target's latents."""
+        self.spend(len(x))
         zs = self.target.latents(x)
-        self._work.queries += len(x)
         self._unanswered = len(x)
         if zs[-1].requires_grad:
             zs[-1].register_hook(self._count)  # type: ignore[no-untyped-call]
@@ -329,12 +373,13 @@ class Watched(Classifier):
 
     def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
         """Returns the target's logits."""
-        self._work.queries += max(0, len(z) - self._unanswered)
+        self.spend(max(0, len(z) - self._unanswered))
         self._unanswered = 0
         return self.target.head(z, noise)
 
     def look_at(self, public: ImageSet) -> None:
-        """Takes the mean last latent of the public images."""
+        """Takes the mean last latent of the public images, outside the limit."""
+        self.shared += len(public)
         rng = torch.Generator().manual_seed(0)  # of a last layer's noise, which is not used
         self.usual = predict(self, public.images, rng)[1].mean(0)
         self.usual = self.usual.to(next(self.parameters()).device)
@@ -343,21 +388,25 @@ class Watched(Classifier):
         self._work.gradients += len(slope)
 
 
-class Query:
+class Query(Counted):
     """Counted answers of a target that hides its inside, for black-box attacks.
 
     It has no weights, latents or slopes, and holds nothing that does. ``work.queries`` counts
-    the images asked for.
+    the images asked for. A call that asks for more answers than ``remaining`` raises a
+    ValueError, answers nothing and counts nothing.
     """
 
-    def __init__(self, target: Classifier, access: Access, work: Work) -> None:
+    def __init__(
+        self, target: Classifier, access: Access, work: Work, limit: int = NO_LIMIT
+    ) -> None:
         @torch.no_grad()
         def answer(x: Images) -> Tensor:
-            work.queries += len(x)
+            self.spend(len(x))
             logits: Logits = target(x)
             return logits.softmax(1) if access == "scores" else drawn(logits)
 
         self.num_classes = target.num_classes
+        self._work, self._limit = work, limit
         self._answer = answer
 
     def __call__(self, x: Images) -> Tensor:
@@ -423,7 +472,11 @@ class Attack(ABC):
     views: tuple[View, ...] = ()
     """The identity loss is the mean over these; without any, of the image as it is."""
     max_queries: int = 0
-    """Answers of the target that may be spent on each class; 0 for no limit."""
+    """Answers of the target that may be spent on each class; 0 for no limit.
+
+    The target that ``invert`` is handed refuses what goes beyond ``max_queries`` times the
+    attacked classes.
+    """
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
         """Returns how many steps ``invert`` takes; None if it cannot tell.
@@ -451,7 +504,8 @@ class Attack(ABC):
 
         Args:
             target: The attacked :class:`Classifier`, frozen and in eval mode, :class:`Watched`
-                by the runner; a :class:`Query` unless ``access`` is "white".
+                by the runner; a :class:`Query` unless ``access`` is "white". Both say in
+                ``remaining`` how many answers they still give.
             prior: The trained prior, frozen and in eval mode.
             blocks: Classes to invert. Losses are means over a block, so the step size is
                 coupled to its length; blocks do not influence each other, but for the noise

@@ -91,8 +91,8 @@ def test_budgets_prints_counts_and_gaps(store: Store) -> None:
     assert found["KED-MI / BiDO-COCO"] is None
     lines = {line.split("  ")[1]: line.split() for line in render("Small", found, 1).splitlines()
              if " / " in line}  # fmt: skip
-    assert lines["GMI / No Def."][4:7] == ["3", "150", "150"]
-    assert lines["KED-MI / No Def."][9] == "896"
+    assert lines["GMI / No Def."][4:8] == ["3", "150", "0", "150"]
+    assert lines["KED-MI / No Def."][10] == "896"
     assert set(lines["KED-MI / BiDO-COCO"][3:]) == {"--"}
 
 

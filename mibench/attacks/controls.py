@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mibench.attacks.gan import InversionGAN
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.views import payable
 from mibench.spec import choose, require
 from mibench.store import Payload, Work
 from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
@@ -76,6 +77,11 @@ class OtherClass(Attack):
                 "control is not shown public images"
             )
         object.__setattr__(self, "attack", replace(attack, prior=self.prior))
+
+    @property
+    def max_queries(self) -> int:  # type: ignore[override]
+        """The attack's."""
+        return self.attack.max_queries
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
         """Returns those of the attack."""
@@ -163,10 +169,12 @@ class AdversarialNoise(Attack):
             x.data.copy_(saved["x"])
             first = saved["step"]
 
+        steps = payable(target, self.steps, first, len(labels))
+
         def state() -> Payload:
             return {"x": x, "step": step + 1}
 
-        for step in range(first, self.steps):
+        for step in range(first, steps):
             wrong = torch.nn.functional.cross_entropy(
                 target(x.flatten(0, 1)), labels, reduction="sum"
             )
@@ -176,7 +184,7 @@ class AdversarialNoise(Attack):
             x.data.clamp_(low, high)
             work.steps += 1
             work.save(state)
-            work.progress(step + 1, self.steps)
+            work.progress(step + 1, steps)
         return Reconstructions(x.detach(), start)
 
 

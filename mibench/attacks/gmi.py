@@ -11,7 +11,7 @@ from torch import Tensor
 from mibench.attacks.batches import Part, parts, slope
 from mibench.attacks.gan import WGANGP
 from mibench.attacks.losses import CrossEntropy
-from mibench.attacks.views import affordable, identity_loss
+from mibench.attacks.views import affordable, asked, identity_loss, payable
 from mibench.networks.fold import quick
 from mibench.spec import require
 from mibench.store import Payload, Work, check_finite
@@ -102,6 +102,7 @@ class GMI(Attack):
 
         groups = list(zip(sizes * samples, list(rngs) * samples, strict=True))
         steps = self.planned_steps(len(blocks), samples)
+        steps = payable(target, steps, first, len(wanted) * asked(self.views))
 
         def state() -> Payload:
             moving = {"z": z, "rngs": list(rngs)}

@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.attacks.batches import Part, parts, slope
 from mibench.attacks.gan import InversionGAN
 from mibench.attacks.losses import CrossEntropy
-from mibench.attacks.views import affordable, identity_loss
+from mibench.attacks.views import affordable, asked, identity_loss, payable
 from mibench.networks.fold import quick
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
@@ -106,6 +106,7 @@ class KEDMI(Attack):
 
         groups = list(zip(sizes, rngs, strict=True))
         steps = self.planned_steps(len(blocks))
+        steps = payable(target, steps, first, len(labels) * asked(self.views))
 
         def state() -> Payload:
             latents = {"theta": theta, "rngs": list(rngs)}

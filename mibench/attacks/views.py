@@ -209,3 +209,28 @@ def affordable(attack: Attack, steps: int, images: int) -> int:
             f"{each} answers for each class"
         )
     return min(steps, attack.max_queries // each)
+
+
+def payable(target: Classifier, steps: int, done: int, answers: int, later: int = 0) -> int:
+    """Returns how many of ``steps`` the answers that the target still gives pay for.
+
+    Args:
+        target: Limits its answers if it is :class:`Watched`.
+        steps: Wanted.
+        done: Of these, those taken already.
+        answers: That one step asks for.
+        later: That one step asks for of the classes whose turn has not come yet, and which
+            get as many steps.
+
+    Raises:
+        ValueError: If they pay for none.
+    """
+    if not isinstance(target, Watched):
+        return steps
+    paid = (target.remaining + done * answers) // (answers + later)
+    if not paid:
+        raise ValueError(
+            f"the {target.remaining} answers that the target still gives do not pay for a step, "
+            f"which asks {answers + later}"
+        )
+    return min(steps, paid)

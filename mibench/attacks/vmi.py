@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.stylegan import StyleGAN2, StyleGANPrior
-from mibench.attacks.views import affordable, identity_loss
+from mibench.attacks.views import affordable, asked, identity_loss, payable
 from mibench.seeding import generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
@@ -113,7 +113,7 @@ class VMI(Attack):
         """Fits the flows of a block, draws from them, and goes on to the next."""
         assert isinstance(prior, StyleGANPrior)
         styles = Styles(self, prior, work.device)
-        steps = self.planned_steps(1)
+        planned, each = self.planned_steps(1), self.batch * asked(self.views)
         images: list[Tensor] = []
         latents: list[Tensor] = []
         saved = work.load()
@@ -124,6 +124,8 @@ class VMI(Attack):
             if saved is not None:
                 fit.load(saved)
                 saved = None
+            now, later = len(blocks[i]), sum(map(len, blocks[i + 1 :]))
+            steps = payable(target, planned, fit.done, now * each, later * each)
 
             def state(fit: Fit = fit) -> Payload:
                 return {"images": images, "latents": latents, **fit.state()}

@@ -8,12 +8,13 @@ from mibench.benchmarks.stages import RecordStage
 from mibench.store import Stage, Store
 
 HEAD = (
-    "", "Steps", "Queries", "Gradients", "Seconds", "Peak MiB", "Prior's queries",
+    "", "Steps", "Queries", "Shared", "Gradients", "Seconds", "Peak MiB", "Prior's queries",
     "Prior's seconds", "Device",
 )  # fmt: skip
 NOTES = (
     "Queries: answers of the target. Gradients: images that the attack took the slope of the "
-    "target's answers at. Both over all attacked classes and repeats.",
+    "target's answers at. Both over all attacked classes and repeats. Shared: those of the "
+    "queries that are about public images; they do not count against max_queries.",
     "A prior that does not see the target asks it nothing and is shared by all rows of its "
     "attack; its seconds are those of its one training.",
     "Seconds and memory are those of the runs in this store, and vary; memory is the process's "
@@ -28,6 +29,7 @@ class Budget:
     Attributes:
         steps: Optimisation steps.
         queries: Answers of the target, images.
+        shared: Those of the queries that are about public images.
         gradients: Images that a slope was taken back through the target for.
         prior_queries: Answers that the prior had of the target in its training.
         seconds: Of the inversion.
@@ -44,6 +46,7 @@ class Budget:
     prior_seconds: float
     peak_memory_bytes: int | None
     device: str
+    shared: float = 0
 
 
 def spent(records: Mapping[str, Sequence[RecordStage]], store: Store) -> dict[str, Budget | None]:
@@ -99,6 +102,7 @@ def render(caption: str, budgets: Mapping[str, Budget | None], seeds: int) -> st
 def _show(b: Budget) -> list[str]:
     peak = "--" if b.peak_memory_bytes is None else f"{b.peak_memory_bytes / 2**20:.0f}"
     return [
-        f"{b.steps:,.0f}", f"{b.queries:,.0f}", f"{b.gradients:,.0f}", f"{b.seconds:.1f}", peak,
+        f"{b.steps:,.0f}", f"{b.queries:,.0f}", f"{b.shared:,.0f}", f"{b.gradients:,.0f}",
+        f"{b.seconds:.1f}", peak,
         f"{b.prior_queries:,.0f}", f"{b.prior_seconds:.1f}", b.device,
     ]  # fmt: skip

@@ -1,12 +1,13 @@
 """One measurement: who defends what, against whom, judged how."""
 
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from mibench.data import Task
 from mibench.defenses import Recipe
 from mibench.evaluation import Protocol
-from mibench.spec import require
-from mibench.types import Attack, Defense, NetworkSpec
+from mibench.spec import check_role, require
+from mibench.types import Access, Attack, Defense, NetworkSpec, PriorSpec
 
 INF = float("inf")
 
@@ -96,10 +97,29 @@ class Cell:
         """Checks what no part of the cell can check alone.
 
         Raises:
-            ValueError: If more classes are attacked than are private, or a black-box attack
-                has a prior that is trained on the whole target, or the attack's queries do
-                not pay for a step, or a network is neither trained nor comes so.
+            TypeError: If the defense, the attack or its prior cannot be a spec.
+            ValueError: If more classes are attacked than are private, or the attack's access
+                or limit is none, or a black-box attack has a prior that is trained on the
+                whole target, or the attack's queries do not pay for a step, or a network is
+                neither trained nor comes so.
         """
+        check_role(self.defense, Defense, "a cell's defense")
+        check_role(self.attack, Attack, "a cell's attack")
+        who = type(self.attack).__qualname__
+        if not hasattr(self.attack, "prior"):
+            raise TypeError(
+                f"{who} has no prior: write prior: PriorSpec = field(default_factory=WGANGP) in it"
+            )
+        check_role(self.attack.prior, PriorSpec, f"{who}.prior")
+        if self.attack.access not in get_args(Access):
+            known = ", ".join(get_args(Access))
+            raise ValueError(f"{who}.access must be one of {known}, got {self.attack.access!r}")
+        limit: object = self.attack.max_queries
+        if not isinstance(limit, int) or limit < 0:
+            raise ValueError(
+                f"{who}.max_queries must be a whole number of answers for each class, 0 for no "
+                f"limit, got {limit!r}"
+            )
         self.attack.planned_steps(1, self.trials.samples)
         judges = [(e.network, e.recipe) for e in self.setting.evaluators]
         for network, recipe in [(self.setting.network, self.recipe), *judges]:

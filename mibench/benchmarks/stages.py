@@ -31,6 +31,7 @@ from mibench.spec import brief, canonical
 from mibench.store import Payload, Stage, Work, check_finite
 from mibench.ties import in_top
 from mibench.types import (
+    NO_LIMIT,
     Attack,
     Classifier,
     Defense,
@@ -39,6 +40,7 @@ from mibench.types import (
     Prior,
     PriorSpec,
     Query,
+    Reconstructions,
     Watched,
     predict,
 )
@@ -122,6 +124,11 @@ class ClassifierStage(Stage):
             network = self.network.build(self.images.task.shape, corpus.num_classes)
             self.network.initialise(network, work.data)
             network = self.defense.harden(network)
+            if not isinstance(network, Classifier):
+                raise ValueError(
+                    f"harden of {self.defense.name} must return the network to train, "
+                    f"got {type(network).__name__}"
+                )
             self.network.finish(network, work.data)
         rng = generator(self.seed, "batches", self.part)
         with seeded(self.seed, "noise", self.part):  # for layers that draw on their own
@@ -222,25 +229,57 @@ class InversionStage(Stage):
         seen = self._handed(target, load, work)
         with seeded(*name, "noise"):  # for targets that draw on their own
             found = self.attack.invert(seen, prior, self.blocks, self.samples, rngs, work)
-        shape = (self.samples, self.classes, *self.target.images.task.shape)
-        if found.images.shape != shape:
-            got = tuple(found.images.shape)
-            raise ValueError(f"{self.attack.name} returned images of shape {got}, not {shape}")
-        check_finite(found.images, f"a reconstruction of {self.attack.name}")
-        if found.images.min() < 0 or found.images.max() > 1:
-            raise ValueError(f"{self.attack.name} returned pixels outside [0, 1]")
+        self._check(found)
         return {
             "images": found.images.half(),
             "earlier": None if found.earlier is None else found.earlier.half(),
             "latents": found.latents,
-            "budget": {name: getattr(work, name) for name in ("steps", "queries", "gradients")},
+            "budget": {
+                **{name: getattr(work, name) for name in ("steps", "queries", "gradients")},
+                **({"shared": seen.shared} if seen.shared else {}),
+            },
         }
+
+    def _check(self, found: object) -> None:
+        """Refuses what an attack must not return."""
+        name = self.attack.name
+        if not isinstance(found, Reconstructions):
+            raise ValueError(
+                f"invert of {name} must return mibench.Reconstructions(images, latents), "
+                f"got {type(found).__name__}"
+            )
+        shape = (self.samples, self.classes, *self.target.images.task.shape)
+        expected: dict[str, tuple[int, ...]] = {"images": shape}
+        if found.earlier is not None:
+            expected["earlier"] = (len(found.earlier), *shape)
+        for which, wanted in expected.items():
+            x = getattr(found, which)
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                raise ValueError(
+                    f"{name} must return {which} as a tensor of floats in [0, 1], "
+                    f"got {getattr(x, 'dtype', type(x).__name__)}"
+                )
+            if x.shape != wanted:
+                raise ValueError(
+                    f"{name} returned {which} of shape {tuple(x.shape)}, not {wanted}: samples, "
+                    "classes, channels, height, width"
+                )
+            check_finite(x, f"a reconstruction of {name}")
+            if ((x < 0) | (x > 1)).any():
+                raise ValueError(f"{name} returned {which} with pixels outside [0, 1]; clamp them")
+        front = getattr(found.latents, "shape", ())[:2]
+        if front != shape[:2]:
+            raise ValueError(
+                f"{name} must return latents as a tensor (samples, classes, ...) that begins "
+                f"with {shape[:2]}, got {tuple(front) or type(found.latents).__name__}"
+            )
 
     def _handed(self, target: Classifier, load: Load, work: Work) -> Watched | Query:
         """Returns what the attack's access lets it have of the target."""
+        limit = self.attack.max_queries * self.classes or NO_LIMIT
         if self.attack.access != "white":
-            return Query(target, self.attack.access, work)
-        watched = Watched(target, work)
+            return Query(target, self.attack.access, work, limit)
+        watched = Watched(target, work, limit)
         identity = getattr(self.attack, "identity", None)  # a user's attack may have none
         if identity is not None and identity.public:
             watched.look_at(self.target.images.splits(load).public)
@@ -485,7 +524,7 @@ class RecordStage(Stage):
         }
 
     def _budget(self, load: Load) -> dict[str, int]:
-        """Returns steps, queries, gradients and prior_queries."""
+        """Returns steps, queries, gradients, prior_queries, and shared if there are any."""
         spent = [load(e.inversion)["budget"] for e in self.evidence]
         prior = self.evidence[0].inversion.prior
         return {

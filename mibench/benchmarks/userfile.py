@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import ModuleType
 
@@ -43,5 +44,8 @@ def load_user_file(path: Path) -> ModuleType:
                 line = trace.tb_lineno
             trace = trace.tb_next
         where = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else line
-        raise ValueError(f"{path}, line {where}: {type(error).__name__}: {error}") from error
+        advice = "; in place of an __init__ write each hyper-parameter as a field, such as alpha: "
+        advice = f"{advice}float = 0.1" if isinstance(error, FrozenInstanceError) else ""
+        sentence = f"{path}, line {where}: {type(error).__name__}: {error}{advice}"
+        raise ValueError(sentence) from error
     return module

@@ -149,11 +149,7 @@ def train_classifier(
             for name in recipe.augment:
                 x = AUGMENTATIONS[name](x, rng)
             terms = defense.loss_terms(network, x, y)
-            if not isinstance(terms, dict):
-                raise ValueError(
-                    f"loss_terms of {defense.name} must return a dict of named terms, "
-                    f"got {type(terms).__name__}"
-                )
+            _check_terms(defense, terms)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -173,6 +169,25 @@ def train_classifier(
         work.save(everything)
         work.progress(epoch + 1, recipe.epochs)
     return _kept(best, history)
+
+
+def _check_terms(defense: Defense, terms: object) -> None:
+    """Refuses what loss_terms must not return."""
+    who = f"loss_terms of {defense.name}"
+    if not isinstance(terms, dict) or not terms:
+        got = "an empty one" if isinstance(terms, dict) else type(terms).__name__
+        raise ValueError(
+            f'{who} must return a dict of named terms, such as {{"task": loss}}, got {got}'
+        )
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.shape:
+            got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise ValueError(
+                f"{who} must return each term as a tensor of one number, such as a mean over the "
+                f"batch, got {got} for {name!r}"
+            )
+    if not any(term.requires_grad for term in terms.values()):
+        raise ValueError(f"{who} must return a term that depends on the network's weights")
 
 
 def _kept(best: Payload, history: list[dict[str, float]]) -> Payload:
