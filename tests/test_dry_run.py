@@ -23,7 +23,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with CelebA of four identities to attack: far fewer than the tables ask."""
     root = tmp_path_factory.mktemp("faces")
     (root / "celeba" / "img_align_celeba").mkdir(parents=True)
-    lines = []
+    lines: list[str] = []
     for identity, count in enumerate([30, 30, 30, 30, 3, 3]):
         for _ in range(count):
             name = f"{len(lines) + 1:06d}.jpg"

@@ -116,9 +116,10 @@ def estimate(stage: Stage, steps: int | None, took: Taken) -> float | None:
     runs = took.get(shape(stage))
     if not runs or steps is None:
         return None
-    counts, seconds = zip(*runs, strict=True)
+    counts, seconds = [n for n, _ in runs], [s for _, s in runs]
     if len(set(counts)) > 1:
-        each, besides = statistics.linear_regression(counts, seconds)
+        line = statistics.linear_regression(counts, seconds)
+        each, besides = float(line.slope), float(line.intercept)
         if each >= 0 and besides >= 0:  # else the times vary more than the lengths do
             return besides + each * steps
     return sum(seconds) / sum(max(n, 1) for n in counts) * max(steps, 1)
