@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import difflib
 import hashlib
 import inspect
 import json
@@ -301,8 +302,26 @@ def choose(spec: object, **allowed: Iterable[str]) -> None:
         value = getattr(spec, name)
         for v in value if isinstance(value, tuple) else (value,):
             if v not in set(names):
-                known = ", ".join(names)
-                raise ValueError(f"unknown {type(spec).__name__}.{name} {v!r}; known: {known}")
+                raise ValueError(unknown(f"{type(spec).__name__}.{name}", v, names))
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Returns a sentence on a name that is none of the known ones."""
+    known = list(known)
+    return f"unknown {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns what to ask of a name that is none of the known ones; "" if none is near it.
+
+    Args:
+        name: What was asked for.
+        known: Names that there are.
+        prefix: What ``name`` and all of them begin with, but left out of ``known``.
+    """
+    alike = {known_name.lower(): known_name for known_name in known}
+    near = difflib.get_close_matches(str(name).removeprefix(prefix).lower(), alike, n=1)
+    return f" (did you mean {prefix + alike[near[0]]!r}?)" if near else ""
 
 
 def brief(spec: object) -> str:
@@ -341,7 +360,10 @@ def unknown_path(path: str, known: Iterable[str]) -> str:
     names = ", ".join(prefix + n + ("" if prefix + n in known else ".…") for n in near)
     if len(steps) == len(path.split(".")):
         return f"{path} holds several fields; set one of: {names}"
-    return f"no field {path!r}; known: {names}"
+    whole = sorted((p for p in known if p.endswith(f".{path}")), key=len)
+    wrong = ".".join(path.split(".")[: len(steps) + 1])
+    hint = nearest(whole[0], known) if whole else nearest(wrong, near, prefix)
+    return f"no field {path!r}{hint}; known: {names}"
 
 
 def takes(spec: object, path: str, text: str) -> bool:
@@ -397,7 +419,16 @@ def _read(text: str, hint: Any, path: str) -> Any:  # noqa: ANN401
     try:
         return _fit(value, hint)
     except TypeError:
-        raise ValueError(f"{path} takes {_describe(hint)}, got {text!r}") from None
+        literal = typing.get_origin(hint) is Literal
+        names = (
+            typing.get_args(hint)
+            if literal
+            else _players(hint)
+            if inspect.isabstract(hint)
+            else ()
+        )
+        near = nearest(text, map(str, names))
+        raise ValueError(f"{path} takes {describe(hint)}, got {text!r}{near}") from None
 
 
 def _refuse(constant: str) -> None:
@@ -449,16 +480,19 @@ def _players(role: type[Any]) -> dict[Any, type[Any]]:
     return found
 
 
-def _describe(hint: Any) -> str:  # noqa: ANN401
+def describe(hint: Any) -> str:  # noqa: ANN401
+    """Returns in words what a field of a type takes."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(a) for a in args)
+        return " or ".join(describe(a) for a in args)
     if origin is tuple:
-        inside = ", ".join("…" if a is ... else _describe(a) for a in args)
+        inside = ", ".join("…" if a is ... else describe(a) for a in args)
         return f"a list such as [{inside}]"
     if inspect.isabstract(hint):
         return f'one of {", ".join(_players(hint))}, or its fields with that name as "is"'
+    if dataclasses.is_dataclass(hint):
+        return f"an object of {', '.join(f.name for f in dataclasses.fields(hint))}"
     names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
     return "null" if hint is type(None) else names.get(hint, str(hint))

@@ -479,7 +479,9 @@ class Attack(ABC):
     """
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
-        """Returns how many steps ``invert`` takes; None if it cannot tell.
+        """Returns how many optimisation steps ``invert`` takes; None if it cannot tell.
+
+        These are what it counts in ``work.steps``; to select starts or results is no step.
 
         Args:
             blocks: How many blocks of classes.

@@ -174,7 +174,10 @@ def test_a_row_of_which_nothing_is_there_is_refused_with_the_command(store: Path
 def test_unknown_rows_and_metrics_list_the_known_ones(store: Path) -> None:
     done = explain(store, "GMI / Nobody", "attack_acc")
     assert done.exit_code == 2
-    assert "no row 'GMI / Nobody' in smoke; rows: GMI / No Def., GMI / MID" in done.stderr
+    told = (
+        "no row 'GMI / Nobody' in smoke (did you mean 'GMI / No Def.'?); rows: GMI / No Def., GMI"
+    )
+    assert told in done.stderr
     done = explain(store, MID, "nosuch")
     assert done.exit_code == 2
     known = ", ".join(TABLES["smoke"].columns)

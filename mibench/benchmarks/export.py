@@ -491,11 +491,10 @@ def mark(entry: Entry, metric: Metric) -> str:
 
 
 def show_reported(value: tuple[float, Number] | None) -> str:
-    """Returns a paper's number in the same form."""
+    """Returns a paper's number as it is printed there: with two decimals, or more."""
     if value is None:
         return "--"
-    mean, std = value
-    return f"{mean:g}" + (f" ± {std:g}" if std else "")
+    return " ± ".join(f"{v:.2f}" if v == round(v, 2) else f"{v:g}" for v in value if v is not None)
 
 
 def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mibench.commands.shared import choose_table, plan, refusing, what
+from mibench.commands.shared import choose_table, gap, plan, refusing, what
 
 
 @click.command()
@@ -21,4 +21,6 @@ def budgets(
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         found = spent(plan(chosen, seeds, data), Store(store))
+        if not any(found.values()):
+            raise ValueError(gap(chosen, rows, seeds, store))
     click.echo(render(chosen.caption, found, seeds), nl=False)

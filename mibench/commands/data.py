@@ -34,11 +34,11 @@ def data_() -> None:
 def check(name: str, settings: Sequence[str], data: Path, download: bool) -> None:
     """Read the task NAME whole and say what is there."""
     from mibench.data import TASKS
-    from mibench.spec import override
+    from mibench.spec import override, unknown
 
     with refusing():
         if name not in TASKS:
-            raise KeyError(f"unknown task {name!r}; known: {', '.join(TASKS)}")
+            raise KeyError(unknown("task", name, TASKS))
         task = TASKS[name]()
         for setting in settings:
             path, equals, text = setting.partition("=")

@@ -46,11 +46,12 @@ def diagnose(
     from mibench.benchmarks import diagnostics, diagnostics_files
     from mibench.benchmarks.executors import Bench, choose_executor
     from mibench.defenses.dependence import MEASURES
+    from mibench.spec import unknown
     from mibench.store import Store
 
     with refusing():
-        if unknown := [m for m in measures if m not in MEASURES]:
-            raise ValueError(f"unknown measure {unknown[0]!r}; known: {', '.join(MEASURES)}")
+        if strange := [m for m in measures if m not in MEASURES]:
+            raise ValueError(unknown("measure", strange[0], MEASURES))
         chosen = choose_table(table, rows, settings, protocol)
         if download:
             fetch({c.setting.task for c in chosen.rows.values()}, data)

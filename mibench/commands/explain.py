@@ -40,13 +40,16 @@ def explain(
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
     from mibench.benchmarks.export import collect
+    from mibench.spec import nearest
     from mibench.store import Store
 
     done = Store(store)
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if row not in chosen.rows:
-            raise KeyError(f"no row {row!r} in {chosen.name}; rows: {', '.join(chosen.rows)}")
+            near = nearest(row, chosen.rows)
+            known = ", ".join(chosen.rows)
+            raise KeyError(f"no row {row!r} in {chosen.name}{near}; rows: {known}")
         if metric not in chosen.columns:
             known = ", ".join(chosen.columns)
             raise KeyError(f"no metric {metric!r} in {chosen.name}; its metrics: {known}")

@@ -12,8 +12,9 @@ from mibench.commands.shared import (
     choose_table,
     fail,
     folder,
+    gap,
+    holds_any,
     into,
-    note_gap,
     number_of_seeds,
     plan,
     refusing,
@@ -38,12 +39,13 @@ def record(
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         stages = plan(chosen, seeds, data)
+        done = Store(store)
+        if not holds_any(stages, done):
+            raise ValueError(gap(chosen, rows, seeds, store))
         check_writable(out)
-        written = records.write(chosen.name, stages, Store(store), out)
+        written = records.write(chosen.name, stages, done, out)
     for path in written:
         click.echo(path)
-    if not written:
-        note_gap(chosen, rows, seeds, store)
 
 
 @click.command()
@@ -68,8 +70,10 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
         chosen = choose_table(table, (), (), None)
         place = out / chosen.name
         if store is not None:
-            check_writable(place)
             stages = plan(chosen, seeds, data)
+            if not holds_any(stages, Store(store)):
+                raise ValueError(f"nothing of {chosen.name} is in {store}: nothing is published")
+            check_writable(place)
             records.write(
                 chosen.name, stages, Store(store), place / "records", compact=True
             )  # fmt: skip
@@ -118,6 +122,12 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
             told = f"{verdict.recomputed} of {of} scores computed again"
             click.echo(f"ok   {verdict.path} ({told})")
     bad = sum(v.record is None for v in verdicts)
+    sound = [v for v in verdicts if v.record]
+    of = sum(len(v.record["payload"]["scores"]) for v in sound if v.record)
+    click.echo(
+        f"{len(verdicts)} record files: {len(sound)} sound, {bad} not sound; "
+        f"{sum(v.recomputed for v in sound)} of {of} scores computed again"
+    )
     if bad:
         fail(f"{bad} of {len(verdicts)} record files are not sound")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from mibench.commands.shared import (
-    NamedPath,
     anywhere,
     check_writable,
     choose_table,
@@ -68,14 +67,7 @@ def arguments(name: str, settings: Sequence[str], protocol: str | None, seeds: i
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=anywhere)
-@click.option(
-    "-o",
-    "--out",
-    type=NamedPath(path_type=Path, dir_okay=False),
-    default=Path("mibench-out/leaderboard.html"),
-    show_default=True,
-    help="The page.",
-)
+@into(anywhere, "Folder of the page.", "mibench-out/leaderboard")
 def leaderboard(sources: Sequence[Path], out: Path) -> None:
     """Write one web page of the record files in and below DIRs.
 
@@ -84,16 +76,20 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
     from mibench.benchmarks import records
     from mibench.benchmarks.report import leaderboard as page
 
+    named = out.suffix == ".html" and not out.is_dir()
+    path = out if named else out / "index.html"
     with refusing():
         verdicts = [records.check(path) for path in records.find(sources)]
         root = sources[0] if len(sources) == 1 else Path()
         text = page(verdicts, root)
-        check_writable(out.parent)
-        out.write_text(text, encoding="utf-8")
+        check_writable(path.parent)
+        path.write_text(text, encoding="utf-8")
+    if named:
+        click.echo(f"note: -o names a folder; {out} was taken for the page itself", err=True)
     for verdict in verdicts:
         if verdict.problem:
             click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
-    click.echo(out)
+    click.echo(path)
 
 
 @click.command()

@@ -61,8 +61,7 @@ def run(
         if not dry_run:
             check_writable(store, out)
     if dry_run:
-        seen = foresee(choose_table(table, (), (), None), seeds, data, quiet=True)
-        show_plan(records, bench, until, place.slots(bench), seen)
+        show_plan(records, bench, until, place.slots(bench), foresee_plain(table, seeds, data))
         return
     from mibench.store import Store
 
@@ -91,6 +90,14 @@ def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> R
         return record_stages(table, seeds, None)
 
 
+def foresee_plain(table: str, seeds: int, data: Path) -> Records:
+    """Returns the plan of the table as it is without options; no row if the data do not fit it."""
+    try:
+        return foresee(choose_table(table, (), (), None), seeds, data, quiet=True)
+    except (OSError, ValueError):
+        return {}
+
+
 def show_plan(
     records: Records, bench: "Bench", until: str | None, slots: int | None, seen: Records
 ) -> None:
@@ -103,7 +110,14 @@ def show_plan(
         slots: Stages that would run side by side, if that is known.
         seen: Of the table as it is without options: stages of which may have been measured too.
     """
-    from mibench.benchmarks.plan import estimate, known_sizes, measured, planned_steps, time_lines
+    from mibench.benchmarks.plan import (
+        doubts,
+        estimate,
+        known_sizes,
+        measured,
+        planned_steps,
+        time_lines,
+    )
     from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
@@ -119,7 +133,7 @@ def show_plan(
     stages = chosen_stages([r for rs in records.values() for r in rs], until)
     store = Store(bench.store)
     states = store.states(stages)
-    rates = measured(every.values(), steps, store, bench.device.partition(":")[0])
+    took = measured(every.values(), steps, store, bench.device.partition(":")[0])
     for label, own in records.items():
         for seed, record in enumerate(own):
             click.echo(f"{label}, seed {seed}")
@@ -133,8 +147,8 @@ def show_plan(
     unknown = [steps[s.key] for s in to_do].count(None)
     left = f"{sum(steps[s.key] or 0 for s in to_do):,} steps to do"
     left += f" and those of {unknown} stages that cannot be told" * bool(unknown)
-    seconds = {s.key: estimate(s, steps[s.key], rates) for s in to_do}
-    for line in time_lines(stages, seconds, slots):
+    seconds = {s.key: estimate(s, steps[s.key], took) for s in to_do}
+    for line in (*time_lines(stages, seconds, slots), *doubts(to_do, steps, took)):
         click.echo(line)
     click.echo(f"{count_states(states)}; {left}")
 

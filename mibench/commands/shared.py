@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
-    from mibench.store import Stage
+    from mibench.store import Stage, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 Records = dict[str, list["RecordStage"]]
@@ -121,13 +121,14 @@ def choose_table(
 
     from mibench.benchmarks.tables import TABLES
     from mibench.evaluation import fields_of
+    from mibench.spec import unknown
 
     if name.endswith(".py"):
         table = table_of(Path(name))
     elif name in TABLES:
         table = TABLES[name]
     else:
-        raise KeyError(f"unknown table {name!r}; known: {', '.join(TABLES)}, or a file NAME.py")
+        raise KeyError(f"{unknown('table', name, TABLES)}, or a file NAME.py")
     if protocol is not None:
         fields = [f"protocol.{k}={v}" for k, v in fields_of(protocol).items()]
         table = replace(table.modified(fields), caption=f"{table.caption} (protocol {protocol})")
@@ -230,11 +231,15 @@ def filling(rows: Iterable[str], seeds: int) -> str:
     return shlex.join(words)
 
 
-def note_gap(table: "Table", rows: Iterable[str], seeds: int, store: Path) -> None:
-    """Says that nothing of a table was found, and the command that fills it."""
+def holds_any(records: Records, store: "Store") -> bool:
+    """Whether any of the records is in the store."""
+    return "done" in store.states(r for rs in records.values() for r in rs).values()
+
+
+def gap(table: "Table", rows: Iterable[str], seeds: int, store: Path) -> str:
+    """Returns a sentence: nothing of a table was found, and the command that fills it."""
     where = f"is in {store}" if store.is_dir() else f"is there: no store at {store}"
-    told = f"nothing of {table.name} {where}; fill it with: {filling(rows, seeds)}"
-    click.echo(f"note: {told}", err=True)
+    return f"nothing of {table.name} {where}; fill it with: {filling(rows, seeds)}"
 
 
 def count_states(states: Mapping[str, str]) -> str:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
+from mibench.commands.describe import KINDS, registries
 from mibench.commands.shared import (
     Records,
     choose_table,
     count_states,
     folder,
+    gap,
     into,
-    note_gap,
     nothing_is_garbage,
     plan,
     refusing,
@@ -53,7 +54,7 @@ def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, form: str, reported: bool, standalone: bool,
 ) -> None:  # fmt: skip
-    """Print TABLE from the store alone; gaps print as --."""
+    """Print TABLE from the store alone; gaps print as --, and nothing at all is an error."""
     from mibench.benchmarks import export
     from mibench.store import Store
 
@@ -62,8 +63,8 @@ def table(
             raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
         results = export.collect(chosen, plan(chosen, seeds, data), Store(store))
-    if not any(results.found.values()):
-        note_gap(chosen, rows, seeds, store)
+        if not any(results.found.values()) and not results.holes:  # those say why it is so
+            raise ValueError(gap(chosen, rows, seeds, store))
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)
 
@@ -92,12 +93,12 @@ def events(
                 write_events(history, path)
                 click.echo(path)
                 written += 1
-    if not written:
-        click.echo(f"note: no finished prior in {store} has kept statistics", err=True)
+        if not written:
+            raise ValueError(f"no finished prior of {table} in {store} has kept statistics")
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["tables", "attacks", "defenses", "tasks", "metrics"]))
+@click.argument("what", type=click.Choice(KINDS))
 def list_(what: str) -> None:
     """List names, each with a line that says what it is."""
     for name, line in registry(what):
@@ -127,25 +128,13 @@ def show_states(records: Records, store: Path) -> None:
 
 
 def registry(what: str) -> Iterator[tuple[str, str]]:
-    """Yields the names of a kind of component and their first docstring lines."""
-    if what == "tables":
-        from mibench.benchmarks.tables import TABLES
-
-        for name, table in TABLES.items():
-            yield name, table.caption + (f" [{table.source}]" if table.source else "")
-        return
-    if what == "metrics":
-        from mibench.evaluation import METRICS
-
-        for name, metric in METRICS.items():
-            yield name, (metric.compute.__doc__ or "").split("\n")[0]
-        return
-    from mibench.attacks import ATTACKS
-    from mibench.data import TASKS
-    from mibench.defenses import DEFENSES
-
-    components: dict[str, dict[str, type]] = {
-        "attacks": dict(ATTACKS), "defenses": dict(DEFENSES), "tasks": dict(TASKS),
-    }  # fmt: skip
-    for name, cls in components[what].items():
-        yield name, (cls.__doc__ or "").split("\n")[0]
+    """Yields the names of a kind of component, each with a line that says what it is."""
+    for name, component in registries()[what].items():
+        if what == "tables":
+            yield name, component.caption + f" [{component.source}]" * bool(component.source)
+        elif what == "protocols":
+            own = ", ".join(f"{field}={value}" for field, value in component.items())
+            yield name, own or "the usual one, from which the others differ as told here"
+        else:
+            documented = component.compute if what == "metrics" else component
+            yield name, (documented.__doc__ or "").split("\n")[0]
