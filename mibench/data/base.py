@@ -136,7 +136,9 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
         raise ValueError(f"{where} has labels that are no whole numbers")
     found = set(labels.tolist())
     if strange := sorted(found - set(range(classes))):
-        raise ValueError(f"{where} has the label {strange[0]}, and labels go from 0 to {classes - 1}")
+        raise ValueError(
+            f"{where} has the label {strange[0]}, and labels go from 0 to {classes - 1}"
+        )
     if missing := sorted(set(range(classes)) - found):
         raise ValueError(f"{where} has no image of class {missing[0]}")
 

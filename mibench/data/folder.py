@@ -108,7 +108,9 @@ class Folder(Task):
         if both := sorted(set(public) & set(found["train"])):
             raise ValueError(f"identity {both[0]!r} is both private and public under {base}")
         if (count := sum(map(len, public.values()))) < 2:
-            raise FileNotFoundError(f"a prior needs two images or more, {base / 'public'} has {count}")
+            raise FileNotFoundError(
+                f"a prior needs two images or more, {base / 'public'} has {count}"
+            )
         kept = {part: {n: found[part][n] for n in names} for part in parts}
         return kept | {"public": dict(sorted(public.items()))}
 

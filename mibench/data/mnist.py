@@ -30,7 +30,7 @@ from mibench.types import ImageSet, Shape
 PARTS = ("train", "t10k")
 LARGEST = 2**26
 """Bytes of the largest file that is read; that of the train images has 47,040,016."""
-OFFICIAL = "@@"
+OFFICIAL = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 """What :meth:`MNIST.digest` returns of the official files."""
 
 
