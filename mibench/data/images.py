@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +126,9 @@ def decode(
 ) -> Tensor:
     """Returns the images as bytes (n, channels, size, size), bilinearly resized.
 
-    As many are decoded at once as there are cores and as have ``MAX_PIXELS`` pixels together.
+    As many are decoded at once as this process has cores. Images of which so many would have
+    more than ``MAX_PIXELS`` pixels together are decoded after the others, one by one: an
+    allocator keeps for each thread what its largest image took.
 
     Args:
         files: What to read.
@@ -143,52 +144,35 @@ def decode(
     """
     out = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
 
-    def read(i: int) -> None:
-        out[i] = _decode(files[i], size, channels, cut)
+    threads = cores()
 
-    with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(read, range(len(files))))
+    def read(i: int, most: int = MAX_PIXELS // threads) -> bool:
+        pixels = _decode(files[i], size, channels, cut, most)
+        if pixels is not None:
+            out[i] = pixels
+        return pixels is None
+
+    with ThreadPoolExecutor(threads) as pool:
+        left = list(pool.map(read, range(len(files))))
+    for i in (i for i, is_left in enumerate(left) if is_left):
+        read(i, MAX_PIXELS)
     return out
 
 
-class _Room:
-    """Lets threads in while what they hold together is within a limit.
-
-    Args:
-        limit: At least what a single thread holds.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def hold(self, amount: int) -> Iterator[None]:
-        """Waits until there is room for ``amount``, and keeps it."""
-        with self._changed:
-            self._changed.wait_for(lambda: amount <= self._left)
-            self._left -= amount
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += amount
-                self._changed.notify_all()
-
-
-_pixels = _Room(MAX_PIXELS)
-
-
-def _decode(path: Path, size: int, channels: int, cut: tuple[Frame, Box] | None) -> Tensor:
+def _decode(
+    path: Path, size: int, channels: int, cut: tuple[Frame, Box] | None, most: int = MAX_PIXELS
+) -> Tensor | None:
+    """Returns one image; None, without decoding it, if it has more than ``most`` pixels."""
     import numpy as np
     from PIL import Image
 
     try:
-        with contextlib.ExitStack() as held, Image.open(path) as image:
+        with Image.open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{path} claims {width}x{height} pixels, more than mibench reads")
-            held.enter_context(_pixels.hold(width * height))
+            if width * height > most:
+                return None
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{path} has more than 8 bits per pixel; convert it to 8")
             grey = image.mode in ("1", "L", "LA")
@@ -211,7 +195,6 @@ def _decode(path: Path, size: int, channels: int, cut: tuple[Frame, Box] | None)
                     )
             part = image.convert("L" if channels == 1 else "RGB").crop(box)
             pixels = np.array(part.resize((size, size), Image.Resampling.BILINEAR))
-            del part  # before others are let in
     except (ValueError, MemoryError) as error:
         if str(error).startswith(str(path)):
             raise
