@@ -1,6 +1,7 @@
 """Tasks made of image files, on small trees that the tests write."""
 
 import pickle
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mibench.cli import main
-from mibench.data import CIFAR10, CelebA, CelebAVMI, Folder
+from mibench.data import CIFAR10, CelebA, CelebAVMI, Folder, images
 from mibench.data.cifar10 import CLASSES
 from mibench.data.images import decode, file_digests
 
@@ -85,8 +86,11 @@ def test_the_digest_follows_content_and_names_and_forgets_unused_files(root: Pat
 def test_digests_are_remembered_until_a_file_changes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(images, "SMALL", 0)
+    monkeypatch.setattr(images, "SETTLED_NS", 0)
     base = root / "set"
     files = list(base.rglob("*.png"))
+    time.sleep(0.02)  # a tick of the file system's clock
     first = file_digests(base, files)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", None)

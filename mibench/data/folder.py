@@ -107,8 +107,10 @@ class Folder(Task):
         public[""] = image_files(base / "public")
         if both := sorted(set(public) & set(found["train"])):
             raise ValueError(f"identity {both[0]!r} is both private and public under {base}")
-        if not any(public.values()):
-            raise FileNotFoundError(f"no image in {base / 'public'}")
+        if (count := sum(map(len, public.values()))) < 2:
+            raise FileNotFoundError(
+                f"a prior needs two images or more, {base / 'public'} has {count}"
+            )
         kept = {part: {n: found[part][n] for n in names} for part in parts}
         return kept | {"public": dict(sorted(public.items()))}
 
