@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 
 from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
-from mibench.data.images import Box, decode, file_digests, manifest_digest
+from mibench.data.images import Box, file_digests, manifest_digest
+from mibench.data.reading import read_images
 from mibench.seeding import generator
 from mibench.spec import require
-from mibench.types import ImageSet, Shape
+from mibench.types import Shape
 
 INF = float("inf")
 
@@ -54,16 +55,18 @@ class AlignedFaces(Task):
     def load(self, root: Path) -> Splits:
         """Decodes the images in use."""
         parts = self.split(read_identities(root))
-
-        def read(part: str) -> ImageSet:
-            files = [locate(root, name) for name, _ in parts[part]]
-            labels = torch.tensor([label for _, label in parts[part]])
-            return ImageSet(decode(files, self.size, 3, self.box), labels)
-
-        train = read("train")
+        files = {p: [(locate(root, n), label) for n, label in fs] for p, fs in parts.items()}
+        sets = read_images(files, self.size, 3, self.box)
+        train = sets["train"]
         mask = hold_out(train.labels, self.validation, generator(self.name, "validation"))
-        corpus = Corpus(train, mask, read("test"), self.num_classes)
-        return Splits(private=corpus, evaluation=corpus, public=read("public"))
+        corpus = Corpus(train, mask, sets["test"], self.num_classes)
+        return Splits(private=corpus, evaluation=corpus, public=sets["public"])
+
+    def classes(self, root: Path) -> list[str]:
+        """Returns the identities' numbers in the list."""
+        identities = read_identities(root)
+        owners = {label: identities[name] for name, label in self.split(identities)["train"]}
+        return [str(owners[label]) for label in range(self.num_classes)]
 
     def sizes(self, root: Path) -> Sizes:
         """Returns how many images the identity list gives."""
@@ -155,17 +158,22 @@ def read_identities(root: Path) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: If there is no list.
-        ValueError: If a line is not "file identity".
+        ValueError: If a line is not "file identity", or gives a file another identity.
     """
     path = identity_list(root)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; {HOW}")
-    found = {}
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+    found: dict[str, int] = {}
+    text = path.read_text("utf-8", errors="replace").rstrip()
+    for number, line in enumerate(text.splitlines(), 1):
         name, *rest = line.split() or [""]
         if len(rest) != 1 or not rest[0].isdigit() or Path(name).name != name:
             raise ValueError(f"{path}, line {number}: expected a file name and an identity")
-        found[name] = int(rest[0])
+        if found.setdefault(name, int(rest[0])) != int(rest[0]):
+            raise ValueError(
+                f"{path}, line {number}: {name} is of identity {rest[0]} here and of "
+                f"{found[name]} before; a file can be of one only"
+            )
     return found
 
 

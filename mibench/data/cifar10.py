@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 
 from mibench.data.base import Sizes, Splits, Task, resize, sizes_by_class, split_by_class
-from mibench.data.images import decode, file_digests, image_files, manifest_digest
+from mibench.data.images import file_digests, image_files, manifest_digest
+from mibench.data.reading import read_images, remark_on_left_out
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.types import ImageSet, Shape
@@ -62,7 +63,7 @@ class CIFAR10(Task):
         if batches is not None:
             sets = {part: _read_batches(root, part) for part in BATCHES}
         else:
-            sets = {part: self._read_tree(tree, part) for part in BATCHES}
+            sets = _read_tree(root, tree)
         train, test = (ImageSet(resize(s.pixels, self.size), s.labels) for s in sets.values())
         rng = generator("cifar10", "validation")
         return split_by_class(train, test, self.num_classes, self.validation, rng)
@@ -79,10 +80,9 @@ class CIFAR10(Task):
             )
         return sizes_by_class(train, test, self.num_classes)
 
-    def _read_tree(self, tree: dict[tuple[str, int], list[Path]], part: str) -> ImageSet:
-        files = [(f, label) for (p, label), fs in tree.items() if p == part for f in fs]
-        labels = torch.tensor([label for _, label in files])
-        return ImageSet(decode([f for f, _ in files], 32, 3), labels)
+    def classes(self, root: Path) -> list[str]:
+        """Returns the names of the private classes."""
+        return list(CLASSES[: self.num_classes])
 
     def download(self, root: Path) -> None:
         """Fetches the batches with torchvision."""
@@ -118,6 +118,13 @@ def _places(root: Path) -> tuple[list[Path] | None, dict[tuple[str, int], list[P
                     "or name the folder that holds it with --data"
                 )
     return None, tree
+
+
+def _read_tree(root: Path, tree: dict[tuple[str, int], list[Path]]) -> dict[str, ImageSet]:
+    for part in BATCHES:
+        remark_on_left_out(part, root / "cifar10" / part, CLASSES, ())
+    files = {p: [(f, c) for (q, c), fs in tree.items() if q == p for f in fs] for p in BATCHES}
+    return read_images(files, 32, 3)
 
 
 class _Arrays(pickle.Unpickler):
