@@ -78,12 +78,21 @@ def suffix(name: str) -> str:
 
 
 @cache
+def decoders() -> tuple[str, ...]:
+    """Returns the formats that the installed Pillow decodes, those with a signature first."""
+    from PIL import Image
+
+    Image.preinit()
+    Image.init()
+    return tuple(form for form in Image.ID if form not in NOT_READ)
+
+
+@cache
 def formats() -> dict[str, str]:
     """Returns suffix → format of all images that the installed Pillow decodes."""
     from PIL import Image
 
-    Image.init()
-    decoded = {*Image.ID, "MPO"} - NOT_READ  # the decoder of JPEG reads MPO
+    decoded = {*decoders(), "MPO"}  # the decoder of JPEG reads MPO
     return {s: f for s, f in Image.registered_extensions().items() if f in decoded}
 
 
@@ -116,15 +125,15 @@ def left_out(
         elif not _is(entry, "file"):
             found["broken links"].append(path)
         elif suffix(entry.name) not in formats():
-            found["files that do not end as an image that Pillow reads"].append(path)
+            found["files whose names do not end as an image's"].append(path)
         elif not own:
             found["images beside the folders"].append(path)
     return {reason: sorted(paths) for reason, paths in sorted(found.items()) if paths}
 
 
 def counted(found: Mapping[str, Sequence[object]]) -> str:
-    """Returns how many there are of each."""
-    return ", ".join(f"{len(paths)} {reason}" for reason, paths in found.items())
+    """Returns the reasons, each with how many there are."""
+    return ", ".join(f"{reason} ({len(paths)})" for reason, paths in found.items())
 
 
 def file_digests(root: Path, files: Sequence[Path]) -> dict[str, str]:
@@ -215,7 +224,7 @@ def _decode(
     from PIL import Image
 
     try:
-        with Image.open(path, formats=[f for f in Image.ID if f not in NOT_READ]) as stored:
+        with Image.open(path, formats=decoders()) as stored:
             width, height = stored.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{path} claims {width}x{height} pixels, more than mibench reads")
@@ -252,11 +261,11 @@ def _decode(
     return tensor, frozenset(what for what, true in facts.items() if true)
 
 
-def _orientation(image: "Pillow.Image") -> object:
+def _orientation(image: "Pillow.Image") -> int:
     try:
-        return image.getexif().get(ORIENTATION)
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF may raise anything, and viewers show the image all the same
-        return None
+        return 1
 
 
 def _upright(image: "Pillow.Image") -> tuple["Pillow.Image", bool]:

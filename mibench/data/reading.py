@@ -112,7 +112,7 @@ def _remark_on_copies(parts: Mapping[str, Sequence[File]], sets: Mapping[str, Im
     )
     if twins:
         remark(
-            f"{len(twins)} classes have every train image in common with another class: Attack "
-            "Acc of one is that of the other, or chance between them.",
+            f"Classes of which every train image is found under another class too: {len(twins)}. "
+            "An attack on one is an attack on the other.",
             _such_as(f"class {label}" for label in twins),
         )
