@@ -158,22 +158,17 @@ def read_identities(root: Path) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: If there is no list.
-        ValueError: If a line is not "file identity", or gives a file another identity.
+        ValueError: If a line is not "file identity".
     """
     path = identity_list(root)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; {HOW}")
-    found: dict[str, int] = {}
-    text = path.read_text("utf-8", errors="replace").rstrip()
-    for number, line in enumerate(text.splitlines(), 1):
+    found = {}
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         name, *rest = line.split() or [""]
         if len(rest) != 1 or not rest[0].isdigit() or Path(name).name != name:
             raise ValueError(f"{path}, line {number}: expected a file name and an identity")
-        if found.setdefault(name, int(rest[0])) != int(rest[0]):
-            raise ValueError(
-                f"{path}, line {number}: {name} is of identity {rest[0]} here and of "
-                f"{found[name]} before; a file can be of one only"
-            )
+        found[name] = int(rest[0])
     return found
 
 

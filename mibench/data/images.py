@@ -290,7 +290,7 @@ def _opaque(image: "Pillow.Image") -> tuple["Pillow.Image", bool]:
     if not image.has_transparency_data:
         return image, False
     layer = image.convert("RGBA")
-    through = layer.getchannel("A").getextrema()[0] < 255
+    through = layer.getchannel("A").tobytes().strip(b"\xff") != b""
     if through:
         layer = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return layer.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), through
