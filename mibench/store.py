@@ -102,9 +102,14 @@ def tell(sentence: str) -> None:
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 
-def remark(sentence: str) -> None:
-    """Says how the running stage was computed otherwise than usual; its meta.json keeps it."""
-    tell(sentence)
+def remark(sentence: str, example: str = "") -> None:
+    """Says how the running stage was computed otherwise than usual; its meta.json keeps it.
+
+    Args:
+        sentence: What is to be known beside every result that rests on the stage.
+        example: What is said now and not kept, such as names of private files.
+    """
+    tell(f"{sentence} {example}".rstrip())
     if (kept := _remarks.get()) is not None:
         kept.append(sentence)
 

@@ -119,14 +119,6 @@ def test_a_broken_set_is_one_sentence_with_the_name(root: Path, case: str) -> No
     assert path.parent.name in str(caught.value)
 
 
-def test_grey_beside_colour_is_refused(root: Path) -> None:
-    path = save(root / "set" / "public" / "grey.png", noise(10, 10, 1))
-    with pytest.raises(ValueError, match=f"{path} is grey where colour"):
-        TASK.load(root)
-    with pytest.raises(ValueError, match="is in colour where grey"):
-        replace(TASK, channels=1).load(root)
-
-
 def test_more_than_8_bits_are_refused(root: Path) -> None:
     path = root / "set" / "private" / "train" / "ann" / "0.png"
     Image.fromarray(np.full((10, 10), 1024, dtype=np.uint16)).save(path)

@@ -154,13 +154,18 @@ def show_plan(
 
 
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
-    """Prints the test accuracy of every finished classifier."""
+    """Prints the test accuracy of every finished classifier, and what to know beside it."""
     from mibench.benchmarks.stages import ClassifierStage
 
+    remarks: dict[str, None] = {}
     for stage in stages:
         if isinstance(stage, ClassifierStage) and store.state(stage) == "done":
-            accuracy = store.load(stage)["accuracy"]
-            click.echo(f"{stage.describe()}, seed {stage.seed}: accuracy {accuracy:.2f} %")
+            payload, meta = store.read(stage)
+            told = f"{stage.describe()}, seed {stage.seed}: accuracy {payload['accuracy']:.2f} %"
+            click.echo(told)
+            remarks |= dict.fromkeys(meta.get("remarks", []))
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
 
 
 def write(table: "Table", records: Records, store: "Store", out: Path, stem: str) -> str:

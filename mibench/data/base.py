@@ -115,6 +115,10 @@ class Task(ABC):
         """
         return self.load(root).sizes
 
+    def classes(self, root: Path) -> list[str]:
+        """Returns what the private classes are called, by label; raises like ``digest``."""
+        return [str(label) for label in range(self.num_classes)]
+
     def download(self, root: Path) -> None:
         """Fetches the raw files into ``root``.
 

@@ -13,11 +13,12 @@ from typing import ClassVar
 import torch
 
 from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
-from mibench.data.images import Box, Frame, decode, file_digests, manifest_digest
+from mibench.data.images import Box, Frame, file_digests, manifest_digest
+from mibench.data.reading import read_images
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.store import remark
-from mibench.types import ImageSet, Shape
+from mibench.types import Shape
 
 INF = float("inf")
 ALIGNED: Frame = (178, 218)
@@ -59,22 +60,24 @@ class AlignedFaces(Task):
     def load(self, root: Path) -> Splits:
         """Decodes the images in use."""
         parts = self.split(read_identities(root))
-
-        def read(part: str) -> ImageSet:
-            files = [locate(root, name) for name, _ in parts[part]]
-            labels = torch.tensor([label for _, label in parts[part]])
-            return ImageSet(decode(files, self.size, 3, (ALIGNED, self.box)), labels)
-
+        files = {p: [(locate(root, n), label) for n, label in fs] for p, fs in parts.items()}
         listed = hashlib.md5(identity_list(root).read_bytes(), usedforsecurity=False)
         if listed.hexdigest() != LIST_MD5:
             remark(
                 f"{identity_list(root).name} is not the official list of CelebA: its identities "
                 "are not those of the paper, and results are not comparable with it."
             )
-        train = read("train")
+        sets = read_images(files, self.size, 3, (ALIGNED, self.box))
+        train = sets["train"]
         mask = hold_out(train.labels, self.validation, generator(self.name, "validation"))
-        corpus = Corpus(train, mask, read("test"), self.num_classes)
-        return Splits(private=corpus, evaluation=corpus, public=read("public"))
+        corpus = Corpus(train, mask, sets["test"], self.num_classes)
+        return Splits(private=corpus, evaluation=corpus, public=sets["public"])
+
+    def classes(self, root: Path) -> list[str]:
+        """Returns the identities' numbers in the list."""
+        identities = read_identities(root)
+        owners = {label: identities[name] for name, label in self.split(identities)["train"]}
+        return [str(owners[label]) for label in range(self.num_classes)]
 
     def sizes(self, root: Path) -> Sizes:
         """Returns how many images the identity list gives."""

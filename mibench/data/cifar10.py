@@ -20,7 +20,8 @@ from mibench.data.base import (
     sizes_by_class,
     split_by_class,
 )
-from mibench.data.images import decode, file_digests, image_files, manifest_digest
+from mibench.data.images import file_digests, image_files, manifest_digest
+from mibench.data.reading import read_images, remark_on_left_out
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.store import remark
@@ -75,7 +76,7 @@ class CIFAR10(Task):
         if batches is not None:
             sets = {part: _read_batches(root, part) for part in BATCHES}
         else:
-            sets = {part: self._read_tree(tree, part) for part in BATCHES}
+            sets = _read_tree(root, tree)
         if contents(sets.values()) != OFFICIAL:
             remark(
                 "The images of CIFAR-10 are not the official ones: this is another data set under "
@@ -97,10 +98,9 @@ class CIFAR10(Task):
             )
         return sizes_by_class(train, test, self.num_classes)
 
-    def _read_tree(self, tree: dict[tuple[str, int], list[Path]], part: str) -> ImageSet:
-        files = [(f, label) for (p, label), fs in tree.items() if p == part for f in fs]
-        labels = torch.tensor([label for _, label in files])
-        return ImageSet(decode([f for f, _ in files], 32, 3), labels)
+    def classes(self, root: Path) -> list[str]:
+        """Returns the names of the private classes."""
+        return list(CLASSES[: self.num_classes])
 
     def download(self, root: Path) -> None:
         """Fetches the batches with torchvision."""
@@ -145,6 +145,13 @@ def _places(root: Path) -> tuple[list[Path] | None, dict[tuple[str, int], list[P
                     "or name the folder that holds it with --data"
                 )
     return None, tree
+
+
+def _read_tree(root: Path, tree: dict[tuple[str, int], list[Path]]) -> dict[str, ImageSet]:
+    for part in BATCHES:
+        remark_on_left_out(part, root / "cifar10" / part, CLASSES, ())
+    files = {p: [(f, c) for (q, c), fs in tree.items() if q == p for f in fs] for p in BATCHES}
+    return read_images(files, 32, 3)
 
 
 class _Arrays(pickle.Unpickler):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from unicodedata import bidirectional
 
 import torch
 from markupsafe import Markup
@@ -30,6 +31,7 @@ from mibench.benchmarks.export import (
 from mibench.benchmarks.report import pictures, plots
 from mibench.benchmarks.stages import ClassifierStage, PriorStage, RecordStage, graph
 from mibench.benchmarks.tables.base import Table
+from mibench.data.images import is_control
 from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.accuracy import topk_hits
 from mibench.spec import brief, canonical
@@ -39,6 +41,9 @@ IDENTITIES = 16
 """Reconstructions that a row shows at most, unless told."""
 MANY = 20
 """With more classes than so many, their spread is told in place of each."""
+
+TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Bidirectional classes of the characters that turn what follows them around."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,12 @@ def _environment() -> Any:  # noqa: ANN401 - imported where it is needed
 
 
 def visible(text: str) -> str:
-    """Returns a label without the control characters that HTML forbids."""
+    """Returns a label without characters that HTML forbids, or that turn what follows around."""
     return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        "\N{REPLACEMENT CHARACTER}"
+        if c not in "\n\t" and (is_control(c) or bidirectional(c) in TURNING)
+        else c
+        for c in text
     )
 
 
