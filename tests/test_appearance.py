@@ -307,7 +307,9 @@ def test_what_is_read_otherwise_is_said(root: Path, change: Callable[[Path], Non
 
 
 def test_of_ordinary_images_nothing_is_said(root: Path) -> None:
-    (root / "set" / "private" / "train" / "ann" / ".hidden").touch()
+    train(root, "ann/.hidden").touch()
+    for place in (train, test):  # the fourth of three identities
+        save(place(root, "zoe/0.png"))
     outcome = CliRunner().invoke(main, [*CHECK, "--set", "size=8", "--data", str(root)])
     assert outcome.exit_code == 0, outcome.output
     assert outcome.stderr == ""
