@@ -94,6 +94,8 @@ def _conditions(cell: Cell) -> tuple[object, ...]:
 def _compare(
     table: Table, metric: str, values: Values, pairs: Iterable[tuple[str, str]]
 ) -> list[Contrast]:
+    if not METRICS[metric].better:
+        return []  # a yardstick: no value of it is better for the defender
     tested: dict[tuple[str, str], tuple[tuple[int, ...], Test]] = {}
     questions: dict[tuple[str, str], object] = {}
     for a, b in pairs:

@@ -18,6 +18,7 @@ from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.inception import inception_digest
 from mibench.evaluation.significance import (
     FEWEST_IDENTITIES,
+    FEWEST_VALUES,
     LEVEL,
     MOST_SEEDS,
     Interval,
@@ -293,9 +294,9 @@ def _by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float
 
 
 def heading(name: str) -> str:
-    """Returns a column's heading, with the way that is better for the defender."""
+    """Returns a column's heading, with the way that is better for the defender, if one is."""
     metric = METRICS[name]
-    return f"{metric.title} {ARROWS[metric.better]}"
+    return f"{metric.title} {ARROWS[metric.better]}" if metric.better else metric.title
 
 
 def footnotes(results: Results, bold: str = "*") -> list[str]:
@@ -306,9 +307,14 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         bold: How a number is marked that is better for the defender than without a defense.
     """
     seeds = results.seeds
-    if seeds > 1:
+    if seeds >= FEWEST_VALUES:
         notes = [f"Mean over {seeds} seeds ± half of Student's 95 % interval."]
         notes += significance_notes(results, bold)
+    elif seeds > 1:
+        notes = [
+            f"Mean over {seeds} seeds, and in parentheses the value of each. They are too few for "
+            f"an interval or a test, which take {FEWEST_VALUES} seeds."
+        ]
     else:
         notes = [spread_note(results.table)]
     if results.evaluator is not None:
@@ -332,6 +338,8 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         notes.append(
             f"It knows {results.classes} classes{scores}. "
             "Arrows point to what is better for the defender."
+            + " A column without one is a yardstick, which is not tested."
+            * any(not METRICS[name].better for name in results.table.columns)
         )
     notes += fid_note(results)
     notes += stand_in_notes(results.table)
@@ -346,7 +354,9 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         notes += worst_note(results)
     short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
     if short:
-        notes.append(f"Fewer seeds so far: {', '.join(short)}.")
+        few = any(1 < n < FEWEST_VALUES for n in results.found.values()) and seeds > 2
+        aside = " In parentheses the value of each of two seeds, too few for an interval." * few
+        notes.append(f"Fewer seeds so far: {', '.join(short)}.{aside}")
     notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
     return [*notes, *results.remarks, *results.table.notes]
 
@@ -396,7 +406,7 @@ def _agreeing(results: Results) -> list[str]:
             f"{METRICS[name].title} of {_whose(name, label)}"
             for name in results.table.columns
             for label, entries in results.entries.items()
-            if len(entries[name].values) > 1 and entries[name].half is None
+            if len(entries[name].values) >= FEWEST_VALUES and entries[name].half is None
         )
     )
 
@@ -407,7 +417,7 @@ def _untested(tested: Mapping[str, Mapping[str, Contrast | None]]) -> list[str]:
             f"{METRICS[name].title} of {_whose(name, label)}"
             for name, row in tested.items()
             for label, c in row.items()
-            if c and c.p is None and len(c.seeds) > 1
+            if c and c.p is None and len(c.seeds) >= FEWEST_VALUES
         )
     )
 
@@ -474,10 +484,13 @@ def show(entry: Entry, seeds: int) -> str:
     """Returns "mean ± spread" with two decimals; a gap is "--".
 
     The spread is that over passes with one seed, half of the interval over seeds with more;
-    where fewer than two seeds are there yet, or all agree, none.
+    where one seed of several is there yet, or all agree, none. Where two are there, their values
+    stand in its place.
     """
     if entry.mean is None:
         return "--"
+    if 1 < len(entry.values) < FEWEST_VALUES:
+        return f"{entry.mean:.2f} ({', '.join(f'{v:.2f}' for v in entry.values.values())})"
     spread = entry.std if seeds == 1 else entry.half
     return f"{entry.mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
 

@@ -107,7 +107,10 @@ def _told(
     fills = f", which fills the column {METRICS[name].title}" if metric.name != name else ""
     yield f"{metric.title} of {row} in {table.name}{fills}"
     line = (metric.compute.__doc__ or "").split("\n")[0]
-    yield f"  {line} {metric.better.capitalize()} is better for the defender."
+    if metric.better:
+        yield f"  {line} {metric.better.capitalize()} is better for the defender."
+    else:
+        yield f"  {line} It is a yardstick: neither way is better for the defender."
     if entry.mean is None:
         yield "  The value of no seed is a finite number."
         there = [r for r in records[row] if store.state(r) == "done"]
@@ -195,7 +198,9 @@ def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
     metric = METRICS[name]
     yield "\nCompared by paired t tests at the same seeds, with Holm's correction"
     contrast = results.entries[row][name].contrast
-    if contrast:
+    if not metric.better:
+        yield "  none: a yardstick is not tested"
+    elif contrast:
         yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
     elif isinstance(results.table.rows[row].defense, NoDefense):
         yield "  this is the row without a defense"

@@ -169,7 +169,6 @@ def _column(name: str, results: Results) -> dict[str, Any]:
         "name": name,
         "title": metric.title,
         "heading": heading(name),
-        "better": f"{metric.better} is better for the defender",
         "unit": "%" if metric.unit == "percent" else "",
         "reported": any(name in row for row in papers.values()),
     }
