@@ -39,6 +39,7 @@ def explain(
 
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
+    from mibench.benchmarks.cautions import control_table
     from mibench.benchmarks.export import collect
     from mibench.store import Store
 
@@ -53,7 +54,10 @@ def explain(
         if is_default("seeds"):
             seeds = _count_seeds(chosen, row, done, data)
         records = plan(chosen, seeds, data)
-        results = collect(chosen, records, done)
+        controls = {}
+        if "attack_acc" in chosen.columns:
+            controls = plan(control_table(chosen.only([row])), seeds, data)
+        results = collect(chosen, records, done, controls)
     lacking = list(_lacking(chosen, row, records, done))
     if not results.found[row]:
         if not lacking:  # it is there, and damaged
@@ -140,6 +144,7 @@ def _told(
 
     yield from _intervals(entry, table.rows[row].trials.classes, metric, repeats)
     yield from _comparisons(results, row, name)
+    yield from _worth(results, row)
     yield from _parts(results, row)
     yield from _stages(row, metric, records, store)
 
@@ -225,6 +230,33 @@ def _verdict(contrast: "Contrast", metric: "Metric") -> str:
         return f"{text}told apart at {100 * LEVEL:g} %"
     more = f"more than {MOST_SEEDS}" if contrast.more is None else f"about {contrast.more}"
     return f"{text}not told apart at {100 * LEVEL:g} %; it takes {more} more seeds"
+
+
+def _worth(results: "Results", row: str) -> Iterator[str]:
+    """Yields what the row's Attack Acc says about leakage, if its table shows any."""
+    from mibench.benchmarks.cautions import CONTROL_TITLE, cautions, is_above
+    from mibench.evaluation.significance import FEWEST_VALUES, LEVEL
+
+    reasons = cautions(results).get(row, [])
+    control = results.controls.get(row)
+    if not reasons and control is None:
+        return
+    yield "\nWhat Attack Acc says about leakage"
+    for reason in reasons:
+        yield f"  {reason[0].upper()}{reason[1:]}."
+    if control and control.mean is None:
+        command = f"{filling([row], results.seeds)} --controls"
+        yield f"  {CONTROL_TITLE}: not computed; compute it with: {command}"
+    elif control:
+        yield f"  {CONTROL_TITLE}: {control.mean:.2f} %, without an attack on the same target"
+    if control and (contrast := control.contrast):
+        test = contrast.test
+        over = "seeds" if len(contrast.seeds) >= FEWEST_VALUES else "classes"
+        told = f"no test: {test.interval.method.removeprefix('none: ')}"
+        if test.p is not None:
+            above = "" if is_above(contrast) else "not "
+            told = f"p = {test.p:.3g}: {above}significantly above at {100 * LEVEL:g} %"
+        yield f"  the attack's less that: {test.diff:+.2f} points, paired over {over}, {told}"
 
 
 def _parts(results: "Results", row: str) -> Iterator[str]:

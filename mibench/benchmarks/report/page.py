@@ -7,7 +7,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from markupsafe import Markup
 
 import mibench
+from mibench.benchmarks.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.benchmarks.diagnostics import diagnose
 from mibench.benchmarks.export import (
     Entry,
@@ -48,11 +49,13 @@ class Chapter:
         table: The table, as the options changed it.
         records: Label → last stages, one per seed.
         command: The arguments of ``mibench run`` that made it, without its rows.
+        controls: Label → last stages of its control, if controls are to be shown.
     """
 
     table: Table
     records: Mapping[str, Sequence[RecordStage]]
     command: Sequence[str]
+    controls: Mapping[str, Sequence[RecordStage]] = field(default_factory=dict)
 
 
 def page(
@@ -128,7 +131,7 @@ def _chapter(
     number: int, chapter: Chapter, store: Store, *, with_private: bool, identities: int
 ) -> dict[str, Any]:
     table = chapter.table
-    results = collect(table, chapter.records, store)
+    results = collect(table, chapter.records, store, chapter.controls)
     done = {
         label: stages[0]
         for label, stages in chapter.records.items()
@@ -144,7 +147,10 @@ def _chapter(
     return {
         "id": f"t{number}",
         "table": table,
-        "columns": [_column(name, results) for name in table.columns],
+        "columns": [
+            *(_column(name, results) for name in table.columns),
+            *([CONTROL_COLUMN] if results.controls else []),
+        ],
         "rows": [
             _row(f"t{number}r{i}", label, chapter, results, store)
             for i, label in enumerate(table.rows)
@@ -160,6 +166,12 @@ def _chapter(
         "dependences": _dependences(chapter.records, store),
         "curves": _curves(done, store, styles),
     }
+
+
+CONTROL_COLUMN = {
+    "name": CONTROL, "title": CONTROL_TITLE, "heading": CONTROL_TITLE, "unit": "%",
+    "reported": False,
+}  # fmt: skip
 
 
 def _column(name: str, results: Results) -> dict[str, Any]:
@@ -182,6 +194,7 @@ def _row(
     papers = results.table.reported.get(label, {})
     attack, _, defense = label.rpartition(" / ")
     numbers = {}
+    cautioned = "; ".join(cautions(results).get(label, ()))
     for name in results.table.columns:
         entry, paper = entries[name], papers.get(name)
         numbers[name] = {
@@ -192,6 +205,16 @@ def _row(
             "reported": show_reported(paper),
             "claimed": None if paper is None else paper[0],
         }
+    if cautioned and "attack_acc" in numbers:
+        acc = numbers["attack_acc"]
+        told = "; ".join(filter(None, (acc["told"], cautioned)))
+        acc |= {"text": f"{acc['text']} ‡", "told": told}
+    if results.controls:
+        control = results.controls.get(label, Entry())
+        numbers[CONTROL] = {
+            "value": control.mean, "text": show(control, results.seeds), "sure": False,
+            "told": "", "reported": "--", "claimed": None,
+        }  # fmt: skip
     command = ["mibench", "run", *chapter.command, "--rows", _pattern(label)]
     return {
         "id": anchor,
