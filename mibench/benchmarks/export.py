@@ -371,14 +371,12 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         bold: How a number is marked that is better for the defender than without a defense.
     """
     seeds = results.seeds
-    if seeds >= FEWEST_VALUES:
-        notes = [f"Mean over {seeds} seeds ± half of Student's 95 % interval."]
+    if seeds > 1:
+        what = "± half of Student's 95 % interval."
+        if seeds < FEWEST_VALUES:
+            what = f"with the value of each: an interval takes {FEWEST_VALUES} seeds."
+        notes = [f"Mean over {seeds} seeds {what}"]
         notes += significance_notes(results, bold)
-    elif seeds > 1:
-        notes = [
-            f"Mean over {seeds} seeds, and in parentheses the value of each. They are too few for "
-            f"an interval or a test, which take {FEWEST_VALUES} seeds."
-        ]
     else:
         notes = [spread_note(results.table)]
     if results.evaluator is not None:
@@ -419,8 +417,8 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         notes += worst_note(results)
     short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
     if short:
-        few = any(1 < n < FEWEST_VALUES for n in results.found.values()) and seeds > 2
-        aside = " In parentheses the value of each of two seeds, too few for an interval." * few
+        few = seeds >= FEWEST_VALUES and 2 in results.found.values()
+        aside = f" With the value of each of two: an interval takes {FEWEST_VALUES} seeds." * few
         notes.append(f"Fewer seeds so far: {', '.join(short)}.{aside}")
     notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
     return [*notes, *results.remarks, *results.table.notes]
@@ -467,7 +465,7 @@ def significance_notes(results: Results, bold: str) -> list[str]:
     for name, contrasts in tested.items():
         needs: dict[str, None] = {}
         for label, c in contrasts.items():
-            if c and not c.significant and c.p is not None:
+            if c and not c.significant and c.p is not None and len(c.seeds) >= FEWEST_VALUES:
                 n = f"more than {MOST_SEEDS}" if c.more is None else c.more
                 needs[f"{_whose(name, label)} {n}"] = None
         if needs:
@@ -501,7 +499,7 @@ def _untested(tested: Mapping[str, Mapping[str, Contrast | None]]) -> list[str]:
             f"{METRICS[name].title} of {_whose(name, label)}"
             for name, row in tested.items()
             for label, c in row.items()
-            if c and c.p is None and len(c.seeds) >= FEWEST_VALUES
+            if c and c.p is None and len(c.seeds) > 1
         )
     )
 

@@ -217,17 +217,21 @@ def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
 
 
 def _verdict(contrast: "Contrast", metric: "Metric") -> str:
-    from mibench.evaluation.significance import LEVEL, MOST_SEEDS
+    from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, MOST_SEEDS
 
     span = contrast.test.interval
     unit = " points" if metric.unit == "percent" else ""
     text = f"{contrast.test.diff:+.2f}{unit} over {_count(len(contrast.seeds), 'seed')}"
     if contrast.p is None:
         return f"{text}; no test: {span.method.removeprefix('none: ')}"
-    text += f" ({span.low:+.2f} to {span.high:+.2f}), p = {contrast.test.p:.3g}"
+    if span.low is not None:
+        text += f" ({span.low:+.2f} to {span.high:+.2f})"
+    text += f", p = {contrast.test.p:.3g}"
     text += f", corrected for {_count(contrast.tests, 'test')} p = {contrast.p:.3g}: "
     if contrast.significant:
         return f"{text}told apart at {100 * LEVEL:g} %"
+    if len(contrast.seeds) < FEWEST_VALUES:
+        return f"{text}not told apart at {100 * LEVEL:g} %"
     more = f"more than {MOST_SEEDS}" if contrast.more is None else f"about {contrast.more}"
     return f"{text}not told apart at {100 * LEVEL:g} %; it takes {more} more seeds"
 

@@ -15,8 +15,8 @@ POWER = 0.8
 MOST_SEEDS = 100
 """Seeds that :func:`seeds_needed` asks for at most."""
 FEWEST_VALUES = 3
-"""Values that an interval and a test need: of two, Student's interval is 13 standard errors wide
-on each side, which tells less than the two values do."""
+"""Values that an interval needs, and a guess at how many more: half of Student's interval of two
+is 13 standard errors, which says less than the two values do."""
 FEWEST_IDENTITIES = 20
 """Identities that :func:`identity_interval` needs: with few it covers too rarely."""
 RESAMPLES = 2000
@@ -105,8 +105,8 @@ def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds")
 def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Test:
     """Returns the paired t test of ``a`` against ``b``, the same seeds in the same order.
 
-    With one pair or two, or differences that all agree, there is no test: how much they would
-    vary cannot be told.
+    With one pair, or differences that all agree, there is no test: how much they would vary
+    cannot be told. With two there is a test without an interval.
 
     Raises:
         ValueError: If there is no pair, the lengths differ or a value is not finite.
@@ -123,7 +123,7 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Test
         mean = statistics.fmean(diffs)
         return Test(None, mean, Interval(mean, None, None, n, f"none: all {n} differences agree"))
     span = interval(diffs, level, "paired differences")
-    if n < FEWEST_VALUES:
+    if n == 1:
         return Test(None, span.mean, span)
     statistic = span.mean / (statistics.stdev(diffs) / math.sqrt(n))
     return Test(2 * float(stdtr(n - 1, -abs(statistic))), span.mean, span)
