@@ -1,4 +1,4 @@
-"""Numbers that are no answer: yardsticks, few seeds, weak evaluators, attacks that find nothing."""
+"""Numbers that are no answer: yardsticks, few seeds, weak evaluators, failed attacks."""
 
 import csv
 import io
@@ -63,7 +63,8 @@ def made(
     def compute(stage: RecordStage, *_: object) -> Payload:
         each = list(values[stage.key])
         acc = {"mean": sum(each) / len(each), "std": 1.5, "n": 5}
-        scores = dict.fromkeys(table.columns, {"mean": 7.0 + stage.cell.seeds.target, "std": 1.0})
+        other = 7.0 + stage.cell.seeds.target
+        scores = {name: {"mean": other, "std": 1.0} for name in table.columns}
         scores |= {"accuracy": {"mean": accuracy, "std": None}, "attack_acc": acc}
         return {
             "scores": {k: s | {"n": 5} for k, s in scores.items()},
