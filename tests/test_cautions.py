@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mibench.attacks import PriorSamples
+from mibench.attacks import GMI, VMI, PriorSamples
 from mibench.benchmarks.cautions import CONTROL, CONTROL_TITLE, cautions, control_table, is_above
 from mibench.benchmarks.contrasts import Contrast
 from mibench.benchmarks.export import Results, collect, record_stages, render
@@ -65,7 +65,7 @@ def made(
         acc = {"mean": sum(each) / len(each), "std": 1.5, "n": 5}
         other = 7.0 + stage.cell.seeds.target
         scores = {name: {"mean": other, "std": 1.0} for name in table.columns}
-        scores |= {"accuracy": {"mean": accuracy, "std": None}, "attack_acc": acc}
+        scores |= {"accuracy": {"mean": accuracy, "std": 0.0}, "attack_acc": acc}
         return {
             "scores": {k: s | {"n": 5} for k, s in scores.items()},
             "values": {k: [each] for k in scores},
@@ -128,7 +128,8 @@ def test_explain_calls_a_yardstick_one(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_two_values_have_no_interval_and_three_have() -> None:
     two = interval([13.0, 32.6])
-    assert (two.mean, two.half) == (pytest.approx(22.8), None)
+    assert two.mean == pytest.approx(22.8)
+    assert two.half is None
     assert two.method == "none: 2 seeds are too few, it takes 3"
     assert interval([13.0, 32.6, 20.0]).half is not None
     test = paired([13.0, 32.6], [0.0, 0.0])
@@ -244,10 +245,12 @@ def test_the_controls_of_digits_controls_are_rows_of_it_and_these_have_none() ->
 
 def test_an_attack_that_keeps_snapshots_has_a_control_that_keeps_none() -> None:
     table = smoke("VMI / No Def.")
+    vmi = table.rows["VMI / No Def."].attack
+    assert isinstance(vmi, VMI)
     rows = {
         k: replace(
             c,
-            attack=replace(c.attack, snapshots=2),  # type: ignore[call-arg]
+            attack=replace(vmi, snapshots=2),
             protocol=replace(c.protocol, select="evaluator"),
         )
         for k, c in table.rows.items()
@@ -355,6 +358,7 @@ def test_records_of_controls_are_read_back_and_none_is_written_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare = smoke(BARE).rows[BARE]
+    assert isinstance(bare.attack, GMI)
     longer = replace(bare, attack=replace(bare.attack, steps=60))  # the same prior
     itself = control_table(smoke(MID)).rows[MID]
     rows = {BARE: bare, "longer / No Def.": longer, MID: smoke(MID).rows[MID], "none": itself}

@@ -207,8 +207,8 @@ def _row(
         }
     if cautioned and "attack_acc" in numbers:
         acc = numbers["attack_acc"]
-        told = "; ".join(filter(None, (acc["told"], cautioned)))
-        acc |= {"text": f"{acc['text']} ‡", "told": told}
+        told = [_told(entries["attack_acc"], METRICS["attack_acc"]), cautioned]
+        acc |= {"text": f"{acc['text']} ‡", "told": "; ".join(filter(None, told))}
     if results.controls:
         control = results.controls.get(label, Entry())
         numbers[CONTROL] = {
