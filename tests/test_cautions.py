@@ -316,7 +316,7 @@ def test_the_page_and_explain_show_the_control(tmp_path: Path) -> None:
     beside = fill(control_table(table), store, data=Path())
     text = page([Chapter(table, records, ["smoke"], beside)], store)
     assert f">{CONTROL_TITLE}<" in text
-    assert "‡" in text
+    assert " ‡</span>" in text
     assert NOTHING in text
     acc = store.load(beside[BARE][0])["scores"]["attack_acc"]["mean"]
     assert f'<td data-value="{acc}">' in text
