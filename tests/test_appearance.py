@@ -92,7 +92,7 @@ def test_what_is_cut_out_is_cut_out_of_the_upright_image(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(noise(20, 30, 3)).save(tmp_path / "a.png", exif=exif)
-    assert decode([tmp_path / "a.png"], 8, 3, (0, 0, 20, 30)).shape == (1, 3, 8, 8)
+    assert decode([tmp_path / "a.png"], 8, 3, ((20, 30), (0, 0, 20, 30))).shape == (1, 3, 8, 8)
 
 
 @pytest.mark.parametrize("tag", [0, 9])

@@ -143,12 +143,12 @@ def test_only_seeds_that_reach_an_accuracy_count_and_their_number_is_told() -> N
 
 
 def test_no_defense_is_compared_at_its_own_accuracy_seed_by_seed() -> None:
-    none = curve("none", [(98, 80)], [(96, 70)])
-    swept = curve("a", [(100, 60), (90, 40)], [(100, 60), (90, 40)])
-    lines = matched([none, swept], [0, 1])
+    none = curve("none", [(98, 80)], [(96, 70)], [(95, 75)])
+    swept = curve("a", [(100, 60), (90, 40)], [(100, 60), (90, 40)], [(100, 60), (90, 40)])
+    lines = matched([none, swept], [0, 1, 2])
     less = line(lines, "as none", "a", "none")
     assert less.found is not None
-    assert less.found.mean == pytest.approx(((56 - 80) + (52 - 70)) / 2)
+    assert less.found.mean == pytest.approx(((56 - 80) + (52 - 70) + (50 - 75)) / 3)
     assert less.p is not None
     own = line(lines, "as none", "none").found
     assert own is not None

@@ -39,6 +39,7 @@ def explain(
 
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
+    from mibench.benchmarks.cautions import control_table
     from mibench.benchmarks.export import collect
     from mibench.spec import nearest
     from mibench.store import Store
@@ -56,7 +57,10 @@ def explain(
         if is_default("seeds"):
             seeds = _count_seeds(chosen, row, done, data)
         records = plan(chosen, seeds, data)
-        results = collect(chosen, records, done)
+        controls = {}
+        if "attack_acc" in chosen.columns:
+            controls = plan(control_table(chosen.only([row])), seeds, data)
+        results = collect(chosen, records, done, controls)
     lacking = list(_lacking(chosen, row, records, done))
     if not results.found[row]:
         if not lacking:  # it is there, and damaged
@@ -110,7 +114,10 @@ def _told(
     fills = f", which fills the column {METRICS[name].title}" if metric.name != name else ""
     yield f"{metric.title} of {row} in {table.name}{fills}"
     line = (metric.compute.__doc__ or "").split("\n")[0]
-    yield f"  {line} {metric.better.capitalize()} is better for the defender."
+    if metric.better:
+        yield f"  {line} {metric.better.capitalize()} is better for the defender."
+    else:
+        yield f"  {line} It is a yardstick: neither way is better for the defender."
     if entry.mean is None:
         yield "  The value of no seed is a finite number."
         there = [r for r in records[row] if store.state(r) == "done"]
@@ -140,6 +147,7 @@ def _told(
 
     yield from _intervals(entry, table.rows[row].trials.classes, metric, repeats)
     yield from _comparisons(results, row, name)
+    yield from _worth(results, row)
     yield from _parts(results, row)
     yield from _stages(row, metric, records, store)
 
@@ -198,7 +206,9 @@ def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
     metric = METRICS[name]
     yield "\nCompared by paired t tests at the same seeds, with Holm's correction"
     contrast = results.entries[row][name].contrast
-    if contrast:
+    if not metric.better:
+        yield "  none: a yardstick is not tested"
+    elif contrast:
         yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
     elif isinstance(results.table.rows[row].defense, NoDefense):
         yield "  this is the row without a defense"
@@ -210,19 +220,50 @@ def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
 
 
 def _verdict(contrast: "Contrast", metric: "Metric") -> str:
-    from mibench.evaluation.significance import LEVEL, MOST_SEEDS
+    from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, MOST_SEEDS
 
     span = contrast.test.interval
     unit = " points" if metric.unit == "percent" else ""
     text = f"{contrast.test.diff:+.2f}{unit} over {_count(len(contrast.seeds), 'seed')}"
     if contrast.p is None:
         return f"{text}; no test: {span.method.removeprefix('none: ')}"
-    text += f" ({span.low:+.2f} to {span.high:+.2f}), p = {contrast.test.p:.3g}"
+    if span.low is not None:
+        text += f" ({span.low:+.2f} to {span.high:+.2f})"
+    text += f", p = {contrast.test.p:.3g}"
     text += f", corrected for {_count(contrast.tests, 'test')} p = {contrast.p:.3g}: "
     if contrast.significant:
         return f"{text}told apart at {100 * LEVEL:g} %"
+    if len(contrast.seeds) < FEWEST_VALUES:
+        return f"{text}not told apart at {100 * LEVEL:g} %"
     more = f"more than {MOST_SEEDS}" if contrast.more is None else f"about {contrast.more}"
     return f"{text}not told apart at {100 * LEVEL:g} %; it takes {more} more seeds"
+
+
+def _worth(results: "Results", row: str) -> Iterator[str]:
+    """Yields what the row's Attack Acc says about leakage, if its table shows any."""
+    from mibench.benchmarks.cautions import CONTROL_TITLE, cautions, is_above
+    from mibench.evaluation.significance import FEWEST_VALUES, LEVEL
+
+    reasons = cautions(results).get(row, [])
+    control = results.controls.get(row)
+    if not reasons and control is None:
+        return
+    yield "\nWhat Attack Acc says about leakage"
+    for reason in reasons:
+        yield f"  {reason[0].upper()}{reason[1:]}."
+    if control and control.mean is None:
+        command = f"{filling([row], results.seeds)} --controls"
+        yield f"  {CONTROL_TITLE}: not computed; compute it with: {command}"
+    elif control:
+        yield f"  {CONTROL_TITLE}: {control.mean:.2f} %, without an attack on the same target"
+    if control and (contrast := control.contrast):
+        test = contrast.test
+        over = "seeds" if len(contrast.seeds) >= FEWEST_VALUES else "classes"
+        told = f"no test: {test.interval.method.removeprefix('none: ')}"
+        if test.p is not None:
+            above = "" if is_above(contrast) else "not "
+            told = f"p = {test.p:.3g}: {above}significantly above at {100 * LEVEL:g} %"
+        yield f"  the attack's less that: {test.diff:+.2f} points, paired over {over}, {told}"
 
 
 def _parts(results: "Results", row: str) -> Iterator[str]:

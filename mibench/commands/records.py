@@ -19,21 +19,24 @@ from mibench.commands.shared import (
     plan,
     refusing,
     what,
+    with_controls,
 )
 
 
 @click.command()
 @what
 @into(folder, "Folder of the files.", "mibench-out/records")
+@with_controls
 def record(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, out: Path,
+    store: Path, data: Path, out: Path, controls: bool,
 ) -> None:  # fmt: skip
     """Write a record file for every finished cell of TABLE: scores with their provenance.
 
     Such a file is what to publish: `mibench verify` checks it, `mibench leaderboard` collects.
     """
     from mibench.benchmarks import records
+    from mibench.benchmarks.cautions import control_table
     from mibench.store import Store
 
     with refusing():
@@ -42,6 +45,13 @@ def record(
         done = Store(store)
         if not holds_any(stages, done):
             raise ValueError(gap(chosen, rows, seeds, store))
+        if controls:
+            known = {record.cell for own in stages.values() for record in own}
+            for label, own in plan(control_table(chosen), seeds, data).items():
+                # One file for each cell: rows share controls, and a row can be one.
+                new = [record for record in own if record.cell not in known]
+                known |= {record.cell for record in new}
+                stages[f"{label}, samples of its prior"] = new
         check_writable(out)
         written = records.write(chosen.name, stages, done, out)
     for path in written:

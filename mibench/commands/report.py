@@ -15,6 +15,7 @@ from mibench.commands.shared import (
     refusing,
     selection,
     what,
+    with_controls,
 )
 
 
@@ -22,6 +23,7 @@ from mibench.commands.shared import (
 @click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
 @selection
 @into(folder, "Folder of the page.", "mibench-out/report")
+@with_controls
 @click.option(
     "--with-private",
     is_flag=True,
@@ -37,8 +39,10 @@ from mibench.commands.shared import (
 def report(
     tables: Sequence[str], rows: Sequence[str], settings: Sequence[str], protocol: str | None,
     seeds: int, store: Path, data: Path, out: Path, with_private: bool, identities: int,
+    controls: bool,
 ) -> None:  # fmt: skip
     """Write TABLEs from the store as one web page that needs nothing beside it."""
+    from mibench.benchmarks.cautions import control_table
     from mibench.benchmarks.report import Chapter, page
     from mibench.store import Store
 
@@ -47,7 +51,9 @@ def report(
         for name in tables:
             chosen = choose_table(name, rows, settings, protocol)
             records = plan(chosen, seeds, data)
-            chapters.append(Chapter(chosen, records, arguments(name, settings, protocol, seeds)))
+            command = arguments(name, settings, protocol, seeds) + ["--controls"] * controls
+            beside = plan(control_table(chosen), seeds, data) if controls else {}
+            chapters.append(Chapter(chosen, records, command, beside))
         text = page(chapters, Store(store), with_private=with_private, identities=identities)
         check_writable(out)
         path = out / "index.html"

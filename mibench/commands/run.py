@@ -16,9 +16,11 @@ from mibench.commands.shared import (
     count_states,
     fetch,
     into,
+    note_controls,
     plan,
     refusing,
     what,
+    with_controls,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 @what
 @where
 @into(anywhere, "CSV, LaTeX, Markdown and PNG.")
+@with_controls
 @click.option(
     "--until",
     type=click.Choice(["images", "classifier", "prior", "inversion", "evidence"]),
@@ -41,11 +44,13 @@ def run(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, device: str, executor: str, address: str | None, threads: int,
     download: bool, quiet: bool, verbose: bool, out: Path, until: str | None, dry_run: bool,
+    controls: bool,
 ) -> None:  # fmt: skip
     """Fill TABLE (a name, or a Python FILE with one) and print it.
 
     What is in the store is not computed again; an interrupted run goes on where it was.
     """
+    from mibench.benchmarks.cautions import control_table
     from mibench.benchmarks.executors import Bench, choose_executor
 
     with refusing():
@@ -53,6 +58,13 @@ def run(
         if download and not dry_run:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
+        beside = {}
+        if controls:
+            others = control_table(chosen)
+            beside = (
+                foresee(others, seeds, data, quiet=True) if dry_run else plan(others, seeds, data)
+            )
+        asked = records | {f"{label}, samples of its prior": r for label, r in beside.items()}
         place = choose_executor(executor, address)
         file = Path(table) if table.endswith(".py") else None
         bench = Bench(store, data, device, threads, file)
@@ -61,11 +73,11 @@ def run(
         if not dry_run:
             check_writable(store, out)
     if dry_run:
-        show_plan(records, bench, until, place.slots(bench), foresee_plain(table, seeds, data))
+        show_plan(asked, bench, until, place.slots(bench), foresee_plain(table, seeds, data))
         return
     from mibench.store import Store
 
-    stages = chosen_stages([r for rs in records.values() for r in rs], until)
+    stages = chosen_stages([r for rs in asked.values() for r in rs], until)
     changed = bool(rows or settings or protocol)
 
     def show(complete: bool) -> None:
@@ -73,7 +85,9 @@ def run(
             show_accuracy(stages, Store(store))
         else:
             stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-            click.echo(write(chosen, records, Store(store), out, stem))
+            click.echo(write(chosen, records, Store(store), out, stem, beside))
+            if complete:
+                note_controls(chosen, beside, rows, seeds, store)
 
     compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)
 
@@ -168,13 +182,15 @@ def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
         click.echo(f"note: {remark}", err=True)
 
 
-def write(table: "Table", records: Records, store: "Store", out: Path, stem: str) -> str:
+def write(
+    table: "Table", records: Records, store: "Store", out: Path, stem: str, controls: Records
+) -> str:
     """Writes the table's files, named ``stem``, and returns what to print."""
     from mibench.benchmarks import figures
     from mibench.benchmarks.export import collect, render
     from mibench.spec import fingerprint
 
-    results = collect(table, records, store)
+    results = collect(table, records, store, controls)
     files = {"csv": "csv", "json": "json", "tex": "latex", "md": "markdown"}
     for suffix, form in files.items():
         (out / f"{stem}.{suffix}").write_text(render(results, form), encoding="utf-8")

@@ -111,6 +111,11 @@ selection = apply(
                  envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
 )  # fmt: skip
 what = apply(click.argument("table"), selection)
+with_controls = click.option(
+    "--controls",
+    is_flag=True,
+    help="Also the Attack Acc of unoptimised samples of each row's prior, on the same target.",
+)
 
 
 def choose_table(
@@ -240,6 +245,22 @@ def gap(table: "Table", rows: Iterable[str], seeds: int, store: Path) -> str:
     """Returns a sentence: nothing of a table was found, and the command that fills it."""
     where = f"is in {store}" if store.is_dir() else f"is there: no store at {store}"
     return f"nothing of {table.name} {where}; fill it with: {filling(rows, seeds)}"
+
+
+def note_controls(
+    table: "Table", controls: Records, rows: Iterable[str], seeds: int, store: Path
+) -> None:
+    """Says how to get the controls of a table where they were not asked for or are missing."""
+    from mibench.store import Store
+
+    states = Store(store).states(stage for stages in controls.values() for stage in stages)
+    told = ""
+    if missing := sum(state != "done" for state in states.values()):
+        told = f"{missing} of {len(states)} controls are not in {store}; compute them with"
+    elif not controls and "attack_acc" in table.columns:
+        told = "what samples of the prior get tells a failed attack from privacy; see it with"
+    if told:
+        click.echo(f"note: {told}: {filling(rows, seeds)} --controls", err=True)
 
 
 def count_states(states: Mapping[str, str]) -> str:

@@ -13,10 +13,12 @@ from mibench.commands.shared import (
     folder,
     gap,
     into,
+    note_controls,
     nothing_is_garbage,
     plan,
     refusing,
     what,
+    with_controls,
 )
 
 
@@ -49,22 +51,27 @@ def status(
     help="Whether a paper's numbers stand beside.",
 )
 @click.option("--standalone", is_flag=True, help="With latex, a whole document.")
+@with_controls
 @nothing_is_garbage()
 def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, form: str, reported: bool, standalone: bool,
+    store: Path, data: Path, form: str, reported: bool, standalone: bool, controls: bool,
 ) -> None:  # fmt: skip
     """Print TABLE from the store alone; gaps print as --, and nothing at all is an error."""
     from mibench.benchmarks import export
+    from mibench.benchmarks.cautions import control_table
     from mibench.store import Store
 
     with refusing():
         if standalone and form != "latex":
             raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
-        results = export.collect(chosen, plan(chosen, seeds, data), Store(store))
+        beside = plan(control_table(chosen), seeds, data) if controls else {}
+        results = export.collect(chosen, plan(chosen, seeds, data), Store(store), beside)
         if not any(results.found.values()) and not results.holes:  # those say why it is so
             raise ValueError(gap(chosen, rows, seeds, store))
+        if controls or form == "text":
+            note_controls(chosen, beside, rows, seeds, store)
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)
 

@@ -14,6 +14,9 @@ POWER = 0.8
 """Chance that :func:`seeds_needed` seeds tell a difference apart."""
 MOST_SEEDS = 100
 """Seeds that :func:`seeds_needed` asks for at most."""
+FEWEST_VALUES = 3
+"""Values that an interval needs, and a guess at how many more: half of Student's interval of two
+is 13 standard errors, which says less than the two values do."""
 FEWEST_IDENTITIES = 20
 """Identities that :func:`identity_interval` needs: with few it covers too rarely."""
 RESAMPLES = 2000
@@ -73,7 +76,7 @@ class Test:
 def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds") -> Interval:
     """Returns Student's t interval for the mean of independent values, one per seed.
 
-    One value, or values that all agree, carry no interval.
+    One value or two, or values that all agree, carry no interval.
 
     Args:
         values: At least one.
@@ -89,6 +92,9 @@ def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds")
         return Interval(mean, None, None, n, "none: one seed carries no interval")
     if _alike(values):
         return Interval(mean, None, None, n, f"none: all {n} {over} agree")
+    if n < FEWEST_VALUES:
+        few = f"none: {n} {over} are too few, it takes {FEWEST_VALUES}"
+        return Interval(mean, None, None, n, few)
     from scipy.special import stdtrit  # what scipy.stats.t asks, too, which takes long to import
 
     quantile = float(stdtrit(n - 1, 1 - level / 2))
@@ -100,7 +106,7 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Test
     """Returns the paired t test of ``a`` against ``b``, the same seeds in the same order.
 
     With one pair, or differences that all agree, there is no test: how much they would vary
-    cannot be told.
+    cannot be told. With two there is a test without an interval.
 
     Raises:
         ValueError: If there is no pair, the lengths differ or a value is not finite.

@@ -7,7 +7,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from markupsafe import Markup
 
 import mibench
+from mibench.benchmarks.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.benchmarks.diagnostics import diagnose
 from mibench.benchmarks.export import (
     Entry,
@@ -54,11 +55,13 @@ class Chapter:
         table: The table, as the options changed it.
         records: Label → last stages, one per seed.
         command: The arguments of ``mibench run`` that made it, without its rows.
+        controls: Label → last stages of its control, if controls are to be shown.
     """
 
     table: Table
     records: Mapping[str, Sequence[RecordStage]]
     command: Sequence[str]
+    controls: Mapping[str, Sequence[RecordStage]] = field(default_factory=dict)
 
 
 def page(
@@ -137,7 +140,7 @@ def _chapter(
     number: int, chapter: Chapter, store: Store, *, with_private: bool, identities: int
 ) -> dict[str, Any]:
     table = chapter.table
-    results = collect(table, chapter.records, store)
+    results = collect(table, chapter.records, store, chapter.controls)
     done = {
         label: stages[0]
         for label, stages in chapter.records.items()
@@ -153,7 +156,10 @@ def _chapter(
     return {
         "id": f"t{number}",
         "table": table,
-        "columns": [_column(name, results) for name in table.columns],
+        "columns": [
+            *(_column(name, results) for name in table.columns),
+            *([CONTROL_COLUMN] if results.controls else []),
+        ],
         "rows": [
             _row(f"t{number}r{i}", label, chapter, results, store)
             for i, label in enumerate(table.rows)
@@ -171,6 +177,12 @@ def _chapter(
     }
 
 
+CONTROL_COLUMN = {
+    "name": CONTROL, "title": CONTROL_TITLE, "heading": CONTROL_TITLE, "unit": "%",
+    "reported": False,
+}  # fmt: skip
+
+
 def _column(name: str, results: Results) -> dict[str, Any]:
     metric = METRICS[name]
     papers = results.table.reported
@@ -178,7 +190,6 @@ def _column(name: str, results: Results) -> dict[str, Any]:
         "name": name,
         "title": metric.title,
         "heading": heading(name),
-        "better": f"{metric.better} is better for the defender",
         "unit": "%" if metric.unit == "percent" else "",
         "reported": any(name in row for row in papers.values()),
     }
@@ -192,6 +203,7 @@ def _row(
     papers = results.table.reported.get(label, {})
     attack, _, defense = label.rpartition(" / ")
     numbers = {}
+    cautioned = "; ".join(cautions(results).get(label, ()))
     for name in results.table.columns:
         entry, paper = entries[name], papers.get(name)
         numbers[name] = {
@@ -202,6 +214,16 @@ def _row(
             "reported": show_reported(paper),
             "claimed": None if paper is None else paper[0],
         }
+    if cautioned and "attack_acc" in numbers:
+        acc = numbers["attack_acc"]
+        told = [_told(entries["attack_acc"], METRICS["attack_acc"]), cautioned]
+        acc |= {"text": f"{acc['text']} ‡", "told": "; ".join(filter(None, told))}
+    if results.controls:
+        control = results.controls.get(label, Entry())
+        numbers[CONTROL] = {
+            "value": control.mean, "text": show(control, results.seeds), "sure": False,
+            "told": "", "reported": "--", "claimed": None,
+        }  # fmt: skip
     command = ["mibench", "run", *chapter.command, "--rows", _pattern(label)]
     return {
         "id": anchor,
