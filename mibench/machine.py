@@ -54,7 +54,7 @@ def in_words(meta: Mapping[str, Any]) -> str:
         f"on {meta['device']}, CPU threads {threads}"
     )
     if not (found := meta.get("machine")):
-        return f"{told}; vector instructions of MKL and oneDNN not recorded"
+        return f"{told}; which vector instructions libraries used there is not recorded"
     names = {"processor": "processor", "aten": "ATen", "mkl": "MKL", "onednn": "oneDNN",
              "build": "torch of commit", "switches": "switches"}  # fmt: skip
     return "; ".join([told, *(f"{names.get(k, k)} {v}" for k, v in found.items())])

@@ -57,8 +57,8 @@ def agreement(a: Sequence[Run], b: Sequence[Run]) -> Agreement:
 def _by_key(runs: Sequence[Run], side: str) -> dict[str, Run]:
     found: dict[str, Run] = {}
     for run in runs:
-        key = run.stages[-1]
-        if _first(found.setdefault(key, run), run) is not None:
+        other = found.setdefault(key := run.stages[-1], run)
+        if other is not run and _first(other, run) is not None:
             raise ValueError(f"{side} has two results of {key} that differ: name a part of it")
     return found
 
@@ -85,9 +85,9 @@ def _ordered(run: Run) -> Iterator[tuple[str, str]]:
         classifiers += is_classifier
 
 
-def _payload(meta: Mapping[str, Any] | None) -> list[str] | None:
+def _payload(meta: Mapping[str, Any] | None) -> list[str | None] | None:
     digests = (meta or {}).get("sha256")
-    return digests and [digests[name] for name in PAYLOAD]
+    return digests and [digests.get(name) for name in PAYLOAD]
 
 
 def _machines(runs: Sequence[Run]) -> list[str]:
@@ -99,9 +99,8 @@ def in_text(found: Agreement) -> str:
     """Returns the agreement for a terminal."""
     differ = sum(map(len, found.first.values()))
     lines = [
-        f"{len(found.alike) + differ} keys on both sides ({found.only[0]} more in A, "
-        f"{found.only[1]} more in B): {len(found.alike)} agree to the bit in every stage, "
-        f"{differ} differ."
+        f"Equal keys: {len(found.alike) + differ} ({found.only[0]} more in A, {found.only[1]} "
+        f"more in B). To the bit, in every stage, {len(found.alike)} agree and {differ} differ."
     ]
     for stage, results in found.first.items():
         lines.append(f"First stage that differs: {stage} of {'; '.join(results)}")

@@ -16,7 +16,7 @@ NOTES = (
     "target's answers at. Both over all attacked classes and repeats.",
     "A prior that does not see the target asks it nothing and is shared by all rows of its "
     "attack; its seconds are those of its one training.",
-    "Seconds and memory are those of the runs in this store, and vary; memory is the process's "
+    "Seconds and memory are those of the runs that were made, and vary; memory is the process's "
     "own on a CPU, PyTorch included.",
 )
 
@@ -60,7 +60,7 @@ def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:
     counts = [store.load(r)["budget"] for r in records]
     inversions = [[store.meta(e.inversion) for e in r.evidence] for r in records]
     flat = [meta for metas in inversions for meta in metas]
-    peaks = [meta["peak_memory_bytes"] for meta in flat]
+    peaks = [meta.get("peak_memory_bytes") for meta in flat]
     return Budget(
         **{name: statistics.mean(c[name] for c in counts) for name in counts[0]},
         seconds=statistics.mean(sum(m["seconds"] for m in metas) for metas in inversions),

@@ -1,6 +1,6 @@
 """Published tables: record files, and the tables that follow from them alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from mibench.benchmarks.stages import RecordStage, record_stage
 from mibench.benchmarks.tables import Table
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Stage, Store
-
-Records = Mapping[str, list[RecordStage]]
 
 FORMS = {"csv": "csv", "json": "json", "tex": "latex", "md": "markdown"}
 
@@ -53,7 +51,7 @@ class Published(Store):
         own = [cell for cell in told if fingerprint(cell | {"seeds": none}) in cells]
         return 1 + max((cell["seeds"]["target"] for cell in own), default=-1)
 
-    def stages(self, table: Table, seeds: int) -> Records:
+    def stages(self, table: Table, seeds: int) -> dict[str, list[RecordStage]]:
         """Returns the last stages of every row, one per seed from 0 on; needs no raw data.
 
         Their keys are those of the data that the records tell of.
@@ -101,7 +99,10 @@ class Published(Store):
     def meta(self, stage: Stage) -> dict[str, Any]:
         """Returns what the records tell of the run of a stage."""
         record = self._of(stage)
-        found: dict[str, Any] = self._runs[f"{stage.kind}/{record['key'] if record else stage.key}"]
+        name = f"{stage.kind}/{record['key'] if record else stage.key}"
+        if name not in self._runs:
+            raise KeyError(f"no record in {self.root} tells of the run of {name}")
+        found: dict[str, Any] = self._runs[name]
         return found
 
     def failed(self) -> frozenset[str]:

@@ -220,8 +220,10 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema has no types
         kinds = set(map(type, found)) if isinstance(found, list) else {object}
         if items == number and kinds <= {float, int, type(None)}:
             return
-        if items == place and kinds == {int} and not (
-            min(found) < place["minimum"] or max(found) > place["maximum"]
+        if (
+            items == place
+            and kinds == {int}
+            and not (min(found) < place["minimum"] or max(found) > place["maximum"])
         ):
             return
         yield from one_by_one(validator, items, found, whole)
@@ -476,7 +478,9 @@ def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
         return [_run_in(folder) for folder in whole], []
     verdicts = [check(p) for p in find([path])]
     good = [
-        run_of(r["row"], r["payload"], r["key"], r["runs"].get) for v in verdicts if (r := v.record)
+        run_of(r["row"], r["payload"], r["key"], r["runs"].get)
+        for v in verdicts
+        if (r := v.record)
     ]
     return good, [v for v in verdicts if v.problem]
 

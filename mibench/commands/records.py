@@ -147,8 +147,5 @@ def compare(a: Path, b: Path, by_key: bool) -> None:
             if not found:
                 raise ValueError(f"there is no sound record in {path}")
             sides.append(found)
-        if by_key:
-            told = bits.in_text(bits.agreement(*sides))
-        else:
-            told = in_text(side_by_side(*sides))
+        told = bits.in_text(bits.agreement(*sides)) if by_key else in_text(side_by_side(*sides))
     click.echo(told, nl=False)

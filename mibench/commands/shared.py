@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
-    from mibench.store import Stage
+    from mibench.store import Stage, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 Records = dict[str, list["RecordStage"]]
@@ -111,6 +111,11 @@ selection = apply(
                  envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
 )  # fmt: skip
 what = apply(click.argument("table"), selection)
+published = click.option(
+    "--records", "published", type=anywhere,
+    help="Read the record files in and below this folder, in place of a store and raw data; "
+    "without --seeds, all their seeds.",
+)  # fmt: skip
 
 
 def choose_table(
@@ -172,6 +177,51 @@ def plan(table: "Table", seeds: int, data: Path) -> Records:
     from mibench.benchmarks.export import record_stages
 
     return record_stages(table, seeds, data)
+
+
+def opened(store: Path, published: Path | None) -> "Store":
+    """Returns the store, or the folder of records that is to be read as one.
+
+    Raises:
+        FileNotFoundError: If there is no such folder of records.
+        ValueError: If a record is not sound, or a store is named too.
+    """
+    from mibench.benchmarks.published import Published
+    from mibench.store import Store
+
+    if published is None:
+        return Store(store)
+    source = click.get_current_context().get_parameter_source("store")
+    if source is click.core.ParameterSource.COMMANDLINE:
+        raise ValueError("--records is read in place of --store: name one of them")
+    return Published(published)
+
+
+def planned(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
+    """Returns the last stages of every row, as :func:`plan` does, or as the records have them.
+
+    Raises:
+        ValueError: If ``done`` is a folder of records, and none is of the table.
+    """
+    from mibench.benchmarks.published import Published
+
+    if not isinstance(done, Published):
+        return plan(table, seeds, data)
+    if not (there := done.seeds(table)):
+        others = ", ".join(done.tables())
+        raise ValueError(
+            f"no record in {done.root} is of a cell of {table.name}; they are of {others}"
+            if others
+            else f"there is no record file in {done.root}"
+        )
+    return done.stages(table, there if is_default("seeds") else seeds)
+
+
+def refuse_records(published: Path | None, lacking: str) -> None:
+    """Raises ValueError if records are to be read, which do not hold what is asked for."""
+    if published is not None:
+        raise ValueError(f"records hold scores and where they come from, but {lacking}; a store "
+                         "that the table was run in holds them: --store")  # fmt: skip
 
 
 def fetch(tasks: "Iterable[Task]", data: Path) -> None:

@@ -13,7 +13,10 @@ from mibench.commands.shared import (
     into,
     note_gap,
     nothing_is_garbage,
+    opened,
     plan,
+    planned,
+    published,
     refusing,
     what,
 )
@@ -34,6 +37,7 @@ def status(
 
 @click.command()
 @what
+@published
 @click.option(
     "--format",
     "form",
@@ -51,17 +55,17 @@ def status(
 @nothing_is_garbage()
 def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, form: str, reported: bool, standalone: bool,
+    store: Path, data: Path, published: Path | None, form: str, reported: bool, standalone: bool,
 ) -> None:  # fmt: skip
-    """Print TABLE from the store alone; gaps print as --."""
+    """Print TABLE from the store or from records alone; gaps print as --."""
     from mibench.benchmarks import export
-    from mibench.store import Store
 
     with refusing():
         if standalone and form != "latex":
             raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
-        results = export.collect(chosen, plan(chosen, seeds, data), Store(store))
+        done = opened(store, published)
+        results = export.collect(chosen, planned(chosen, seeds, data, done), done)
     if not any(results.found.values()):
         note_gap(chosen, rows, seeds, store)
     text = export.render(results, form, reported=reported)
