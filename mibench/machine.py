@@ -37,8 +37,8 @@ def machine() -> dict[str, str]:
     told = {
         "processor": _processor(),
         "aten": torch.backends.cpu.get_cpu_capability(),
-        "mkl": _mkl() if torch.backends.mkl.is_available() else "none",
-        "onednn": _onednn() if torch.backends.mkldnn.is_available() else "none",
+        "mkl": _mkl() if torch._C.has_mkl else "none",
+        "onednn": _onednn() if torch._C._has_mkldnn else "none",
         "build": (torch.version.git_version or UNKNOWN)[:12],
     }
     switches = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
@@ -103,7 +103,7 @@ def _onednn() -> str:
         kept = os.dup(1)
         try:
             os.dup2(log.fileno(), 1)
-            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            with torch.backends.mkldnn.verbose(1):  # type: ignore[no-untyped-call]
                 torch.zeros(1).to_mkldnn()
         finally:
             os.dup2(kept, 1)

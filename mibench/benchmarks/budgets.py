@@ -60,14 +60,14 @@ def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:
     counts = [store.load(r)["budget"] for r in records]
     inversions = [[store.meta(e.inversion) for e in r.evidence] for r in records]
     flat = [meta for metas in inversions for meta in metas]
-    peaks = [meta.get("peak_memory_bytes") for meta in flat]
+    peaks = [p for meta in flat if (p := meta.get("peak_memory_bytes")) is not None]
     return Budget(
         **{name: statistics.mean(c[name] for c in counts) for name in counts[0]},
         seconds=statistics.mean(sum(m["seconds"] for m in metas) for metas in inversions),
         prior_seconds=statistics.mean(
             _seconds(r.evidence[0].inversion.prior, store) for r in records
         ),
-        peak_memory_bytes=None if None in peaks else max(peaks),
+        peak_memory_bytes=max(peaks) if len(peaks) == len(flat) else None,
         device=", ".join(dict.fromkeys(meta["device"] for meta in flat)),
     )
 

@@ -228,7 +228,7 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema has no types
             return
         yield from one_by_one(validator, items, found, whole)
 
-    return extend(Draft202012Validator, {"items": items})
+    return extend(Draft202012Validator, {"items": items})  # type: ignore[no-untyped-call]
 
 
 def _check_stages(record: Record) -> None:
@@ -444,7 +444,7 @@ class Run:
     cell: dict[str, Any]
     scores: dict[str, float]
     stages: tuple[str, ...] = ()
-    meta: Callable[[str], dict[str, Any] | None] = {}.get
+    meta: Callable[[str], dict[str, Any] | None] = lambda name: None
 
     @property
     def seed(self) -> tuple[int, int, int]:
