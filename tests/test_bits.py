@@ -95,8 +95,9 @@ def altered(store: Path, place: Path, *kinds: str, **meta: Any) -> Path:
         path = done.path(stage)
         found = {p.name: p.read_bytes() for p in path.iterdir() if p.name != "meta.json"}
         if kind in kinds:
-            found["payload.json"] += b"\n"
-            (path / "payload.json").write_bytes(found["payload.json"])
+            name = "payload.safetensors" if kind == "prior" else "payload.json"
+            found[name] += b"\n"
+            (path / name).write_bytes(found[name])
         if kind in kinds or meta:
             (path / "meta.json").write_bytes(seal(stage, found, META | meta))
     return place
@@ -172,6 +173,35 @@ def test_no_common_key_and_two_results_of_one_key_are_refused(store: Path, tmp_p
     with pytest.raises(ValueError, match=r"^B has two results of record/\w+ that differ"):
         bits.agreement(one, [*one, *other])
     assert not bits.agreement(one, [*one, *one]).first
+
+
+def test_a_damaged_meta_of_a_stage_is_refused_and_one_that_is_gone_passed_over(
+    store: Path, tmp_path: Path
+) -> None:
+    other = altered(store, tmp_path / "b", "record")
+    meta = next((other / "classifier").glob("*/meta.json"))
+    meta.write_text("{}")
+    done = call("compare", "--by-key", store, other)
+    assert done.exit_code == 2
+    assert f"{meta} is damaged; delete" in done.stderr
+    shutil.rmtree(other / "classifier")
+    assert "First stage that differs: record/" in call("compare", "--by-key", store, other).stdout
+
+
+@pytest.mark.parametrize(("name", "value"), [("machine", {"aten": 2}), ("sha256", "x")])
+def test_a_record_says_in_text_what_its_stages_ran_on(
+    name: str, value: object, store: Path, tmp_path: Path
+) -> None:
+    made = record_in(Store(store), "GMI / MID")
+    (path,) = records.write("smoke", {"GMI / MID": [made]}, Store(store), tmp_path)
+    record = json.loads(path.read_text())
+    run = record["runs"][f"record/{record['key']}"]
+    for told, problem in (({name: {"a": "b"}}, ""), ({name: value}, "is not of type")):
+        run.update(told)
+        record["sha256"] = records.digest(record)
+        path.write_text(json.dumps(record))
+        assert problem in records.check(path).problem
+        assert bool(problem) == bool(records.check(path).problem)
 
 
 @pytest.mark.slow
