@@ -40,6 +40,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from mibench import __version__, seeding
+from mibench.machine import machine
 from mibench.spec import Json, canonical, field_values, fingerprint, hashed
 
 Payload: TypeAlias = dict[str, Any]
@@ -712,7 +713,7 @@ class Store:
             raise
 
     def meta(self, stage: Stage) -> dict[str, Any]:
-        """Returns a finished stage's seconds, device, threads, versions and remarks."""
+        """Returns a finished stage's seconds, device, threads, versions, machine and remarks."""
         meta: dict[str, Any] = json.loads((self.path(stage) / "meta.json").read_text())
         return meta
 
@@ -831,6 +832,7 @@ class Store:
                 "peak_memory_bytes": _peak(work.device),
                 "threads": torch.get_num_threads(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                "machine": machine(),
             }
             if remarks:
                 meta["remarks"] = list(dict.fromkeys(remarks))

@@ -18,7 +18,7 @@ NOTES = (
     "queries that are about public images; they do not count against max_queries.",
     "A prior that does not see the target asks it nothing and is shared by all rows of its "
     "attack; its seconds are those of its one training.",
-    "Seconds and memory are those of the runs in this store, and vary; memory is the process's "
+    "Seconds and memory are those of the runs that were made, and vary; memory is the process's "
     "own on a CPU, PyTorch included.",
 )
 
@@ -79,8 +79,8 @@ def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:
 
 def _peak(metas: Sequence[Mapping[str, Any]]) -> int | None:
     """Returns the largest of the stages' peaks; None if one is unknown."""
-    peaks = [meta["peak_memory_bytes"] for meta in metas]
-    return None if None in peaks else max(peaks)
+    peaks = [p for meta in metas if (p := meta.get("peak_memory_bytes")) is not None]
+    return max(peaks) if len(peaks) == len(metas) else None
 
 
 def render(caption: str, budgets: Mapping[str, Budget | None], seeds: int) -> str:

@@ -13,7 +13,11 @@ from mibench.commands.shared import (
     choose_table,
     filling,
     is_default,
+    opened,
     plan,
+    planned,
+    planned_controls,
+    published,
     refusing,
     what,
 )
@@ -29,48 +33,58 @@ if TYPE_CHECKING:
 
 @click.command()
 @what
+@published
 @click.argument("row")
 @click.argument("metric")
 def explain(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, row: str, metric: str,
+    store: Path, data: Path, published: Path | None, row: str, metric: str,
 ) -> None:  # fmt: skip
     """Say where the number of METRIC in ROW of TABLE came from; compute nothing.
 
+    METRIC is a metric's name or its column's title, in upper or lower case.
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
-    from mibench.benchmarks.cautions import control_table
     from mibench.benchmarks.export import collect
     from mibench.spec import nearest
-    from mibench.store import Store
 
-    done = Store(store)
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if row not in chosen.rows:
             near = nearest(row, chosen.rows)
             known = ", ".join(chosen.rows)
             raise KeyError(f"no row {row!r} in {chosen.name}{near}; rows: {known}")
-        if metric not in chosen.columns:
-            known = ", ".join(chosen.columns)
-            raise KeyError(f"no metric {metric!r} in {chosen.name}; its metrics: {known}")
-        if is_default("seeds"):
+        metric = _metric(chosen, metric)
+        done = opened(store, published)
+        if published is None and is_default("seeds"):
             seeds = _count_seeds(chosen, row, done, data)
-        records = plan(chosen, seeds, data)
+        records = planned(chosen, seeds, data, done)
         controls = {}
         if "attack_acc" in chosen.columns:
-            controls = plan(control_table(chosen.only([row])), seeds, data)
+            controls = planned_controls(chosen.only([row]), seeds, data, done)
         results = collect(chosen, records, done, controls)
     lacking = list(_lacking(chosen, row, records, done))
     if not results.found[row]:
         if not lacking:  # it is there, and damaged
             lacking = [(row, seed) for seed in range(seeds)]
-        raise RefusedError(f"no record of {row} in {store}; fill it with: {_command(lacking)}")
+        raise RefusedError(f"no record of {row} in {done.root}{_filled(lacking, published)}")
     for line in _told(results, row, metric, records, done):
         click.echo(line)
     if lacking:
         told = ", ".join(f"{label} (seed {seed})" for label, seed in lacking)
-        click.echo(f"\nMissing\n  {told}; fill with: {_command(lacking)}")
+        click.echo(f"\nMissing\n  {told}{_filled(lacking, published, 'fill with')}")
+
+
+def _metric(table: "Table", asked: str) -> str:
+    """Returns the metric of a column by its name or title, in upper or lower case."""
+    from mibench.evaluation import METRICS
+
+    names = {METRICS[name].title.casefold(): name for name in table.columns}
+    names |= {name.casefold(): name for name in table.columns}
+    if (found := names.get(asked.strip().casefold())) is None:
+        known = ", ".join(table.columns)
+        raise KeyError(f"no metric {asked!r} in {table.name}; its metrics: {known}")
+    return found
 
 
 def _count_seeds(table: "Table", row: str, store: "Store", data: Path) -> int:
@@ -94,10 +108,14 @@ def _lacking(
                 yield label, seed
 
 
-def _command(lacking: Sequence[tuple[str, int]]) -> str:
-    """Returns the command that fills what is missing."""
+def _filled(
+    lacking: Sequence[tuple[str, int]], published: Path | None, how: str = "fill it with"
+) -> str:
+    """Returns the command that fills what is missing in a store; records are as they are."""
+    if published is not None:
+        return ""
     labels = dict.fromkeys(label for label, _ in lacking)
-    return filling(labels, 1 + max(seed for _, seed in lacking))
+    return f"; {how}: {filling(labels, 1 + max(seed for _, seed in lacking))}"
 
 
 def _told(
@@ -291,6 +309,7 @@ def _parts(results: "Results", row: str) -> Iterator[str]:
 
 def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Iterator[str]:
     from mibench.benchmarks.stages import graph
+    from mibench.machine import in_words
 
     seeds: dict[str, list[int]] = {}
     stages = {}
@@ -298,7 +317,7 @@ def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Ite
         for stage in graph([record]):
             stages[stage.key] = stage
             seeds.setdefault(stage.key, []).append(seed)
-    yield "\nStages in the store"
+    yield "\nStages"
     made: dict[str, None] = {}
     for key, stage in stages.items():
         used = ", ".join(map(str, seeds[key]))
@@ -307,10 +326,8 @@ def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Ite
             f"  {stage.kind}/{key}  {stage.describe()}, version {stage.version}, "
             f"{'seed' if len(seeds[key]) == 1 else 'seeds'} {used}: {state}"
         )
-        if state == "done":
-            meta = store.meta(stage)
-            made[f"python {meta['versions']['python']}, torch {meta['versions']['torch']}, "
-                 f"on {meta['device']}"] = None  # fmt: skip
+        if state in ("done", "recorded"):
+            made[in_words(store.meta(stage))] = None
     yield f"  Metric {metric.name}, version {metric.version}; {'; '.join(made)}"
 
 

@@ -87,13 +87,14 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
             records.write(
                 chosen.name, stages, Store(store), place / "records", compact=True
             )  # fmt: skip
-        if (there := published.Published(place / "records").seeds()) > seeds:
+        told = published.Published(place / "records")
+        if (there := told.seeds(chosen)) > seeds:
             raise ValueError(
                 f"{place / 'records'} has records of {there} seeds: publish them with --seeds "
                 f"{there}, or move those of further seeds away"
             )
-        files = published.files_of(chosen, seeds, place / "records")
-        results = published.results_of(chosen, seeds, place / "records")
+        files = published.files_of(chosen, seeds, told)
+        results = told.results(chosen, seeds)
         for name, text in files.items():
             (place / name).write_text(text, encoding="utf-8")
             click.echo(place / name)
@@ -145,13 +146,15 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
 @click.command()
 @click.argument("a", type=anywhere)
 @click.argument("b", type=anywhere)
-def compare(a: Path, b: Path) -> None:
+@click.option("--by-key", is_flag=True, help="Say which equal keys have equal bits instead.")
+def compare(a: Path, b: Path, by_key: bool) -> None:
     """Set two results side by side: stores, record files, or folders of those.
 
     Rows are paired by label or, with a store, which knows none, by task, attack and defense.
-    Differences are B minus A.
+    Differences are B minus A. With --by-key results are paired by key: it says how many agree
+    to the bit, which stage is the first that differs, and what each side was computed on.
     """
-    from mibench.benchmarks import records
+    from mibench.benchmarks import bits, records
     from mibench.benchmarks.compare import compare as side_by_side
     from mibench.benchmarks.compare import in_text
 
@@ -164,5 +167,5 @@ def compare(a: Path, b: Path) -> None:
             if not found:
                 raise ValueError(f"there is no sound record in {path}")
             sides.append(found)
-        told = in_text(side_by_side(*sides))
+        told = bits.in_text(bits.agreement(*sides)) if by_key else in_text(side_by_side(*sides))
     click.echo(told, nl=False)

@@ -11,7 +11,12 @@ from mibench.commands.shared import (
     choose_table,
     folder,
     into,
+    opened,
     plan,
+    planned,
+    planned_controls,
+    published,
+    refuse_records,
     refusing,
     selection,
     what,
@@ -22,6 +27,7 @@ from mibench.commands.shared import (
 @click.command()
 @click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
 @selection
+@published
 @into(folder, "Folder of the page.", "mibench-out/report")
 @with_controls
 @click.option(
@@ -38,23 +44,25 @@ from mibench.commands.shared import (
 )
 def report(
     tables: Sequence[str], rows: Sequence[str], settings: Sequence[str], protocol: str | None,
-    seeds: int, store: Path, data: Path, out: Path, with_private: bool, identities: int,
-    controls: bool,
+    seeds: int, store: Path, data: Path, published: Path | None, out: Path, with_private: bool,
+    identities: int, controls: bool,
 ) -> None:  # fmt: skip
-    """Write TABLEs from the store as one web page that needs nothing beside it."""
-    from mibench.benchmarks.cautions import control_table
+    """Write TABLEs from the store as one web page that needs nothing beside it.
+
+    From records the page has all but images, values class by class and curves of training.
+    """
     from mibench.benchmarks.report import Chapter, page
-    from mibench.store import Store
 
     with refusing():
+        done = opened(store, published)
         chapters = []
         for name in tables:
             chosen = choose_table(name, rows, settings, protocol)
-            records = plan(chosen, seeds, data)
-            command = arguments(name, settings, protocol, seeds) + ["--controls"] * controls
-            beside = plan(control_table(chosen), seeds, data) if controls else {}
-            chapters.append(Chapter(chosen, records, command, beside))
-        text = page(chapters, Store(store), with_private=with_private, identities=identities)
+            records = planned(chosen, seeds, data, done)
+            asked = arguments(name, settings, protocol, max(map(len, records.values())))
+            beside = planned_controls(chosen, seeds, data, done) if controls else {}
+            chapters.append(Chapter(chosen, records, asked + ["--controls"] * controls, beside))
+        text = page(chapters, done, with_private=with_private, identities=identities)
         check_writable(out)
         path = out / "index.html"
         path.write_text(text, encoding="utf-8")
@@ -100,6 +108,7 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
 
 @click.command()
 @what
+@published
 @click.argument("row")
 @into(anywhere, "Where the picture goes.")
 @click.option("--open", "open_", is_flag=True, help="Open it in the viewer of this desktop.")
@@ -111,14 +120,15 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
 @click.option("--with-private", is_flag=True, help="Show private images of people too.")
 def show(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, row: str, out: Path, open_: bool, blocks: bool | None,
-    with_private: bool,
+    store: Path, data: Path, published: Path | None, row: str, out: Path, open_: bool,
+    blocks: bool | None, with_private: bool,
 ) -> None:  # fmt: skip
     """Draw what was reconstructed in ROW of TABLE (a label, or a pattern like '*BiDO-HSIC')."""
     from mibench.benchmarks import figures
     from mibench.store import Store
 
     with refusing():
+        refuse_records(published, "no images")
         chosen = choose_table(table, rows, settings, protocol).only([row])
         records = plan(chosen, seeds, data)
         done = Store(store)

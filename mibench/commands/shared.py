@@ -116,6 +116,11 @@ with_controls = click.option(
     is_flag=True,
     help="Also the Attack Acc of unoptimised samples of each row's prior, on the same target.",
 )
+published = click.option(
+    "--records", "published", type=anywhere,
+    help="Read the record files in and below this folder, in place of a store and raw data; "
+    "without --seeds, all their seeds.",
+)  # fmt: skip
 
 
 def choose_table(
@@ -178,6 +183,64 @@ def plan(table: "Table", seeds: int, data: Path) -> Records:
     from mibench.benchmarks.export import record_stages
 
     return record_stages(table, seeds, data)
+
+
+def opened(store: Path, published: Path | None) -> "Store":
+    """Returns the store, or the folder of records that is to be read as one.
+
+    Raises:
+        FileNotFoundError: If there is no such folder of records.
+        ValueError: If a record is not sound, or a store is named too.
+    """
+    from mibench.benchmarks.published import Published
+    from mibench.store import Store
+
+    if published is None:
+        return Store(store)
+    source = click.get_current_context().get_parameter_source("store")
+    if source is click.core.ParameterSource.COMMANDLINE:
+        raise ValueError("--records is read in place of --store: name one of them")
+    return Published(published)
+
+
+def planned(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
+    """Returns the last stages of every row, as :func:`plan` does, or as the records have them.
+
+    Raises:
+        ValueError: If ``done`` is a folder of records, and none is of the table.
+    """
+    from mibench.benchmarks.published import Published
+
+    if not isinstance(done, Published):
+        return plan(table, seeds, data)
+    if not (there := done.seeds(table)):
+        others = ", ".join(done.tables())
+        raise ValueError(
+            f"no record in {done.root} is of a cell of {table.name}; they are of {others}"
+            if others
+            else f"there is no record file in {done.root}"
+        )
+    return done.stages(table, there if is_default("seeds") else seeds)
+
+
+def planned_controls(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
+    """Returns the last stages of the samples of each row's prior; none that no record is of."""
+    from mibench.benchmarks.cautions import control_table
+    from mibench.benchmarks.published import Published
+
+    others = control_table(table)
+    if not isinstance(done, Published):
+        return plan(others, seeds, data)
+    if not (there := done.seeds(others)):
+        return {}
+    return done.stages(others, there if is_default("seeds") else seeds)
+
+
+def refuse_records(published: Path | None, lacking: str) -> None:
+    """Raises ValueError if records are to be read, which do not hold what is asked for."""
+    if published is not None:
+        raise ValueError(f"records hold scores and where they come from, but {lacking}; a store "
+                         "that the table was run in holds them: --store")  # fmt: skip
 
 
 def fetch(tasks: "Iterable[Task]", data: Path) -> None:

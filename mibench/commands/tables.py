@@ -15,7 +15,11 @@ from mibench.commands.shared import (
     into,
     note_controls,
     nothing_is_garbage,
+    opened,
     plan,
+    planned,
+    planned_controls,
+    published,
     refusing,
     what,
     with_controls,
@@ -37,6 +41,7 @@ def status(
 
 @click.command()
 @what
+@published
 @click.option(
     "--format",
     "form",
@@ -55,22 +60,26 @@ def status(
 @nothing_is_garbage()
 def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, form: str, reported: bool, standalone: bool, controls: bool,
+    store: Path, data: Path, published: Path | None, form: str, reported: bool, standalone: bool,
+    controls: bool,
 ) -> None:  # fmt: skip
-    """Print TABLE from the store alone; gaps print as --, and nothing at all is an error."""
+    """Print TABLE from the store or from records alone.
+
+    Gaps print as --, and nothing at all is an error.
+    """
     from mibench.benchmarks import export
-    from mibench.benchmarks.cautions import control_table
-    from mibench.store import Store
 
     with refusing():
         if standalone and form != "latex":
             raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
-        beside = plan(control_table(chosen), seeds, data) if controls else {}
-        results = export.collect(chosen, plan(chosen, seeds, data), Store(store), beside)
+        done = opened(store, published)
+        records = planned(chosen, seeds, data, done)
+        beside = planned_controls(chosen, seeds, data, done) if controls else {}
+        results = export.collect(chosen, records, done, beside)
         if not any(results.found.values()) and not results.holes:  # those say why it is so
-            raise ValueError(gap(chosen, rows, seeds, store))
-        if controls or form == "text":
+            raise ValueError(gap(chosen, rows, seeds, done.root))
+        if published is None and (controls or form == "text"):
             note_controls(chosen, beside, rows, seeds, store)
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)

@@ -42,6 +42,10 @@ IDENTITIES = 16
 """Reconstructions that a row shows at most, unless told."""
 MANY = 20
 """With more classes than so many, their spread is told in place of each."""
+LEFT_OUT = (
+    "Where only records are there, images, values class by class and curves of training are left "
+    "out: records hold scores and where they come from."
+)
 
 TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 """Bidirectional classes of the characters that turn what follows them around."""
@@ -150,6 +154,7 @@ def _chapter(
         raise ValueError(
             f"nothing of {table.name} is in {store.root}; first: mibench run {table.name}"
         )
+    held = {k: s for k, s in done.items() if store.state(s.evidence[0]) == "done"}
     faces = any(c.setting.task.faces for c in table.rows.values())
     private = with_private or not faces
     styles = _styles(done)
@@ -164,14 +169,14 @@ def _chapter(
             _row(f"t{number}r{i}", label, chapter, results, store)
             for i, label in enumerate(table.rows)
         ],
-        "notes": footnotes(results, "Bold:"),
+        "notes": footnotes(results, "Bold:") + [LEFT_OUT] * (len(held) < len(done)),
         "faces": faces,
         "private": private,
         "seeds": results.seeds,
         "tradeoff": _tradeoff(results, styles),
         "styles": {visible(name): plots.swatch(style) for name, style in styles.items()},
-        "grids": _grids(f"t{number}", done, store, identities, private=private),
-        "heats": [heat for heat in (_leaks(done, store), _utility(done, store)) if heat],
+        "grids": _grids(f"t{number}", held, store, identities, private=private),
+        "heats": [heat for heat in (_leaks(held, store), _utility(held, store)) if heat],
         "dependences": _dependences(chapter.records, store),
         "curves": _curves(done, store, styles),
     }
@@ -258,7 +263,7 @@ def _provenance(record: RecordStage, store: Store) -> dict[str, Any]:
     seeds = record.cell.seeds
     stages = []
     for stage in graph([record]):
-        meta = store.meta(stage) if store.state(stage) == "done" else {}
+        meta = store.meta(stage) if store.state(stage) in ("done", "recorded") else {}
         versions = meta.get("versions", {})
         stages.append(
             {
@@ -394,7 +399,9 @@ def _utility(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | 
 
 
 def _by_class(title: str, found: Mapping[str, list[float]]) -> dict[str, Any] | None:
-    most = max(len(values) for values in found.values())
+    most = max(map(len, found.values()), default=0)
+    if not most:
+        return None
     if most <= MANY:
         rows = {label: [*v, *[float("nan")] * (most - len(v))] for label, v in found.items()}
         return heat(title, "In percent; first seed.", rows, [f"class {c}" for c in range(most)])
