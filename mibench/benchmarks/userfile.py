@@ -2,8 +2,12 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+
+from mibench.spec import is_users, source_files
+from mibench.store import tell
 
 
 def load_user_file(path: Path) -> ModuleType:
@@ -23,6 +27,7 @@ def load_user_file(path: Path) -> ModuleType:
     other = importlib.util.find_spec(name) if known is None else None
     if known is not None or (other is not None and other.origin != str(path)):
         raise ValueError(f"{path.name} has the name of a Python module; rename it")
+    loaded = set(sys.modules)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -44,4 +49,21 @@ def load_user_file(path: Path) -> ModuleType:
             trace = trace.tb_next
         where = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else line
         raise ValueError(f"{path}, line {where}: {type(error).__name__}: {error}") from error
+    _note_unfollowed(module, sys.modules.keys() - loaded)
     return module
+
+
+def _note_unfollowed(module: ModuleType, loaded: Iterable[str]) -> None:
+    """Says which of the modules that a file has loaded do not count as part of it."""
+    files = {
+        name: Path(file)
+        for name in loaded
+        if (file := getattr(sys.modules[name], "__file__", None)) is not None
+    }
+    followed = source_files([module])
+    others = [n for n, f in files.items() if is_users(f) and f.resolve() not in followed]
+    if others:
+        tell(
+            f"{module.__file__} loads {', '.join(sorted(others))} by a name that is computed: "
+            "changes there do not make results count as new. Import what decides results by name"
+        )
