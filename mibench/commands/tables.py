@@ -1,5 +1,6 @@
 """The commands that read a table from the store: status, table, events; and list."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -101,7 +102,9 @@ def events(
 def list_(what: str) -> None:
     """List names, each with a line that says what it is."""
     for name, line in registry(what):
-        click.echo(f"{name:26s} {line}")
+        click.echo(f"{name:26s} {line}".rstrip())
+    if sys.flags.optimize > 1:
+        click.echo("note: Python drops descriptions under PYTHONOPTIMIZE=2 or -OO", err=True)
 
 
 def show_states(records: Records, store: Path) -> None:
@@ -148,4 +151,7 @@ def registry(what: str) -> Iterator[tuple[str, str]]:
         "attacks": dict(ATTACKS), "defenses": dict(DEFENSES), "tasks": dict(TASKS),
     }  # fmt: skip
     for name, cls in components[what].items():
-        yield name, (cls.__doc__ or "").split("\n")[0]
+        text = cls.__doc__ or ""
+        if text.startswith(f"{cls.__name__}("):  # a dataclass's own, where Python runs with -OO
+            text = ""
+        yield name, text.split("\n")[0]

@@ -37,7 +37,7 @@ LARGEST = 2**33
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Under which of a checkpoint's names training scripts put the state dict, the first that fits."""
 AVERAGED = frozenset({"ema", "swa", "avg", "averaged", "average"})
-"""Words in the names under which they put an averaged copy of it, taken where it is the only one."""
+"""Words in the names under which they put an averaged copy, taken where there is no other."""
 DEEPEST = 4
 """So many dictionaries may lie around it."""
 
