@@ -62,8 +62,8 @@ class Replacement:
             self.told = True
             sign = ascii(error.object[error.start])
             click.echo(
-                f"note: standard output is {sys.stdout.encoding}, which lacks {sign}: such signs are "
-                "written as ?; PYTHONIOENCODING=utf-8 keeps them",
+                f"note: standard output is {sys.stdout.encoding}, which lacks {sign}: such signs "
+                "are written as ?; PYTHONIOENCODING=utf-8 keeps them",
                 err=True,
             )
         return "?" * (error.end - error.start), error.end

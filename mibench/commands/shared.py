@@ -168,7 +168,7 @@ def table_of(path: Path) -> "Table":
 
 
 def check_name(table: "Table", path: Path) -> None:
-    """Raises ValueError if an own table's files cannot be named by it, or would be a shipped one's.
+    """Raises ValueError if an own table's files could not be named by it, or be a shipped one's.
 
     File systems may take small and capital letters for the same.
     """

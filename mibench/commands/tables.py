@@ -103,7 +103,7 @@ def list_(what: str) -> None:
     """List names, each with a line that says what it is."""
     for name, line in registry(what):
         click.echo(f"{name:26s} {line}".rstrip())
-    if sys.flags.optimize > 1:
+    if sys.flags.optimize > 1 and what != "tables":
         click.echo("note: Python drops descriptions under PYTHONOPTIMIZE=2 or -OO", err=True)
 
 
