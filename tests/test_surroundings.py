@@ -199,7 +199,7 @@ def integrated(effect: float, n: int, level: float) -> float:
         return density(s) * float(ndtr(shift - critical * s) + ndtr(-critical * s - shift))
 
     ends = [1e-12, *(shift / critical * k / 8 for k in range(1, 17)), 30.0]
-    return sum(quad(found, a, b, limit=200)[0] for a, b in pairwise(ends))
+    return float(sum(quad(found, a, b, limit=200)[0] for a, b in pairwise(ends)))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,11 @@ CALL = [sys.executable, "-m", "mibench.cli"]
 
 
 def call(words: Sequence[str], folder: Path, **options: Any) -> Any:
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": HERE} | options
+    given: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": HERE,
+    } | options
     return subprocess.run([*CALL, *words], check=False, cwd=folder, timeout=300, **given)
 
 
@@ -312,7 +316,7 @@ def test_a_note_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPa
 
 # Pictures ----------------------------------------------------------------------------------
 
-RC = {"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "savefig.dpi": 20}
+RC: Any = {"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "savefig.dpi": 20}
 
 
 @drawing.own_style()

@@ -628,11 +628,11 @@ def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
         lines.append(" & ".join([tex(row[0]), *text]) + r" \\")
     notes = " ".join(map(tex, footnotes(results, "Bold:")))
     lines += [r"\bottomrule", r"\end{tabular}", "", rf"\smallskip{{\footnotesize {notes}}}"]
-    text = "\n".join([*lines, r"\end{table}", ""])
-    if text.isascii():
-        return text
-    some = " ".join(sorted({c for c in text if not c.isascii()})[:20])
-    return f"% For XeLaTeX or LuaLaTeX, with a font that has {some}: pdfLaTeX does not.\n{text}"
+    whole = "\n".join([*lines, r"\end{table}", ""])
+    if whole.isascii():
+        return whole
+    some = " ".join(sorted({c for c in whole if not c.isascii()})[:20])
+    return f"% For XeLaTeX or LuaLaTeX, with a font that has {some}: pdfLaTeX does not.\n{whole}"
 
 
 def _family(label: str) -> tuple[str, str]:
