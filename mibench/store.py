@@ -96,8 +96,9 @@ class StoreError(OSError):
 
 def tell(sentence: str) -> None:
     """Says something that people should know, on stderr."""
-    sys.stderr.write(f"note: {sentence}\n")
-    sys.stderr.flush()
+    with suppress(OSError, AttributeError):  # it is full, or closed: the work goes on
+        sys.stderr.write(f"note: {sentence}\n")
+        sys.stderr.flush()
 
 
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)

@@ -59,6 +59,13 @@ PREAMBLE = r"""\documentclass{article}
 \pagestyle{empty}
 \begin{document}
 """
+OTHER_FONTS = r"""\usepackage{fontspec} % for XeLaTeX or LuaLaTeX
+\IfFontExistsTF{FreeSerif}{\setmainfont{FreeSerif}}{}
+"""
+"""What a document needs besides for letters that pdfLaTeX does not have."""
+EAST_ASIAN = r"""\usepackage[scheme=plain]{ctex}
+"""
+"""And for Chinese and Japanese."""
 
 
 @dataclass(frozen=True)
@@ -728,7 +735,11 @@ def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
         lines.append(" & ".join([tex(row[0]), *text]) + r" \\")
     notes = " ".join(map(tex, footnotes(results, "Bold:")))
     lines += [r"\bottomrule", r"\end{tabular}", "", rf"\smallskip{{\footnotesize {notes}}}"]
-    return "\n".join([*lines, r"\end{table}", ""])
+    whole = "\n".join([*lines, r"\end{table}", ""])
+    if whole.isascii():
+        return whole
+    some = " ".join(sorted({c for c in whole if not c.isascii()})[:20])
+    return f"% For XeLaTeX or LuaLaTeX, with a font that has {some}: pdfLaTeX does not.\n{whole}"
 
 
 def _family(label: str) -> tuple[str, str]:
@@ -738,15 +749,20 @@ def _family(label: str) -> tuple[str, str]:
 
 
 def standalone(table: str) -> str:
-    """Returns a LaTeX table as a whole document."""
-    return f"{PREAMBLE}{table}\\end{{document}}\n"
+    """Returns a LaTeX table as a whole document; one that pdfLaTeX compiles if it is ASCII."""
+    preamble = PREAMBLE
+    if not table.isascii():
+        east = any("\u2e80" <= c <= "\ud7ff" or c >= "\U00020000" for c in table)
+        fonts = OTHER_FONTS + EAST_ASIAN * east
+        preamble = preamble.replace(r"\begin{document}", fonts + r"\begin{document}")
+    return f"{preamble}{table}\\end{{document}}\n"
 
 
 def tex(text: str) -> str:
-    """Returns text in one line that any LaTeX sets, whatever characters are in it.
+    """Returns text in one line of LaTeX, whatever characters are in it.
 
-    Accents become commands and Greek letters mathematics. What plain LaTeX has no letters for
-    is named by its number, such as [U+05D0].
+    Accents become commands and Greek letters mathematics. Letters that pdfLaTeX does not have stay
+    as they are; any other sign that it lacks is named by its number, such as [U+2318].
     """
     spelled = "".join(map(_spell, " ".join(text.split())))
     return (
@@ -767,6 +783,8 @@ def _spell(c: str) -> str:
         return rf"$\{name[19:]}$"
     if c in "ΓΔΘΛΞΠΣΦΨΩ":
         return rf"$\{name[21:].capitalize()}$"
+    if unicodedata.category(c)[0] in "LM":
+        return c
     return f"[U+{ord(c):04X}]"
 
 

@@ -4,7 +4,7 @@ from csv import writer
 from io import StringIO
 from pathlib import Path
 
-from mibench.benchmarks.drawing import new_figure, save
+from mibench.benchmarks.drawing import new_figure, own_style, save
 from mibench.benchmarks.figures import COLOURS, MARKERS
 from mibench.benchmarks.tradeoff import Comparison, Line, front
 from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, Interval
@@ -114,6 +114,7 @@ def _show(found: Interval | None, total: int) -> str:
     return f"{found.mean:.2f}{spread}" + (f" ({found.n}/{total})" if found.n < total else "")
 
 
+@own_style()
 def draw(found: Comparison, stem: Path) -> list[Path]:
     """Writes a PNG and a PDF: Attack Acc against Accuracy, a line per defense over its weights.
 
@@ -156,10 +157,3 @@ def draw(found: Comparison, stem: Path) -> list[Path]:
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=7)
     return save(figure, stem)
-
-
-def write(found: Comparison, stem: Path) -> list[Path]:
-    """Writes the figure and ``stem``.csv; returns the paths."""
-    table = stem.with_name(f"{stem.name}.csv")
-    table.write_text(csv(found), encoding="utf-8")
-    return [table, *draw(found, stem)]

@@ -10,6 +10,7 @@ from mibench.commands.shared import (
     anywhere,
     check_writable,
     choose_table,
+    fail,
     fetch,
     into,
     plan,
@@ -68,9 +69,15 @@ def diagnose(
         found = diagnostics.diagnose(records, Store(store))
         if found.values:
             stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-            written = diagnostics_files.write(found, measures, out / f"{stem}-dependence")
             click.echo(diagnostics_files.text(found, measures) + "\n")
-            click.echo("\n".join(map(str, written)))
+            table = out / f"{stem}-dependence.csv"
+            table.write_text(diagnostics_files.csv(found), encoding="utf-8")
+            click.echo(table)
+            try:
+                for path in diagnostics_files.draw(found, measures, table.with_suffix("")):
+                    click.echo(path)
+            except ValueError as error:
+                fail(f"could not draw them ({error}); the numbers are whole, and kept")
 
     stages = graph(s for own in diagnostics.dependence_stages(records).values() for s in own)
     compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)

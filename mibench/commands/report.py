@@ -138,7 +138,8 @@ def show(
     faces = any(cell.setting.task.faces for cell in chosen.rows.values())
     name = slug(next(iter(records)) if len(records) == 1 else row)
     path = out / f"{chosen.name}-row-{name}.png"
-    figures.draw_reconstructions(records, done, path, private=with_private or not faces)
+    with refusing():
+        figures.draw_reconstructions(records, done, path, private=with_private or not faces)
     if blocks or (blocks is None and has_colours()):
         click.echo(half_blocks(path), nl=False)
     click.echo(path)

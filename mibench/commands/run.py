@@ -1,6 +1,6 @@
 """The command run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from mibench.commands.shared import (
     choose_table,
     chosen_stages,
     count_states,
+    fail,
     fetch,
     into,
     note_controls,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mibench.benchmarks.executors import Bench
     from mibench.benchmarks.tables import Table
     from mibench.store import Stage, Store
+
+    Picture = Callable[[Path], bool | list[Path]]
 
 
 @click.command()
@@ -79,15 +82,20 @@ def run(
 
     stages = chosen_stages([r for rs in asked.values() for r in rs], until)
     changed = bool(rows or settings or protocol)
+    printed: set[str] = set()
 
     def show(complete: bool) -> None:
         if until is not None:
             show_accuracy(stages, Store(store))
-        else:
-            stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-            click.echo(write(chosen, records, Store(store), out, stem, beside))
-            if complete:
-                note_controls(chosen, beside, rows, seeds, store)
+            return
+        stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
+        text, files, pictures = results(chosen, records, Store(store), beside)
+        if text not in printed:  # a stage that a picture finds damaged makes all of this again
+            click.echo(text)
+        printed.add(text)
+        write(files, pictures, out / stem)
+        if complete:
+            note_controls(chosen, beside, rows, seeds, store)
 
     compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)
 
@@ -182,35 +190,61 @@ def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
         click.echo(f"note: {remark}", err=True)
 
 
-def write(
-    table: "Table", records: Records, store: "Store", out: Path, stem: str, controls: Records
-) -> str:
-    """Writes the table's files, named ``stem``, and returns what to print."""
-    from mibench.benchmarks import figures
+def results(
+    table: "Table", records: Records, store: "Store", controls: Records
+) -> tuple[str, dict[str, str], "dict[str, Picture]"]:
+    """Returns a table as text to print, as files by the ends of their names, and its pictures."""
+    from mibench.benchmarks import figures, tradeoff, tradeoff_files
     from mibench.benchmarks.export import collect, render
     from mibench.spec import fingerprint
 
     results = collect(table, records, store, controls)
-    files = {"csv": "csv", "json": "json", "tex": "latex", "md": "markdown"}
-    for suffix, form in files.items():
-        (out / f"{stem}.{suffix}").write_text(render(results, form), encoding="utf-8")
-    written = [out / f"{stem}.{suffix}" for suffix in files]
+    text = render(results, "text")
+    forms = {".csv": "csv", ".json": "json", ".tex": "latex", ".md": "markdown"}
+    files = {end: render(results, form) for end, form in forms.items()}
     faces = any(r[0].cell.setting.task.faces for r in records.values())
     key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
-    pictures = [out / f"{stem}{name}.png" for name in ("", "-tradeoff", "-training", "-samples")]
-    shown = (
-        figures.draw_reconstructions(records, store, pictures[0], private=not faces),
-        figures.draw_tradeoff(results, pictures[1], key),
-        figures.draw_training(records, store, pictures[2]),
-        figures.draw_samples(records, store, pictures[3]),
-    )
-    # A file of that name where nothing is to be shown is of an earlier run.
-    written += [path for path, drawn in zip(pictures, shown, strict=True) if drawn]
-    told = render(results, "text") + "\n"
+    pictures: dict[str, Picture] = {
+        ".png": lambda p: figures.draw_reconstructions(records, store, p, private=not faces),
+        "-tradeoff.png": lambda p: figures.draw_tradeoff(results, p, key),
+        "-training.png": lambda p: figures.draw_training(records, store, p),
+        "-samples.png": lambda p: figures.draw_samples(records, store, p),
+    }
     if table.curves:
-        from mibench.benchmarks import tradeoff, tradeoff_files
-
         found = tradeoff.compare(table, records, store)
-        written += tradeoff_files.write(found, out / f"{stem}-curves")
-        told += tradeoff_files.text(found) + "\n\n"
-    return told + "\n".join(str(p) for p in written)
+        files["-curves.csv"] = tradeoff_files.csv(found)
+        text += "\n" + tradeoff_files.text(found) + "\n"
+        pictures["-curves"] = lambda p: tradeoff_files.draw(found, p)
+    return text, files, pictures
+
+
+def write(files: Mapping[str, str], pictures: "Mapping[str, Picture]", stem: Path) -> None:
+    """Writes files and draws pictures, named ``stem`` and an end, and prints their paths.
+
+    A picture that cannot be drawn keeps no other from being drawn; then the exit status is 1.
+
+    Raises:
+        OSError: If a file cannot be written.
+        DamagedError: If a stage that a picture shows is damaged.
+    """
+    from mibench.store import DamagedError
+
+    for end, text in files.items():
+        path = stem.with_name(stem.name + end)
+        path.write_text(text, encoding="utf-8")
+        click.echo(path)
+    failed = []
+    for end, draw in pictures.items():
+        path = stem.with_name(stem.name + end)
+        try:
+            drawn = draw(path)
+        except DamagedError:
+            raise
+        except ValueError as error:
+            failed.append(f"{path} ({error})")
+            continue
+        # A file of that name where nothing is to be shown is of an earlier run.
+        for drawn_path in [path] if drawn is True else drawn or []:
+            click.echo(drawn_path)
+    if failed:
+        fail(f"could not draw {'; '.join(failed)}; the numbers are whole, and kept")

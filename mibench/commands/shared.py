@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from mibench.commands.output import safe_output
+
 if TYPE_CHECKING:
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
     from mibench.store import Stage, Store
+
+ENDS = (
+    "modified", "incomplete", "tradeoff", "training", "samples", "curves", "dependence",
+    "reconstructions", "row",
+)  # fmt: skip
+"""What follows a table's name and a hyphen in names of its files."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 Records = dict[str, list["RecordStage"]]
@@ -28,7 +36,12 @@ class RefusedError(click.ClickException):
 
 
 class Commands(click.Group):
-    """Commands of which click, too, complains in one sentence."""
+    """Commands of which click, too, complains in one sentence, as does what cannot be printed."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Runs the command line that was given, and exits."""
+        with safe_output():
+            return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: ANN401
         """Parses the group's own options."""
@@ -160,7 +173,29 @@ def table_of(path: Path) -> "Table":
             f"{path} must define one mibench Table (or name one of several TABLE), "
             f"found {len(tables)}"
         )
-    return own[0] if own else next(iter(tables.values()))
+    table = own[0] if own else next(iter(tables.values()))
+    check_name(table, path)
+    return table
+
+
+def check_name(table: "Table", path: Path) -> None:
+    """Raises ValueError if an own table's files could not be named by it, or be a shipped one's.
+
+    File systems may take small and capital letters for the same.
+    """
+    from mibench.benchmarks.tables import TABLES
+
+    name = table.name
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\:"):
+        raise ValueError(f"{path}: the table's name {name!r} cannot name its files")
+    for shipped in TABLES.values():
+        rest = name.casefold().removeprefix(shipped.name)
+        taken = not rest or rest.startswith(tuple(f"-{word}" for word in ENDS))
+        if name.casefold().startswith(shipped.name) and taken and table != shipped:
+            raise ValueError(
+                f"{path}: a table named {name} would overwrite files of mibench's table "
+                f"{shipped.name}; give it another name"
+            )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The commands that read a table from the store: status, table, events; and list."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -118,7 +119,9 @@ def events(
 def list_(what: str) -> None:
     """List names, each with a line that says what it is."""
     for name, line in registry(what):
-        click.echo(f"{name:26s} {line}")
+        click.echo(f"{name:26s} {line}".rstrip())
+    if sys.flags.optimize > 1 and what != "tables":
+        click.echo("note: Python drops descriptions under PYTHONOPTIMIZE=2 or -OO", err=True)
 
 
 def show_states(records: Records, store: Path) -> None:
@@ -153,4 +156,7 @@ def registry(what: str) -> Iterator[tuple[str, str]]:
             yield name, own or "the usual one, from which the others differ as told here"
         else:
             documented = component.compute if what == "metrics" else component
-            yield name, (documented.__doc__ or "").split("\n")[0]
+            text = documented.__doc__ or ""
+            if text.startswith(f"{documented.__name__}("):
+                text = ""  # a dataclass's own, where Python runs with -OO
+            yield name, text.split("\n")[0]

@@ -87,16 +87,24 @@ class Table:
     def only(self, patterns: Iterable[str]) -> "Table":
         """Returns the rows whose label, or a part of it around " / ", matches a pattern.
 
+        A pattern that is a label chooses that row alone, and one that is a part of labels the
+        rows with that part: what is * or ? in a label then stands for itself, and brackets do
+        wherever that finds a row.
+
         Raises:
             KeyError: If a pattern matches no row.
         """
         keep: set[str] = set()
+        parts = {label: (label, *label.split(" / ")) for label in self.rows}
         for pattern in patterns:
-            found = {
-                label
-                for label in self.rows
-                if any(fnmatch.fnmatch(t, pattern) for t in (label, *label.split(" / ")))
-            }
+            found = {pattern} & self.rows.keys()
+            found = found or {label for label, own in parts.items() if pattern in own}
+            for wild in (pattern.replace("[", "[[]"), pattern):
+                found = found or {
+                    label
+                    for label, own in parts.items()
+                    if any(fnmatch.fnmatchcase(part, wild) for part in own)
+                }
             if not found:
                 parts = (t for label in self.rows for t in (label, *label.split(" / ")))
                 near = nearest(pattern, parts)
