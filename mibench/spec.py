@@ -2,15 +2,19 @@
 
 import ast
 import dataclasses
+import difflib
 import hashlib
+import importlib.util
 import inspect
+import itertools
 import json
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
@@ -160,11 +164,11 @@ def _head(value: object) -> dict[str, Json]:
 def source_digest(cls: type) -> str | None:
     """Returns the digest of the user's source behind ``cls``; None if mibench ships it all.
 
-    The whole file is hashed, and every file of the same folder that it imports from, because
-    a class may call functions beside it. Two classes of one name never share a result.
+    A class may call functions of its file, and those call others: every file is hashed that
+    :func:`source_files` finds from there. Two classes of one name never share a result.
     """
-    own = {m for c in cls.__mro__ if (m := sys.modules.get(c.__module__)) and _foreign(m)}
-    files = sorted({path for module in own for path in _files(module)})
+    own = [m for c in cls.__mro__ if (m := sys.modules.get(c.__module__)) and _foreign(m)]
+    files = sorted(source_files(own))
     if not files:
         return None
     digest = hashlib.sha256()
@@ -173,41 +177,124 @@ def source_digest(cls: type) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _foreign(module: types.ModuleType) -> bool:
-    """Whether the module is neither mibench's, nor built in, nor installed beside it."""
-    path = getattr(module, "__file__", None)
-    if path is None or module.__name__.partition(".")[0] == "mibench":
-        return False
-    parts = Path(path).parts
-    return "site-packages" not in parts and Path(inspect.__file__).parent not in Path(path).parents
+def source_files(modules: Iterable[types.ModuleType]) -> set[Path]:
+    """Returns the modules' files and all that they, and those in turn, import by name.
 
-
-def _files(module: types.ModuleType) -> set[Path]:
-    """Returns the module's file and those in its folder that it, or they, import."""
-    root = Path(str(module.__file__)).resolve().parent
+    Wherever those lie: beside the modules, on the path, or where an editable install points to.
+    Python's own modules, mibench's and installed packages are not among them, nor what is
+    imported by a name that is computed.
+    """
+    starts = {Path(str(m.__file__)) for m in modules}
+    roots = [str(path.resolve().parent) for path in starts]
     found: set[Path] = set()
-    todo = {Path(str(module.__file__)).resolve()}
+    todo = list(starts)
     while todo:
         path = todo.pop()
-        found.add(path)
-        for folder, name in _imports(path, root):
-            below = folder.joinpath(*name.split("."))
-            packages = [p / "__init__.py" for p in (below, *below.parents) if root in p.parents]
-            either = [below.with_suffix(".py"), *packages] if name else [below / "__init__.py"]
-            todo |= {p for p in either if p.is_file()} - found
+        if path.resolve() in found or not is_users(path):
+            continue
+        found.add(path.resolve())
+        folders = itertools.takewhile(lambda f: (f / "__init__.py").is_file(), path.parents)
+        todo += [folder / "__init__.py" for folder in folders]
+        for level, name in _imports(path.read_bytes()) if path.suffix == ".py" else ():
+            places = [str(path.parents[level - 1])] if level else roots
+            todo += _locate(name, places, anywhere=not level)
     return found
 
 
-def _imports(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
-    """Yields (folder, dotted name) of all that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from ((root, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            folder = path.parents[node.level - 1] if node.level else root
-            base = node.module or ""
-            yield folder, base
-            yield from ((folder, f"{base}.{a.name}".lstrip(".")) for a in node.names)
+def _foreign(module: types.ModuleType) -> bool:
+    """Whether the module is the user's: neither mibench's, nor Python's, nor installed."""
+    path = getattr(module, "__file__", None)
+    if path is None or module.__name__.partition(".")[0] == "mibench":
+        return False
+    return is_users(Path(path))
+
+
+def is_users(path: Path) -> bool:
+    """Whether a file is neither mibench's, nor Python's, nor of an installed package.
+
+    A package that was installed from a folder is the user's: no version says what is in it.
+    """
+    path = path.resolve()
+    if Path(__file__).resolve().parent in path.parents:
+        return False
+    for folder in path.parents:
+        top = path.relative_to(folder).parts[0]
+        standard = folder.name in SITES or folder == Path(inspect.__file__).resolve().parent
+        if standard or top in _installed(folder, local=False):
+            return top in _installed(folder, local=True)
+    return True
+
+
+SITES = ("site-packages", "dist-packages")
+"""Folders of installed packages; those of others hold lists of what was installed there."""
+
+
+@lru_cache
+def _installed(folder: Path, *, local: bool) -> frozenset[str]:
+    """Returns the files and folders in ``folder`` that installers put there.
+
+    Args:
+        folder: Where to look.
+        local: Only those that come from a folder of the user's.
+    """
+    names: set[str] = set()
+    for info in folder.glob("*.dist-info"):
+        with suppress(OSError, ValueError):
+            if local and (
+                "dir_info" not in json.loads((info / "direct_url.json").read_bytes())
+                or (info / "INSTALLER").read_bytes().strip() == b"conda"  # names its build's
+            ):
+                continue
+            lines = (info / "RECORD").read_text(encoding="utf-8").splitlines()
+            names |= {line.partition(",")[0].partition("/")[0] for line in lines}
+    return frozenset(names)
+
+
+def _locate(name: str, places: list[str], *, anywhere: bool) -> Iterator[Path]:
+    """Yields the files of a dotted name and of the packages around it; imports none of them.
+
+    Args:
+        name: Of a module, or of something in one.
+        places: Folders to look in.
+        anywhere: Whether Python's path is looked through, too.
+    """
+    top, *rest = name.split(".")
+    starts = [PathFinder.find_spec(top, places)]
+    if anywhere:
+        with suppress(ImportError, ValueError, AttributeError):  # such as of a script run as such
+            starts.append(importlib.util.find_spec(top))
+    for spec in starts:
+        for part in (*rest, None):
+            if spec is None:
+                break
+            if spec.has_location and spec.origin and Path(spec.origin).is_file():
+                yield Path(spec.origin)
+            inside = spec.submodule_search_locations
+            spec = PathFinder.find_spec(part, list(inside)) if part and inside else None
+
+
+@lru_cache(maxsize=4096)
+def _imports(source: bytes) -> tuple[tuple[int, str], ...]:
+    """Returns (dots before it, dotted name) of all that a source imports, wherever in it."""
+    found: list[tuple[int, str]] = []
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):  # Python could not import it either
+        return ()
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                found += [(0, alias.name) for alias in names]
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = f"{module}." if module else ""
+                found += [(level, f"{base}{alias.name}") for alias in names]
+            case ast.Call(
+                func=ast.Name(id=caller) | ast.Attribute(attr=caller),
+                args=[ast.Constant(value=str(name)), *_],
+            ) if caller in ("import_module", "__import__"):
+                bare = name.lstrip(".")
+                found.append((len(name) - len(bare), bare))
+    return tuple(found)
 
 
 def check_class(cls: type) -> None:
@@ -301,8 +388,26 @@ def choose(spec: object, **allowed: Iterable[str]) -> None:
         value = getattr(spec, name)
         for v in value if isinstance(value, tuple) else (value,):
             if v not in set(names):
-                known = ", ".join(names)
-                raise ValueError(f"unknown {type(spec).__name__}.{name} {v!r}; known: {known}")
+                raise ValueError(unknown(f"{type(spec).__name__}.{name}", v, names))
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Returns a sentence on a name that is none of the known ones."""
+    known = list(known)
+    return f"unknown {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns what to ask of a name that is none of the known ones; "" if none is near it.
+
+    Args:
+        name: What was asked for.
+        known: Names that there are.
+        prefix: What ``name`` and all of them begin with, but left out of ``known``.
+    """
+    alike = {known_name.lower(): known_name for known_name in known}
+    near = difflib.get_close_matches(str(name).removeprefix(prefix).lower(), alike, n=1)
+    return f" (did you mean {prefix + alike[near[0]]!r}?)" if near else ""
 
 
 def brief(spec: object) -> str:
@@ -341,7 +446,10 @@ def unknown_path(path: str, known: Iterable[str]) -> str:
     names = ", ".join(prefix + n + ("" if prefix + n in known else ".…") for n in near)
     if len(steps) == len(path.split(".")):
         return f"{path} holds several fields; set one of: {names}"
-    return f"no field {path!r}; known: {names}"
+    whole = sorted((p for p in known if p.endswith(f".{path}")), key=len)
+    wrong = ".".join(path.split(".")[: len(steps) + 1])
+    hint = nearest(whole[0], known) if whole else nearest(wrong, near, prefix)
+    return f"no field {path!r}{hint}; known: {names}"
 
 
 def takes(spec: object, path: str, text: str) -> bool:
@@ -397,7 +505,16 @@ def _read(text: str, hint: Any, path: str) -> Any:  # noqa: ANN401
     try:
         return _fit(value, hint)
     except TypeError:
-        raise ValueError(f"{path} takes {_describe(hint)}, got {text!r}") from None
+        literal = typing.get_origin(hint) is Literal
+        names = (
+            typing.get_args(hint)
+            if literal
+            else _players(hint)
+            if inspect.isabstract(hint)
+            else ()
+        )
+        near = nearest(text, map(str, names))
+        raise ValueError(f"{path} takes {describe(hint)}, got {text!r}{near}") from None
 
 
 def _refuse(constant: str) -> None:
@@ -449,16 +566,19 @@ def _players(role: type[Any]) -> dict[Any, type[Any]]:
     return found
 
 
-def _describe(hint: Any) -> str:  # noqa: ANN401
+def describe(hint: Any) -> str:  # noqa: ANN401
+    """Returns in words what a field of a type takes."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(a) for a in args)
+        return " or ".join(describe(a) for a in args)
     if origin is tuple:
-        inside = ", ".join("…" if a is ... else _describe(a) for a in args)
+        inside = ", ".join("…" if a is ... else describe(a) for a in args)
         return f"a list such as [{inside}]"
     if inspect.isabstract(hint):
         return f'one of {", ".join(_players(hint))}, or its fields with that name as "is"'
+    if dataclasses.is_dataclass(hint):
+        return f"an object of {', '.join(f.name for f in dataclasses.fields(hint))}"
     names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
     return "null" if hint is type(None) else names.get(hint, str(hint))

@@ -34,12 +34,13 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from mibench import __version__, seeding
+from mibench.machine import machine
 from mibench.spec import Json, canonical, field_values, fingerprint, hashed
 
 Payload: TypeAlias = dict[str, Any]
@@ -60,6 +61,8 @@ META = frozenset(
      "sha256"}
 )  # fmt: skip
 """What the meta.json of a stage holds that was written before they had a digest of their own."""
+LARGE = 2**26
+"""Bytes of tensors that are read whole at most; more are mapped into memory."""
 LONG = 16
 """So many numbers make a list long."""
 MENDED = 10
@@ -95,16 +98,22 @@ class StoreError(OSError):
 
 def tell(sentence: str) -> None:
     """Says something that people should know, on stderr."""
-    sys.stderr.write(f"note: {sentence}\n")
-    sys.stderr.flush()
+    with suppress(OSError, AttributeError):  # it is full, or closed: the work goes on
+        sys.stderr.write(f"note: {sentence}\n")
+        sys.stderr.flush()
 
 
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 
-def remark(sentence: str) -> None:
-    """Says how the running stage was computed otherwise than usual; its meta.json keeps it."""
-    tell(sentence)
+def remark(sentence: str, example: str = "") -> None:
+    """Says how the running stage was computed otherwise than usual; its meta.json keeps it.
+
+    Args:
+        sentence: What is to be known beside every result that rests on the stage.
+        example: What is said now and not kept, such as names of private files.
+    """
+    tell(f"{sentence} {example}".rstrip())
     if (kept := _remarks.get()) is not None:
         kept.append(sentence)
 
@@ -498,8 +507,11 @@ class Stage(ABC):
         """Returns the payload: nested dicts of tensors and JSON scalars."""
 
 
-def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+def read_stage(path: Path) -> tuple[dict[str, bytes | None], dict[str, Any]]:
     """Returns the files of a finished stage, and its meta, if all is as it was written.
+
+    None stands for tensors of more than ``LARGE`` bytes, which are hashed without being held,
+    and once a process.
 
     Args:
         path: The stage's folder, ``<root>/<kind>/<key>``.
@@ -515,9 +527,9 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
             raise DamagedError(f"{path} is no folder")
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{path} is no folder") from None
-    files = {name: _read_plain(f"{where}/{name}") for name in (*FILES, "meta.json")}
+    files = {name: _read_or_hash(f"{where}/{name}") for name in FILES}
+    text = _read_plain(f"{where}/meta.json")
     try:
-        text = files.pop("meta.json")
         meta = json.loads(text)
         digests = meta["sha256"]
         sealed = meta.pop("digest") if "digest" in meta else None
@@ -530,23 +542,26 @@ def read_stage(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
                 raise ValueError
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"{path / 'meta.json'} is damaged") from None
-    for name, data in files.items():
-        if _digest(data) != digests[name]:
+    for name, (_, digest) in files.items():
+        if digest != digests[name]:
             raise DamagedError(f"{path / name} is damaged")
     if own is None:  # as it was before the name was put in
         try:
-            spec = json.loads(files["spec.json"])
+            spec = json.loads(files["spec.json"][0] or b"")
             key = hashed({"kind": path.parent.name, "streams": seeding.VERSION, **spec})
             own = f"{path.parent.name}/{key}"
         except (ValueError, TypeError, RecursionError):
             pass
     if own != f"{path.parent.name}/{path.name}":
         raise DamagedError(f"{path} holds another stage, or one of an older version")
-    return files, meta
+    return {name: data for name, (data, _) in files.items()}, meta
 
 
 def read_payload(path: Path) -> tuple[Payload, dict[str, Any]]:
     """Returns a finished stage's payload and its meta.
+
+    Bytes and other integers of more than ``LARGE`` bytes of tensors are mapped, not read: a page
+    of the file takes memory once it is used.
 
     Args:
         path: The stage's folder.
@@ -557,13 +572,28 @@ def read_payload(path: Path) -> tuple[Payload, dict[str, Any]]:
     """
     files, meta = read_stage(path)
     try:
-        text = files["payload.json"]
-        restored = partial(_restored, read_tensors(files["payload.safetensors"]))
+        text, packed = files["payload.json"] or b"", files["payload.safetensors"]
+        tensors = _mapped(path) if packed is None else read_tensors(packed)
+        restored = partial(_restored, tensors)
         hook = restored if b'"$' in text else None  # which takes its time
         payload: Payload = dict(json.loads(text, object_hook=hook))
     except _NONSENSE as error:
         raise DamagedError(f"{path} holds no payload") from error
     return payload, meta
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    """Returns a stage's tensors; those of numbers with a fraction in memory.
+
+    Where a tensor begins decides the last bits of what is computed from fractions, and those
+    of a file begin anywhere.
+    """
+    try:
+        with safe_open(path / "payload.safetensors", framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise DamagedError(f"{path / 'payload.safetensors'} is missing") from None
+    return {k: t.clone() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
 def seal(stage: "Stage", files: Mapping[str, bytes], meta: Mapping[str, Any]) -> bytes:
@@ -576,8 +606,9 @@ def seal(stage: "Stage", files: Mapping[str, bytes], meta: Mapping[str, Any]) ->
     return _dump({**told, "digest": _digest(_dump(told))})
 
 
-def _read_plain(path: Path | str) -> bytes:
-    """Returns a file's bytes; a table of ten thousand records reads forty thousand of them.
+@contextmanager
+def _plain(path: Path | str) -> Iterator[tuple[int, os.stat_result]]:
+    """Opens a file.
 
     Raises:
         DamagedError: If it is missing or no plain file: a link, or a pipe to wait at.
@@ -595,13 +626,49 @@ def _read_plain(path: Path | str) -> bytes:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
             raise DamagedError(f"{path} is no plain file")
-        if info.st_size < 2**20 and len(data := os.read(handle, 2**20)) == info.st_size:
-            return data
-        with open(handle, "rb", closefd=False) as file:
-            file.seek(0)
-            return file.read()
+        yield handle, info
     finally:
         os.close(handle)
+
+
+def _read_plain(path: Path | str) -> bytes:
+    """Returns a file's bytes; raises like :func:`_plain`."""
+    with _plain(path) as (handle, info):
+        return _read(handle, info.st_size)
+
+
+def _read(handle: int, size: int) -> bytes:
+    """Returns a file's bytes; a table of ten thousand records reads forty thousand of them."""
+    if size < 2**20 and len(data := os.read(handle, 2**20)) == size:
+        return data
+    with open(handle, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
+
+
+_hashed: dict[tuple[int, ...], str] = {}
+"""Device, inode, size and times of large files that this process has hashed → their sha256."""
+
+
+def _read_or_hash(path: str) -> tuple[bytes | None, str]:
+    """Returns a file's bytes, or None of large tensors, and its sha256; raises like _plain.
+
+    A large file is not hashed again while its inode and times stay what they were, once it was
+    old enough that a change would have shown in its ctime.
+    """
+    begun = time.time_ns()
+    with _plain(path) as (handle, info):
+        if info.st_size <= LARGE or not path.endswith(".safetensors"):
+            data = _read(handle, info.st_size)
+            return data, _digest(data)
+        mark = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        if mark not in _hashed:
+            with open(handle, "rb", closefd=False) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if info.st_ctime_ns > begun - 2 * 10**9:
+                return None, digest
+            _hashed[mark] = digest
+        return None, _hashed[mark]
 
 
 def _digest(data: bytes) -> str:
@@ -678,7 +745,7 @@ class Store:
             raise
 
     def meta(self, stage: Stage) -> dict[str, Any]:
-        """Returns a finished stage's seconds, device, threads, versions and remarks."""
+        """Returns a finished stage's seconds, device, threads, versions, machine and remarks."""
         meta: dict[str, Any] = json.loads((self.path(stage) / "meta.json").read_text())
         return meta
 
@@ -797,6 +864,7 @@ class Store:
                 "peak_memory_bytes": _peak(work.device),
                 "threads": torch.get_num_threads(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                "machine": machine(),
             }
             if remarks:
                 meta["remarks"] = list(dict.fromkeys(remarks))

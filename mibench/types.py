@@ -6,7 +6,7 @@ that was trained on another range converts inside its own ``latents``.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -34,7 +34,9 @@ NO_LIMIT = sys.maxsize
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images held in memory, as bytes, with their class labels.
+    """Images in memory, or mapped into it from a file, as bytes, with their class labels.
+
+    As floats they take four times the room: have those of a few at a time, by :meth:`take`.
 
     Attributes:
         pixels: Bytes 0..255, shape (n, c, h, w).
@@ -106,15 +108,24 @@ BATCH_PIXELS = 2**20
 """What ``predict`` takes at once, unless told: a deep network's maps are many times that."""
 
 
-@torch.no_grad()
 def predict(
-    network: Classifier, x: Images, rng: torch.Generator, batch: int | None = None
+    network: Classifier, x: Images | ImageSet, rng: torch.Generator, batch: int | None = None
 ) -> tuple[Logits, Float[Tensor, "n d"]]:
-    """Returns the logits and last latents of all images, on the CPU, in eval mode.
+    """Returns the logits and last latents of all images; see :func:`answers`."""
+    logits, features = zip(*answers(network, x, rng, batch), strict=True)
+    return torch.cat(logits), torch.cat(features)
 
-    A stochastic head gets its noise per image from ``rng``, so the result does not depend on
-    ``batch``, by default the fewer the larger the images. Where a GPU runs out of memory, the
-    batch is halved and the stage remarks on it: the last bits may be others.
+
+@torch.no_grad()
+def answers(
+    network: Classifier, x: Images | ImageSet, rng: torch.Generator, batch: int | None = None
+) -> Iterator[tuple[Logits, Float[Tensor, "n d"]]]:
+    """Yields the logits and last latents batch by batch, on the CPU, in eval mode.
+
+    Of an :class:`ImageSet` one batch at a time is held as floats. A stochastic head gets its
+    noise per image from ``rng``, so the result does not depend on ``batch``, by default the
+    fewer the larger the images. Where a GPU runs out of memory, the batch is halved and the
+    stage remarks on it: the last bits may be others.
 
     Raises:
         ValueError: If the network counts its answers and fewer than ``len(x)`` remain; it
@@ -123,16 +134,18 @@ def predict(
     if isinstance(network, Watched):
         network.spend(len(x))  # all at once: a refusal comes before the first batch
         network = network.target
-    batch = batch or max(1, min(512, BATCH_PIXELS // max(1, x[:1].numel())))
+    pixels = x.pixels if isinstance(x, ImageSet) else x
+    batch = batch or max(1, min(512, BATCH_PIXELS // max(1, pixels[:1].numel())))
     training = network.training
     network.eval()
     device = next(network.parameters()).device
     noise = torch.randn(len(x), network.noise_dim, generator=rng) if network.noise_dim else None
-    logits, features = [], []
     start = 0
     while start < len(x):
         try:
-            z = network.latents(x[start : start + batch].to(device))[-1]
+            part = pixels[start : start + batch]
+            part = part.float() / 255 if isinstance(x, ImageSet) else part
+            z = network.latents(part.to(device))[-1]
             draw = None if noise is None else noise[start : start + batch].to(device)
             answer = network.head(z, draw).cpu()
         except torch.OutOfMemoryError:
@@ -141,11 +154,9 @@ def predict(
             batch //= 2
             remark(f"Out of memory in evaluation: {batch} images at a time, last bits may differ.")
             continue
-        logits.append(answer)
-        features.append(z.cpu())
+        yield answer, z.cpu()
         start += batch
     network.train(training)
-    return torch.cat(logits), torch.cat(features)
 
 
 class NetworkSpec(ABC):
@@ -497,7 +508,7 @@ class Watched(Counted, Classifier):
         """Takes the mean last latent of the public images, outside the limit."""
         self.shared += len(public)
         rng = torch.Generator().manual_seed(0)  # of a last layer's noise, which is not used
-        self.usual = predict(self, public.images, rng)[1].mean(0)
+        self.usual = predict(self, public, rng)[1].mean(0)
         self.usual = self.usual.to(next(self.parameters()).device)
 
     def _count(self, slope: Tensor) -> None:
@@ -602,7 +613,9 @@ class Attack(ABC):
         return 1
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
-        """Returns how many steps ``invert`` takes; None if it cannot tell.
+        """Returns how many optimisation steps ``invert`` takes; None if it cannot tell.
+
+        These are what it counts in ``work.steps``; to select starts or results is no step.
 
         Args:
             blocks: How many blocks of classes.

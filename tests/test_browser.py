@@ -51,7 +51,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ["report", "smoke", *places, "-o", str(folder / "report")],
         ["record", "smoke", *places, "-o", str(folder / "records")],
         ["verify", str(folder / "records")],
-        ["leaderboard", str(folder / "records"), "-o", str(folder / "leaderboard.html")],
+        ["leaderboard", str(folder / "records"), "-o", str(folder / "leaderboard")],
     )
     for call in calls:
         if call[0] == "leaderboard":
@@ -60,7 +60,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert done.exit_code == 0, done.output
     return {
         "report": folder / "report" / "index.html",
-        "leaderboard": folder / "leaderboard.html",
+        "leaderboard": folder / "leaderboard" / "index.html",
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mibench.cli import main
+from mibench.commands.describe import KINDS
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -80,7 +81,7 @@ def test_table_prints_from_the_store_alone(folder: Path, form: str) -> None:
     assert done.exit_code == 0
     assert "--" not in done.stdout.replace(":--", "").replace("--:", "")
     empty = call("table", "smoke", "--store", str(folder / "nothing"), "--format", form)
-    assert empty.exit_code == 0
+    assert empty.exit_code == 2
     assert not (folder / "nothing").exists()
     assert "nothing of smoke is there: no store at" in empty.stderr
 
@@ -91,7 +92,7 @@ def test_a_table_of_which_nothing_is_scored_names_the_command_that_fills_it(fold
     assert "fill it" not in call("table", "smoke", *SMALL, *store).stderr
     told = call("table", "smoke", *SMALL, "--protocol", "ppa", *store).stderr
     assert len(told.splitlines()) == 1
-    assert f"note: nothing of smoke is in {folder / 'store'}; fill it with: mibench run" in told
+    assert f"Error: nothing of smoke is in {folder / 'store'}; fill it with: mibench run" in told
     words = shlex.split(told.partition("fill it with: ")[2])
     assert words[1:] == ["run", "smoke", *SMALL, "--protocol", "ppa", *store]
     assert call(*words[1:], "--dry-run").exit_code == 0
@@ -106,7 +107,7 @@ def test_status_and_dry_run_compute_nothing(folder: Path) -> None:
     assert not (folder / "other").exists()
 
 
-@pytest.mark.parametrize("what", ["tables", "attacks", "defenses", "tasks", "metrics"])
+@pytest.mark.parametrize("what", KINDS)
 def test_list_has_a_line_for_every_name(what: str) -> None:
     done = call("list", what)
     assert done.exit_code == 0
@@ -130,7 +131,10 @@ BAD = {
     "device": (["run", "smoke", "--device", "tpu"], "unknown device 'tpu'"),
     "executor": (["run", "smoke", "--executor", "local[0]"], "jobs must be at least 1, got 0"),
     "unknown executor": (["run", "smoke", "--executor", "farm"], "unknown executor 'farm'; known"),
-    "executor field": (["run", "smoke", "--executor", "local[cpus=1]"], "no field 'cpus'; known"),
+    "executor field": (
+        ["run", "smoke", "--executor", "local[cpus=1]"],
+        "no field 'cpus' (did you",
+    ),
     "address": (["run", "smoke", "--address", "x:1"], "--address is for ray"),
     "no file": (["run", "nosuch.py"], "no file nosuch.py"),
     "too many classes": (["run", "smoke", "--set", "trials.classes=9"], "private ones"),
@@ -146,7 +150,7 @@ BAD = {
     "empty out": (["figure", "4", "smoke", "-o", ""], "the path is empty; see"),
     "empty page": (["leaderboard", ".", "-o", ""], "the path is empty; see"),
     "empty side": (["compare", "", ""], "Invalid value for 'A': the path is empty; see"),
-    "no kind": (["list"], "Choose from: tables, attacks, defenses, tasks, metrics; see"),
+    "no kind": (["list"], "Choose from: tables, attacks, priors, losses"),
     "too small": (["run", "smoke", "--set", "setting.task.size=7"], "in [8, 256], got 7"),
 }
 

@@ -496,7 +496,7 @@ class TestMetric:
     ) -> None:
         metric = METRICS[name]
         assert metric.compute.__doc__
-        assert metric.better in ("lower", "higher")
+        assert metric.better in ("lower", "higher", "")
         low, high = metric.range
         assert low < high
         assert (metric.range == (0, 100)) <= (metric.unit == "percent")

@@ -417,8 +417,9 @@ def test_a_protocol_says_what_a_column_is(name: str, columns: dict[str, str]) ->
 
 
 def test_without_its_weights_there_is_no_digest_and_with_them_another_evidence(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mibench.evaluation.inception.PUBLISHED", "")
     assert inception_digest(tmp_path) == ""
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / INCEPTION).write_bytes(b"x")
@@ -461,6 +462,8 @@ def test_inception_s_features_come_from_the_file_and_from_no_network(
             inception.fid_inception_v3()
     torch.save(built, path)
     monkeypatch.setattr(inception, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr("mibench.evaluation.inception.PUBLISHED", "")
+    monkeypatch.setattr(torch, "load", no_network)
     digest, device = inception_digest(tmp_path), torch.device("cpu")
     x = torch.rand(3, 1, 16, 16, generator=rng)
     found = inception_features(x, path, digest, device, batch=2)

@@ -327,13 +327,13 @@ def test_what_cannot_be_said_is_said_so() -> None:
 
 def test_the_files_hold_every_value_and_are_the_same_twice(tmp_path: Path) -> None:
     found = diagnose(RECORDS, Made())
-    first = [p.read_bytes() for p in diagnostics_files.write(found, ["nhsic"], tmp_path / "x")]
-    again = [p.read_bytes() for p in diagnostics_files.write(found, ["nhsic"], tmp_path / "x")]
+    first = [p.read_bytes() for p in diagnostics_files.draw(found, ["nhsic"], tmp_path / "x")]
+    again = [p.read_bytes() for p in diagnostics_files.draw(found, ["nhsic"], tmp_path / "x")]
     assert first == again
-    assert [b[1:4] for b in first] == [b"efe", b"PNG", b"PDF"]
-    rows = first[0].decode().splitlines()
-    assert len(rows) == 1 + 13 * 2 * 2 * 2
-    assert '"BiDO-COCO (1, 50)",nhsic,xz,1,train,15.03,' in first[0].decode()
+    assert [b[1:4] for b in first] == [b"PNG", b"PDF"]
+    table = diagnostics_files.csv(found)
+    assert len(table.splitlines()) == 1 + 13 * 2 * 2 * 2
+    assert '"BiDO-COCO (1, 50)",nhsic,xz,1,train,15.03,' in table
 
 
 # The command --------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from mibench.store import Payload, Store
 from tests.made import META
 
 BARE, MID, COCO, BIDO = (f"GMI / {d}" for d in ("No Def.", "MID", "BiDO-COCO", "BiDO-HSIC"))
-ACCS = {BARE: [50.0, 54.0], MID: [30.0, 33.0], COCO: [2.0, 8.0], BIDO: [55.0]}
+ACCS = {BARE: [50.0, 54.0, 52.0], MID: [30.0, 33.0, 33.0], COCO: [2.0, 9.0, 3.0], BIDO: [55.0]}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with records alone: two seeds of three rows and one of a fourth."""
+    """A store with records alone: three seeds of three rows and one of a fourth."""
     root = tmp_path_factory.mktemp("explain")
-    records = record_stages(TABLES["smoke"], 2, Path())
+    records = record_stages(TABLES["smoke"], 3, Path())
     scores = {records[k][i].key: v for k, values in ACCS.items() for i, v in enumerate(values)}
 
     def compute(stage: RecordStage, *_: object) -> Payload:
@@ -57,22 +57,22 @@ def explain(store: Path, *arguments: str) -> Result:
 
 
 def test_explain_says_values_interval_and_test_of_all_seeds_in_the_store(store: Path) -> None:
-    """The quantile of one degree of freedom is 12.706; t = -41 has p = 0.0155.
+    """The quantile of two degrees of freedom is 4.3027; t = -34.6 has p = 0.000832.
 
-    Behind the other row's 0.0135, which Holm doubles.
+    Behind the other row's 0.000644, which Holm doubles.
     """
     done = explain(store, MID, "attack_acc")
     assert done.exit_code == 0, done.output
-    assert "31.50 %, the mean of 2 seeds." in done.stdout
+    assert "32.00 %, the mean of 3 seeds." in done.stdout
     assert "seed 0: 30.00 %, over 50 images, spread within the run 1.50 %" in done.stdout
     assert "seed 1: 33.00 %" in done.stdout
-    assert "Student's t over 2 seeds: ± 19.06 %, 12.44 to 50.56 %; about" in done.stdout
+    assert "Student's t over 3 seeds: ± 4.30 %, 27.70 to 36.30 %; about" in done.stdout
     assert (
         "over identities: none, because 5 were attacked, and a bootstrap over fewer than 20"
         in done.stdout
     )
-    found = "with GMI / No Def.: -20.50 points over 2 seeds (-26.85 to -14.15), p = 0.0155"
-    assert f"{found}, corrected for 2 tests p = 0.0271: told apart at 5 %" in done.stdout
+    found = "with GMI / No Def.: -20.00 points over 3 seeds (-22.48 to -17.52), p = 0.000832"
+    assert f"{found}, corrected for 2 tests p = 0.00129: told apart at 5 %" in done.stdout
     assert "GMI / MID with GMI / BiDO-HSIC: -25.00 points over 1 seed; no test" in done.stdout
     assert "Missing" not in done.stdout
 
@@ -100,7 +100,7 @@ def test_explain_says_which_metric_fills_a_column(store: Path) -> None:
 
 def test_explain_names_the_command_for_a_damaged_record(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "store")
-    for record in record_stages(TABLES["smoke"], 2, Path())[BARE]:
+    for record in record_stages(TABLES["smoke"], 3, Path())[BARE]:
         (Store(tmp_path / "store").path(record) / "payload.json").write_bytes(b"{}")
     done = explain(tmp_path / "store", BARE, "attack_acc")
     assert done.exit_code == 2
@@ -111,9 +111,9 @@ def test_explain_names_the_command_for_a_damaged_record(store: Path, tmp_path: P
 
 def test_an_interval_is_cut_off_at_what_the_metric_can_be_and_says_so(store: Path) -> None:
     text = explain(store, COCO, "attack_acc").stdout
-    assert "± 38.12 %, 0.00 to 43.12 % (cut off at what the metric can be)" in text
+    assert "± 9.40 %, 0.00 to 14.07 % (cut off at what the metric can be)" in text
     fid = explain(store, COCO, "fid").stdout
-    assert "± 38.12, 0.00 to 43.12 (cut off at what the metric can be); about" in fid
+    assert "± 9.40, 0.00 to 14.07 (cut off at what the metric can be); about" in fid
     assert "over identities: none, because the metric is not measured on each identity" in fid
 
 
@@ -132,12 +132,12 @@ def test_a_row_whose_bare_row_was_left_out_says_so(store: Path) -> None:
 
 def test_explain_names_every_stage_its_kind_and_the_parts(store: Path) -> None:
     text = explain(store, MID, "attack_acc").stdout
-    for record in record_stages(TABLES["smoke"], 2, Path())[MID]:
+    for record in record_stages(TABLES["smoke"], 3, Path())[MID]:
         for stage in graph([record]):
             line = next(x for x in text.splitlines() if f"  {stage.kind}/{stage.key}  " in x)
             assert f"{stage.describe()}, version {stage.version}" in line
             assert line.endswith("done" if stage.kind == "record" else "missing")
-            seeds = "seeds 0, 1" if "evaluator" in line or stage.kind == "images" else "seed "
+            seeds = "seeds 0, 1, 2" if "evaluator" in line or stage.kind == "images" else "seed "
             assert seeds in line
     assert "  defense    mid lambda=0.02\n" in text
     assert "  attack     gmi steps=50\n" in text
@@ -174,7 +174,10 @@ def test_a_row_of_which_nothing_is_there_is_refused_with_the_command(store: Path
 def test_unknown_rows_and_metrics_list_the_known_ones(store: Path) -> None:
     done = explain(store, "GMI / Nobody", "attack_acc")
     assert done.exit_code == 2
-    assert "no row 'GMI / Nobody' in smoke; rows: GMI / No Def., GMI / MID" in done.stderr
+    told = (
+        "no row 'GMI / Nobody' in smoke (did you mean 'GMI / No Def.'?); rows: GMI / No Def., GMI"
+    )
+    assert told in done.stderr
     done = explain(store, MID, "nosuch")
     assert done.exit_code == 2
     known = ", ".join(TABLES["smoke"].columns)

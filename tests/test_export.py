@@ -59,7 +59,7 @@ GOLDEN_LATEX = r"""\begin{table}
 \toprule
  & Accuracy $\uparrow$ & Attack Acc $\downarrow$ & Attack Acc (reported) \\
 \midrule
-GMI / No Def. & 98.00 & 34.12 $\pm$ 9.66 & 16.73 $\pm$ 1.5 \\
+GMI / No Def. & 98.00 & 34.12 $\pm$ 9.66 & 16.73 $\pm$ 1.50 \\
 \midrule
 KED-MI / MID & -- & -- & -- \\
 \bottomrule

@@ -233,6 +233,7 @@ def test_an_interrupted_run_says_what_it_was_at(
     done = call("run", "smoke", *rows, *places)
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1].startswith("Error: interrupted; target none mcnn stopped")
+    assert f"what has finished is kept in {tmp_path / 'store'}" in done.stderr
     assert "run the same command again" in done.stderr
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,9 +99,9 @@ def test_text_takes_no_label_for_markup(hostile: Results) -> None:
     assert "[x] two" in text
 
 
-def test_latex_is_plain_ascii_and_its_braces_balance(hostile: Results) -> None:
+def test_latex_has_letters_at_most_beside_ascii_and_its_braces_balance(hostile: Results) -> None:
     text = render(hostile, "latex")
-    assert text.isascii()
+    assert all(c.isascii() or c.isalpha() for c in text)
     bare = text.replace(r"\{", "").replace(r"\}", "")
     assert bare.count("{") == bare.count("}")
 
@@ -112,7 +113,10 @@ def test_latex_is_plain_ascii_and_its_braces_balance(hostile: Results) -> None:
         ("a\n\nb\tc", "a b c"),
         ("é Ŷ ñ", r"\'{e} \^{Y} \~{n}"),
         ("λ Ω", r"$\lambda$ $\Omega$"),
-        ("\u05d0", "{}[U+05D0]"),
+        ("\u05d0", "\u05d0"),
+        ("中文 ж", "中文 ж"),
+        ("\u2318", "{}[U+2318]"),
+        ("\u202e", "{}[U+202E]"),
         ("[x]", "{}[x]"),
         ("*", "{}*"),
         ("<a>", r"\textless{}a\textgreater{}"),
@@ -125,9 +129,9 @@ def test_characters_are_spelled(text: str, spelled: str) -> None:
 
 @given(st.text())
 @settings(max_examples=300, deadline=None)
-def test_any_text_becomes_one_line_of_ascii_with_balanced_braces(text: str) -> None:
+def test_any_text_becomes_one_line_with_balanced_braces(text: str) -> None:
     spelled = tex(text)
-    assert spelled.isascii()
+    assert all(c.isascii() or unicodedata.category(c)[0] in "LM" for c in spelled)
     assert spelled.isprintable()
     bare = spelled.replace(r"\{", "").replace(r"\}", "")
     assert bare.count("{") == bare.count("}")
@@ -159,7 +163,21 @@ def compiled(text: str, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_strange_labels_compile(hostile: Results, tmp_path: Path) -> None:
-    compiled(standalone(render(hostile, "latex")), tmp_path)
+    text = "".join(filter(str.isascii, render(hostile, "latex")))
+    compiled(standalone(text), tmp_path)
+
+
+def test_letters_that_pdflatex_lacks_ask_for_another_engine(tmp_path: Path) -> None:
+    plain = standalone(render(made(smoke(), tmp_path / "a", 1), "latex"))
+    assert plain.isascii()
+    assert "fontspec" not in plain
+    for label, packages in {"我的方法": ("fontspec", "ctex"), "мой метод": ("fontspec",)}.items():
+        text = render(made(renamed(smoke("GMI / MID"), a=label), tmp_path / label, 1), "latex")
+        assert text.startswith("% For XeLaTeX or LuaLaTeX, with a font that has")
+        assert f"\n{label} & " in text
+        before, begin, _ = standalone(text).partition(r"\begin{document}")
+        assert begin
+        assert [p for p in ("fontspec", "ctex") if f"{{{p}}}" in before] == list(packages)
 
 
 @pytest.mark.slow

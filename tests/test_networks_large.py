@@ -613,7 +613,7 @@ def offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise OSError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(folder / "cache"))
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     return folder
 
 

@@ -196,7 +196,7 @@ def test_missing_weights_end_a_run_before_it_starts(tmp_path: Path) -> None:
         "smoke = TABLES['smoke']\n"
         "cell = smoke.rows['GMI / No Def.']\n"
         "cell = replace(cell, setting=replace(cell.setting, network=net))\n"
-        "TABLE = replace(smoke, rows={'GMI / No Def.': cell})\n"
+        "TABLE = replace(smoke, name='mine', rows={'GMI / No Def.': cell})\n"
     )
     done = CliRunner().invoke(main, ["run", str(file), *arguments[2:]])
     assert done.exit_code == 2, done.output

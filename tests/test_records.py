@@ -287,10 +287,13 @@ def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path)
     assert good.exit_code == 0
     assert good.stdout.count("ok ") == 4
     assert "4 of 4 scores" in good.stdout
+    total = "4 record files: 4 sound, 0 not sound; 16 of 16 scores computed again"
+    assert good.stdout.splitlines()[-1] == total
     (tmp_path / "cut.json").write_text("{")
     bad = call("verify", str(folder / "files"), str(tmp_path / "cut.json"))
     assert bad.exit_code == 1
     assert f"bad  {tmp_path / 'cut.json'}: " in bad.stdout
+    assert bad.stdout.splitlines()[-1].startswith("5 record files: 4 sound, 1 not sound; 16 of")
     assert bad.stderr == "Error: 1 of 5 record files are not sound\n"
     assert json.loads(call("verify", "--schema").stdout) == records.schema("record")
     missing = call("verify", str(tmp_path / "nosuch.json"))
@@ -316,8 +319,9 @@ def test_record_writes_what_verify_accepts(folder: Path, tmp_path: Path) -> None
     assert len(done.stdout.split()) == 2
     assert call("verify", *done.stdout.split()).exit_code == 0
     nothing = call("record", "smoke", "--store", str(tmp_path / "no"), "-o", str(tmp_path / "o"))
-    assert nothing.exit_code == 0
+    assert nothing.exit_code == 2
     assert "nothing of smoke" in nothing.stderr
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_leaderboard_leaves_out_and_names_what_is_not_sound(

@@ -80,7 +80,7 @@ def test_the_page_has_every_number_and_every_section(store: Store) -> None:
     text = shown(table, store, seeds=2)
     tags = parsed(text)
     assert "Attack Acc, reported" in text
-    assert '<td data-value="12.5">12.5</td>' in text
+    assert '<td data-value="12.5">12.50</td>' in text
     for title in ("Privacy against utility", "Reconstructions", "Class by class", "Training"):
         assert f"<h3>{title}</h3>" in text
     sorts = [a for t, a in tags.seen if t == "th" and "aria-sort" in a]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
-from mibench.benchmarks.published import files_of
+from mibench.benchmarks.published import Published, files_of
 from mibench.benchmarks.records import schema
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
@@ -27,7 +27,7 @@ def call(*args: object) -> Any:
 
 def rebuilt(place: Path) -> dict[str, str]:
     _, _, table, _, seeds = shlex.split((place / "command.txt").read_text())
-    return files_of(TABLES[table], int(seeds), place / "records")
+    return files_of(TABLES[table], int(seeds), Published(place / "records"))
 
 
 def check_folder(place: Path) -> None:

@@ -222,7 +222,7 @@ def test_an_optional_field_takes_null_and_its_type() -> None:
     ],
 )
 def test_an_unknown_path_lists_the_known_ones(path: str, known: str) -> None:
-    with pytest.raises(KeyError, match=f"no field '{path}'; known: .*{known}"):
+    with pytest.raises(KeyError, match=f"no field '{path}'.*; known: .*{known}"):
         override(CELL, path, "1")
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 import mibench.store
+from mibench.machine import machine
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Store, Work, check_finite, pack, unpack
 
@@ -343,6 +344,7 @@ def test_two_commits_of_one_payload_have_the_same_bytes(tmp_path: Path, data: Pa
 
 def test_meta_says_which_instructions_a_stage_ran_on(store: Store, data: Path) -> None:
     store.complete(Draw(0), data=data)
+    assert store.meta(Draw(0))["machine"] == machine()
     kind, _, instructions = store.meta(Draw(0))["device"].split()
     assert (kind, instructions) == ("cpu", torch.backends.cpu.get_cpu_capability())
 

@@ -143,12 +143,12 @@ def test_only_seeds_that_reach_an_accuracy_count_and_their_number_is_told() -> N
 
 
 def test_no_defense_is_compared_at_its_own_accuracy_seed_by_seed() -> None:
-    none = curve("none", [(98, 80)], [(96, 70)])
-    swept = curve("a", [(100, 60), (90, 40)], [(100, 60), (90, 40)])
-    lines = matched([none, swept], [0, 1])
+    none = curve("none", [(98, 80)], [(96, 70)], [(95, 75)])
+    swept = curve("a", [(100, 60), (90, 40)], [(100, 60), (90, 40)], [(100, 60), (90, 40)])
+    lines = matched([none, swept], [0, 1, 2])
     less = line(lines, "as none", "a", "none")
     assert less.found is not None
-    assert less.found.mean == pytest.approx(((56 - 80) + (52 - 70)) / 2)
+    assert less.found.mean == pytest.approx(((56 - 80) + (52 - 70) + (50 - 75)) / 3)
     assert less.p is not None
     own = line(lines, "as none", "none").found
     assert own is not None
@@ -266,10 +266,10 @@ def test_with_nothing_in_the_store_the_text_names_what_is_missing(tmp_path: Path
 
 
 def test_the_figure_is_a_png_and_a_pdf_and_the_same_twice(tmp_path: Path) -> None:
-    first = [p.read_bytes() for p in tradeoff_files.write(found(), tmp_path / "a-curves")]
-    again = [p.read_bytes() for p in tradeoff_files.write(found(), tmp_path / "a-curves")]
+    first = [p.read_bytes() for p in tradeoff_files.draw(found(), tmp_path / "a-curves")]
+    again = [p.read_bytes() for p in tradeoff_files.draw(found(), tmp_path / "a-curves")]
     assert first == again
-    assert [b[:4] for b in first] == [b"quan", b"\x89PNG", b"%PDF"]
+    assert [b[:4] for b in first] == [b"\x89PNG", b"%PDF"]
 
 
 # Tables -------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from mibench.types import (
     Scalar,
     Shape,
     View,
-    predict,
+    answers,
 )
 
 INF = float("inf")
@@ -345,8 +345,8 @@ class InversionGAN(GANSpec):
         if (
             self.labelling == "eval" and not target.noise_dim and not self.views
         ):  # they never change: ask once
-            logits, _ = predict(target, public.images, fresh_generator("no noise"))
-            table = logits.softmax(1).to(public.labels.device)
+            told = answers(target, public, fresh_generator("no noise"))
+            table = torch.cat([logits.softmax(1) for logits, _ in told]).to(public.labels.device)
             return lambda index: table[index]
 
         def ask(index: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mibench.benchmarks.stages import RecordStage
-from mibench.store import Stage, Store
+from mibench.store import Store
 
 HEAD = (
     "", "Steps", "Queries", "Shared", "Gradients", "Seconds", "Peak MiB", "Prior's queries",
-    "Prior's seconds", "Device",
+    "Prior's seconds", "Prior's peak MiB", "Device",
 )  # fmt: skip
 NOTES = (
     "Queries: answers of the target. Gradients: images that the attack took the slope of the "
@@ -17,7 +18,7 @@ NOTES = (
     "queries that are about public images; they do not count against max_queries.",
     "A prior that does not see the target asks it nothing and is shared by all rows of its "
     "attack; its seconds are those of its one training.",
-    "Seconds and memory are those of the runs in this store, and vary; memory is the process's "
+    "Seconds and memory are those of the runs that were made, and vary; memory is the process's "
     "own on a CPU, PyTorch included.",
 )
 
@@ -35,6 +36,7 @@ class Budget:
         seconds: Of the inversion.
         prior_seconds: Of the prior's training.
         peak_memory_bytes: The most held at once while inverting; None if unknown.
+        prior_peak_memory_bytes: The same while the prior was trained.
         device: Where it ran; several if seeds ran on different ones.
     """
 
@@ -45,6 +47,7 @@ class Budget:
     seconds: float
     prior_seconds: float
     peak_memory_bytes: int | None
+    prior_peak_memory_bytes: int | None
     device: str
     shared: float = 0
 
@@ -63,21 +66,21 @@ def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:
     counts = [store.load(r)["budget"] for r in records]
     inversions = [[store.meta(e.inversion) for e in r.evidence] for r in records]
     flat = [meta for metas in inversions for meta in metas]
-    peaks = [meta["peak_memory_bytes"] for meta in flat]
+    priors = [store.meta(r.evidence[0].inversion.prior) for r in records]
     return Budget(
         **{name: statistics.mean(c[name] for c in counts) for name in counts[0]},
         seconds=statistics.mean(sum(m["seconds"] for m in metas) for metas in inversions),
-        prior_seconds=statistics.mean(
-            _seconds(r.evidence[0].inversion.prior, store) for r in records
-        ),
-        peak_memory_bytes=None if None in peaks else max(peaks),
+        prior_seconds=statistics.mean(meta["seconds"] for meta in priors),
+        peak_memory_bytes=_peak(flat),
+        prior_peak_memory_bytes=_peak(priors),
         device=", ".join(dict.fromkeys(meta["device"] for meta in flat)),
     )
 
 
-def _seconds(stage: Stage, store: Store) -> float:
-    seconds: float = store.meta(stage)["seconds"]
-    return seconds
+def _peak(metas: Sequence[Mapping[str, Any]]) -> int | None:
+    """Returns the largest of the stages' peaks; None if one is unknown."""
+    peaks = [p for meta in metas if (p := meta.get("peak_memory_bytes")) is not None]
+    return max(peaks) if len(peaks) == len(metas) else None
 
 
 def render(caption: str, budgets: Mapping[str, Budget | None], seeds: int) -> str:
@@ -100,9 +103,12 @@ def render(caption: str, budgets: Mapping[str, Budget | None], seeds: int) -> st
 
 
 def _show(b: Budget) -> list[str]:
-    peak = "--" if b.peak_memory_bytes is None else f"{b.peak_memory_bytes / 2**20:.0f}"
+    peak, prior_peak = (
+        "--" if size is None else f"{size / 2**20:.0f}"
+        for size in (b.peak_memory_bytes, b.prior_peak_memory_bytes)
+    )
     return [
         f"{b.steps:,.0f}", f"{b.queries:,.0f}", f"{b.shared:,.0f}", f"{b.gradients:,.0f}",
-        f"{b.seconds:.1f}", peak,
-        f"{b.prior_queries:,.0f}", f"{b.prior_seconds:.1f}", b.device,
+        f"{b.seconds:.1f}", peak, f"{b.prior_queries:,.0f}", f"{b.prior_seconds:.1f}", prior_peak,
+        b.device,
     ]  # fmt: skip

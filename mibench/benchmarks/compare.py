@@ -8,7 +8,7 @@ from typing import Any
 
 from mibench.benchmarks.records import Run, differences, in_words
 from mibench.evaluation import METRICS
-from mibench.evaluation.significance import paired
+from mibench.evaluation.significance import FEWEST_VALUES, paired
 from mibench.spec import fingerprint
 
 Number = float | None
@@ -109,7 +109,7 @@ def _row(a: Sequence[Run], b: Sequence[Run]) -> list[Difference]:
 
 def _welch(xs: Sequence[float], ys: Sequence[float]) -> Number:
     """Returns half of Welch's 95 % interval for the difference of means, if there can be one."""
-    if min(len(xs), len(ys)) < 2:
+    if min(len(xs), len(ys)) < FEWEST_VALUES:
         return None
     if statistics.stdev(xs) == statistics.stdev(ys) == 0:
         return None

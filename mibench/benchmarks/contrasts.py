@@ -8,7 +8,14 @@ from mibench.benchmarks.cell import Cell
 from mibench.benchmarks.tables.base import Table
 from mibench.defenses import NoDefense
 from mibench.evaluation import METRICS
-from mibench.evaluation.significance import LEVEL, Test, holm, paired, seeds_needed
+from mibench.evaluation.significance import (
+    FEWEST_VALUES,
+    LEVEL,
+    Test,
+    holm,
+    paired,
+    seeds_needed,
+)
 
 Values = Mapping[str, Mapping[int, float]]
 """Label → seed → a metric's value."""
@@ -26,7 +33,7 @@ class Contrast:
         p: After Holm's correction; None where there is no test.
         tests: How many tests were corrected together.
         more: About how many more seeds would tell the rows apart: None if more than 100, if
-            that cannot be told, or if they are told apart.
+            that cannot be told, as with fewer than three seeds, or if they are told apart.
     """
 
     row: str
@@ -94,6 +101,8 @@ def _conditions(cell: Cell) -> tuple[object, ...]:
 def _compare(
     table: Table, metric: str, values: Values, pairs: Iterable[tuple[str, str]]
 ) -> list[Contrast]:
+    if not METRICS[metric].better:
+        return []  # a yardstick: no value of it is better for the defender
     tested: dict[tuple[str, str], tuple[tuple[int, ...], Test]] = {}
     questions: dict[tuple[str, str], object] = {}
     for a, b in pairs:
@@ -111,7 +120,7 @@ def _compare(
     for (a, b), (seeds, test) in tested.items():
         p = corrected[questions[a, b]]
         more = None
-        if p is not None and p > LEVEL:
+        if p is not None and p > LEVEL and len(seeds) >= FEWEST_VALUES:
             diffs = [values[a][s] - values[b][s] for s in seeds]
             more = seeds_needed(diffs, LEVEL / tests)
         found.append(Contrast(a, b, seeds, test, p, tests, more))

@@ -16,7 +16,7 @@ from mibench.benchmarks.diagnostics import (
     Where,
     correlate,
 )
-from mibench.benchmarks.drawing import new_figure, save
+from mibench.benchmarks.drawing import new_figure, own_style, save
 from mibench.defenses import BiDO, NoDefense
 from mibench.evaluation.significance import LEVEL, Test, holm, interval, paired
 
@@ -164,6 +164,7 @@ def _told(rank: Correlation) -> str:
     return f"ρ = {rank.rho:+.2f} [{rank.low:+.2f}, {rank.high:+.2f}], n = {rank.n}: {said}"
 
 
+@own_style()
 def draw(found: Diagnosis, measures: Sequence[str], stem: Path) -> list[Path]:
     """Writes a PNG and a PDF: defenses down, measures and layers across, train beside test.
 
@@ -198,10 +199,3 @@ def draw(found: Diagnosis, measures: Sequence[str], stem: Path) -> list[Path]:
 
 def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else float("nan")
-
-
-def write(found: Diagnosis, measures: Sequence[str], stem: Path) -> list[Path]:
-    """Writes ``stem``.csv with every measure and the figure with some; returns the paths."""
-    table = stem.with_name(f"{stem.name}.csv")
-    table.write_text(csv(found), encoding="utf-8")
-    return [table, *draw(found, measures, stem)]

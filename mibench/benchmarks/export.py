@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mibench.benchmarks.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.benchmarks.contrasts import Contrast, between, with_none
 from mibench.benchmarks.holes import readable, reason
 from mibench.benchmarks.stages import RecordStage, record_stage
@@ -18,11 +19,13 @@ from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.inception import inception_digest
 from mibench.evaluation.significance import (
     FEWEST_IDENTITIES,
+    FEWEST_VALUES,
     LEVEL,
     MOST_SEEDS,
     Interval,
     identity_interval,
     interval,
+    paired,
 )
 from mibench.spec import remembering
 from mibench.store import Payload, Store
@@ -39,8 +42,9 @@ SPELLED = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\rightarrow$", "±": r"$\pm$",
-    "†": r"$\dagger$", "×": r"$\times$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$",
-    "∞": r"$\infty$", "–": "--", "—": "---", "…": r"\dots{}", "’": "'", "“": "``", "”": "''",
+    "†": r"$\dagger$", "‡": r"$\ddagger$", "×": r"$\times$", "−": "$-$", "≤": r"$\leq$",
+    "≥": r"$\geq$", "∞": r"$\infty$", "–": "--", "—": "---", "…": r"\dots{}", "’": "'",
+    "“": "``", "”": "''",
     "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ł": r"\l{}",
 }  # fmt: skip
 """Characters that LaTeX takes for commands, or that not every LaTeX has."""
@@ -55,6 +59,13 @@ PREAMBLE = r"""\documentclass{article}
 \pagestyle{empty}
 \begin{document}
 """
+OTHER_FONTS = r"""\usepackage{fontspec} % for XeLaTeX or LuaLaTeX
+\IfFontExistsTF{FreeSerif}{\setmainfont{FreeSerif}}{}
+"""
+"""What a document needs besides for letters that pdfLaTeX does not have."""
+EAST_ASIAN = r"""\usepackage[scheme=plain]{ctex}
+"""
+"""And for Chinese and Japanese."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,9 @@ class Results:
         warnings: What the records say beside their numbers, such as why one is missing.
         holes: Label → why a seed of it is missing, where a stage failed or is damaged.
         remarks: What was computed otherwise than usual.
+        controls: Label → Attack Acc of samples of its prior, where controls were asked for; its
+            contrast is that of the row's Attack Acc with it, over seeds or, with fewer than
+            three, over classes.
     """
 
     table: Table
@@ -113,6 +127,7 @@ class Results:
     warnings: tuple[str, ...] = ()
     holes: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    controls: Mapping[str, Entry] = field(default_factory=dict)
 
     @property
     def evaluator(self) -> Number:
@@ -127,10 +142,15 @@ class Results:
         interval's ends within what the metric can be; ``_diff``, the paired difference from no
         defense, and ``_p``, its p value after Holm's correction; ``_id_low`` and ``_id_high``,
         the bootstrap's over identities, if any row has 20 or more; a paper's ``_reported``.
+
+        With controls, "attack_acc_control" is what samples of the prior get, ``_diff`` the
+        attack's Attack Acc less that and ``_p`` its p value, not corrected. If any row's Attack
+        Acc says nothing about leakage, "caution" says why.
         """
         import pandas as pd
 
         rows = []
+        cautioned = cautions(self)
         for label, entries in self.entries.items():
             row: dict[str, object] = {"row": label, "seeds": self.found[label]}
             for name in self.table.columns:
@@ -138,8 +158,16 @@ class Results:
                 if reported:
                     mean, std = self.table.reported.get(label, {}).get(name, (None, None))
                     row |= {f"{name}_reported": mean, f"{name}_reported_std": std}
+            if self.controls:
+                control = self.controls.get(label, Entry())
+                test = control.contrast.test if control.contrast else None
+                row |= {CONTROL: control.mean}
+                row |= {f"{CONTROL}_diff": test.diff if test else None}
+                row |= {f"{CONTROL}_p": test.p if test else None}
+            if cautioned:
+                row |= {"caution": "; ".join(cautioned.get(label, ()))}
             rows.append(row)
-        numbers = [c for c in rows[0] if c not in ("row", "seeds")]
+        numbers = [c for c in rows[0] if c not in ("row", "seeds", "caution")]
         return pd.DataFrame(rows).set_index("row").astype(dict.fromkeys(numbers, "float64"))
 
     def _numbers(self, name: str, entry: Entry) -> dict[str, Number]:
@@ -192,8 +220,21 @@ def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list
     return records
 
 
-def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: Store) -> Results:
-    """Returns what is in the store; computes nothing."""
+def collect(
+    table: Table,
+    records: Mapping[str, Sequence[RecordStage]],
+    store: Store,
+    controls: Mapping[str, Sequence[RecordStage]] | None = None,
+) -> Results:
+    """Returns what is in the store; computes nothing.
+
+    Args:
+        table: The table.
+        records: Its last stages.
+        store: Where they are.
+        controls: Those of its :func:`~mibench.benchmarks.cautions.control_table`, if they are
+            to be shown.
+    """
     entries: dict[str, dict[str, Entry]] = {}
     found: dict[str, int] = {}
     evaluators: dict[float, dict[str, None]] = {}
@@ -202,6 +243,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     warnings: dict[str, list[str]] = {}
     holes: dict[str, str] = {}
     remarks: dict[str, None] = {}
+    beside: dict[str, Entry] = {}
     failed = store.failed()
     states = store.states(s for stages in records.values() for s in stages)
     for label, stages in records.items():
@@ -216,6 +258,8 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
+        if controls and label in controls:
+            beside[label] = _control(label, payloads, controls[label], store, classes_attacked)
         for warning in dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ())):
             warnings.setdefault(warning, []).append(label)
         for payload in payloads.values():
@@ -237,7 +281,7 @@ def collect(table: Table, records: Mapping[str, Sequence[RecordStage]], store: S
     )
     judged = {accuracy: tuple(labels) for accuracy, labels in evaluators.items()}
     told = warned, holes, tuple(remarks)
-    return Results(table, seeds, entries, found, judged, sizes, classes, *told)
+    return Results(table, seeds, entries, found, judged, sizes, classes, *told, beside)
 
 
 def _together(labels: Sequence[str], every: Sequence[str]) -> str:
@@ -270,6 +314,34 @@ def _entry(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
     )
 
 
+def _control(
+    label: str,
+    payloads: Mapping[int, Payload],
+    stages: Sequence[RecordStage],
+    store: Store,
+    classes: int,
+) -> Entry:
+    """Returns the Attack Acc of a row's control, with the comparison of the row with it."""
+    read = {
+        seed: found[0]
+        for seed, stage in enumerate(stages)
+        if store.state(stage) == "done" and (found := readable(stage, store))
+    }
+    control, attack = (_entry("attack_acc", p, classes) for p in (read, payloads))
+    seeds = tuple(seed for seed in attack.values if seed in control.values)
+    if not seeds:
+        return control
+    a, b = ([entry.values[seed] for seed in seeds] for entry in (attack, control))
+    if len(seeds) < FEWEST_VALUES:
+        by_class = [
+            [_by_identity(found[seed]["values"]["attack_acc"], classes) for seed in seeds]
+            for found in (payloads, read)
+        ]
+        a, b = ([_mean(values) for values in zip(*each, strict=True)] for each in by_class)
+    test = paired(a, b)
+    return replace(control, contrast=Contrast(label, CONTROL_TITLE, seeds, test, test.p, 1, None))
+
+
 def _mean(values: Sequence[float]) -> float:
     return values[0] if len(values) == 1 else statistics.mean(values)  # exact, and slow
 
@@ -293,9 +365,9 @@ def _by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float
 
 
 def heading(name: str) -> str:
-    """Returns a column's heading, with the way that is better for the defender."""
+    """Returns a column's heading, with the way that is better for the defender, if one is."""
     metric = METRICS[name]
-    return f"{metric.title} {ARROWS[metric.better]}"
+    return f"{metric.title} {ARROWS[metric.better]}" if metric.better else metric.title
 
 
 def footnotes(results: Results, bold: str = "*") -> list[str]:
@@ -307,7 +379,10 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
     """
     seeds = results.seeds
     if seeds > 1:
-        notes = [f"Mean over {seeds} seeds ± half of Student's 95 % interval."]
+        what = "± half of Student's 95 % interval."
+        if seeds < FEWEST_VALUES:
+            what = f"with the value of each: an interval takes {FEWEST_VALUES} seeds."
+        notes = [f"Mean over {seeds} seeds {what}"]
         notes += significance_notes(results, bold)
     else:
         notes = [spread_note(results.table)]
@@ -332,7 +407,10 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         notes.append(
             f"It knows {results.classes} classes{scores}. "
             "Arrows point to what is better for the defender."
+            + " A column without one is a yardstick, which is not tested."
+            * any(not METRICS[name].better for name in results.table.columns)
         )
+    notes += caution_notes(results)
     notes += fid_note(results)
     notes += stand_in_notes(results.table)
     if "fid_identity" in results.table.columns:
@@ -346,9 +424,30 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         notes += worst_note(results)
     short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
     if short:
-        notes.append(f"Fewer seeds so far: {', '.join(short)}.")
+        few = seeds >= FEWEST_VALUES and 2 in results.found.values()
+        aside = f" With the value of each of two: an interval takes {FEWEST_VALUES} seeds." * few
+        notes.append(f"Fewer seeds so far: {', '.join(short)}.{aside}")
     notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
     return [*notes, *results.remarks, *results.table.notes]
+
+
+def caution_notes(results: Results) -> list[str]:
+    """Returns which rows say nothing about leakage, why, and what controls are."""
+    there = [label for label, n in results.found.items() if n]
+    reasons: dict[str, list[str]] = {}
+    for label, each in cautions(results).items():
+        for why in each:
+            reasons.setdefault(why, []).append(label)
+    notes = [f"‡ {_together(labels, there)}: {why}." for why, labels in reasons.items()]
+    if results.controls:
+        notes.append(
+            f"{CONTROL_TITLE}: as many images drawn from the same prior, not optimised, for the "
+            "same targets. Attack Acc is compared with it by a paired t test over seeds, with "
+            f"fewer than {FEWEST_VALUES} over classes, at {100 * LEVEL:g} % and not corrected."
+        )
+    if lacking := [k for k, entry in results.controls.items() if entry.mean is None]:
+        notes.append(f"{CONTROL_TITLE} is not computed for {_together(lacking, there)}.")
+    return notes
 
 
 def significance_notes(results: Results, bold: str) -> list[str]:
@@ -373,7 +472,7 @@ def significance_notes(results: Results, bold: str) -> list[str]:
     for name, contrasts in tested.items():
         needs: dict[str, None] = {}
         for label, c in contrasts.items():
-            if c and not c.significant and c.p is not None:
+            if c and not c.significant and c.p is not None and len(c.seeds) >= FEWEST_VALUES:
                 n = f"more than {MOST_SEEDS}" if c.more is None else c.more
                 needs[f"{_whose(name, label)} {n}"] = None
         if needs:
@@ -396,7 +495,7 @@ def _agreeing(results: Results) -> list[str]:
             f"{METRICS[name].title} of {_whose(name, label)}"
             for name in results.table.columns
             for label, entries in results.entries.items()
-            if len(entries[name].values) > 1 and entries[name].half is None
+            if len(entries[name].values) >= FEWEST_VALUES and entries[name].half is None
         )
     )
 
@@ -474,10 +573,13 @@ def show(entry: Entry, seeds: int) -> str:
     """Returns "mean ± spread" with two decimals; a gap is "--".
 
     The spread is that over passes with one seed, half of the interval over seeds with more;
-    where fewer than two seeds are there yet, or all agree, none.
+    where one seed of several is there yet, or all agree, none. Where two are there, their values
+    stand in its place.
     """
     if entry.mean is None:
         return "--"
+    if 1 < len(entry.values) < FEWEST_VALUES:
+        return f"{entry.mean:.2f} ({', '.join(f'{v:.2f}' for v in entry.values.values())})"
     spread = entry.std if seeds == 1 else entry.half
     return f"{entry.mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
 
@@ -491,11 +593,10 @@ def mark(entry: Entry, metric: Metric) -> str:
 
 
 def show_reported(value: tuple[float, Number] | None) -> str:
-    """Returns a paper's number in the same form."""
+    """Returns a paper's number as it is printed there: with two decimals, or more."""
     if value is None:
         return "--"
-    mean, std = value
-    return f"{mean:g}" + (f" ± {std:g}" if std else "")
+    return " ± ".join(f"{v:.2f}" if v == round(v, 2) else f"{v:g}" for v in value if v is not None)
 
 
 def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str]]]:
@@ -503,11 +604,20 @@ def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str
     columns = results.table.columns
     claimed = results.table.reported
     papers = [c for c in columns if any(c in r for r in claimed.values())] if reported else []
-    head = ["", *map(heading, columns), *(f"{METRICS[c].title} (reported)" for c in papers)]
+    control = [CONTROL_TITLE] * bool(results.controls)
+    head = ["", *map(heading, columns), *control]
+    head += [f"{METRICS[c].title} (reported)" for c in papers]
+    cautioned = cautions(results)
     body = [
         [
             label,
-            *(mark(entries[c], METRICS[c]) + show(entries[c], results.seeds) for c in columns),
+            *(
+                mark(entries[c], METRICS[c])
+                + show(entries[c], results.seeds)
+                + " ‡" * (c == "attack_acc" and label in cautioned)
+                for c in columns
+            ),
+            *(show(results.controls.get(label, Entry()), results.seeds) for _ in control),
             *(show_reported(claimed.get(label, {}).get(c)) for c in papers),
         ]
         for label, entries in results.entries.items()
@@ -544,6 +654,10 @@ def as_json(results: Results) -> str:
         {"name": m.name, "title": m.title, "unit": m.unit, "better": m.better, "per": m.per}
         for m in (METRICS[name] for name in table.columns)
     ]
+    if results.controls:
+        acc = METRICS["attack_acc"]
+        control = {"name": CONTROL, "title": CONTROL_TITLE, "better": ""}
+        columns.append(control | {"unit": acc.unit, "per": acc.per})
     told = {
         "format": "mibench-table/1",
         "table": table.name,
@@ -621,7 +735,11 @@ def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
         lines.append(" & ".join([tex(row[0]), *text]) + r" \\")
     notes = " ".join(map(tex, footnotes(results, "Bold:")))
     lines += [r"\bottomrule", r"\end{tabular}", "", rf"\smallskip{{\footnotesize {notes}}}"]
-    return "\n".join([*lines, r"\end{table}", ""])
+    whole = "\n".join([*lines, r"\end{table}", ""])
+    if whole.isascii():
+        return whole
+    some = " ".join(sorted({c for c in whole if not c.isascii()})[:20])
+    return f"% For XeLaTeX or LuaLaTeX, with a font that has {some}: pdfLaTeX does not.\n{whole}"
 
 
 def _family(label: str) -> tuple[str, str]:
@@ -631,15 +749,20 @@ def _family(label: str) -> tuple[str, str]:
 
 
 def standalone(table: str) -> str:
-    """Returns a LaTeX table as a whole document."""
-    return f"{PREAMBLE}{table}\\end{{document}}\n"
+    """Returns a LaTeX table as a whole document; one that pdfLaTeX compiles if it is ASCII."""
+    preamble = PREAMBLE
+    if not table.isascii():
+        east = any("\u2e80" <= c <= "\ud7ff" or c >= "\U00020000" for c in table)
+        fonts = OTHER_FONTS + EAST_ASIAN * east
+        preamble = preamble.replace(r"\begin{document}", fonts + r"\begin{document}")
+    return f"{preamble}{table}\\end{{document}}\n"
 
 
 def tex(text: str) -> str:
-    """Returns text in one line that any LaTeX sets, whatever characters are in it.
+    """Returns text in one line of LaTeX, whatever characters are in it.
 
-    Accents become commands and Greek letters mathematics. What plain LaTeX has no letters for
-    is named by its number, such as [U+05D0].
+    Accents become commands and Greek letters mathematics. Letters that pdfLaTeX does not have stay
+    as they are; any other sign that it lacks is named by its number, such as [U+2318].
     """
     spelled = "".join(map(_spell, " ".join(text.split())))
     return (
@@ -660,6 +783,8 @@ def _spell(c: str) -> str:
         return rf"$\{name[19:]}$"
     if c in "ΓΔΘΛΞΠΣΦΨΩ":
         return rf"$\{name[21:].capitalize()}$"
+    if unicodedata.category(c)[0] in "LM":
+        return c
     return f"[U+{ord(c):04X}]"
 
 

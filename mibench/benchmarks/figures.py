@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mibench.benchmarks.drawing import own_style
 from mibench.benchmarks.export import Results
 from mibench.benchmarks.stages import ClassifierStage, RecordStage
 from mibench.spec import fingerprint
@@ -25,6 +26,7 @@ IMAGES = 40
 """Images that a row of a picture shows at most: of each class 8 or, if there are many, 2."""
 
 
+@own_style()
 def draw_reconstructions(
     records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path, *, private: bool = True
 ) -> bool:
@@ -97,6 +99,7 @@ def _strip(images: Tensor, per_class: int) -> Any:  # noqa: ANN401 - a NumPy arr
     return torch.cat(pieces, dim=2).permute(1, 2, 0).numpy()
 
 
+@own_style()
 def draw_tradeoff(results: Results, path: Path, key: str) -> bool:
     """Writes a PNG: Attack Acc against Accuracy, one marker per row, one panel per attack."""
     rows = {
@@ -136,6 +139,7 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> bool:
     return True
 
 
+@own_style()
 def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
     """Writes a PNG: the targets' accuracy by which weights are selected, epoch by epoch.
 
@@ -174,6 +178,7 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
     return True
 
 
+@own_style()
 def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
     """Writes a PNG: a row for every prior that kept samples of its end, one per seed."""
     priors = [r.evidence[0].inversion.prior for stages in records.values() for r in stages]

@@ -56,6 +56,6 @@ def gallery(stage: EvidenceStage, store: Store, most: int, *, private: bool) -> 
         real = stage.compared(stage.images.splits(store.load).private)
         features = evidence.features[index]
         place = manifold.nearest(features, labels, evidence.real, evidence.real_labels)[1]
-        nearest = real.images[place]
+        nearest = real.take(place).images
     images = stage.judged(store.load)[index]
     return Gallery(images, labels, evidence.passes[index], evidence.logits[index], nearest)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mibench.benchmarks.drawing import own_style
 from mibench.benchmarks.export import Results
 from mibench.benchmarks.figures import COLOURS, MARKERS, draw_strip, new_figure, save
 from mibench.benchmarks.gallery import gallery
@@ -35,6 +36,7 @@ class Source:
     store: Store
 
 
+@own_style()
 def training(source: Source, path: Path, *, private: bool) -> None:
     """Figure 1: accuracy epoch by epoch, small weights left and large ones right.
 
@@ -76,6 +78,7 @@ def training(source: Source, path: Path, *, private: bool) -> None:
     save(figure, path)
 
 
+@own_style()
 def reconstructions(source: Source, path: Path, *, private: bool) -> None:
     """Figure 3: of every row the first reconstructions, the most similar private ones below.
 
@@ -101,6 +104,7 @@ def reconstructions(source: Source, path: Path, *, private: bool) -> None:
     save(figure, path)
 
 
+@own_style()
 def tradeoff(source: Source, path: Path, *, private: bool) -> None:
     """Figure 4: Attack Acc against Accuracy; the weights of one defense joined by a line.
 

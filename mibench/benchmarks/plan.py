@@ -2,9 +2,10 @@
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mibench.benchmarks.executors.base import Schedule
 from mibench.benchmarks.stages import (
@@ -44,12 +45,16 @@ def known_sizes(task: Task, data: Path) -> Sizes | None:
     """Returns how many images a task has: as its files say, else as is known of them."""
     try:
         return task.sizes(data)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return task.official if task == type(task)() else None
 
 
 # Time -------------------------------------------------------------------------------------
 
+Taken: TypeAlias = Mapping[object, Sequence[tuple[int, float]]]
+"""Shape → planned steps and seconds of each finished stage of it."""
+FAR = 10
+"""So many times the steps of the longest run measured are too far from it for a sure guess."""
 LENGTHS = ("epochs", "steps", "kimg", "seed", "repeat", "digest")
 """Fields that say how long a stage goes on, or which of several alike it is."""
 
@@ -78,8 +83,8 @@ def shape(value: object) -> object:
 
 def measured(
     stages: Iterable[Stage], steps: Mapping[str, int | None], store: Store, device: str
-) -> dict[object, float]:
-    """Returns shape → seconds per step (per stage, if it takes none) of what is in the store.
+) -> Taken:
+    """Returns shape → planned steps and seconds of each stage like it in the store.
 
     Args:
         stages: Among which to look for finished ones.
@@ -87,7 +92,7 @@ def measured(
         store: Where they are, with the seconds they took.
         device: "cpu" or "cuda": only stages computed on one count.
     """
-    took: dict[object, tuple[float, int]] = {}
+    took: dict[object, list[tuple[int, float]]] = {}
     stages = list(stages)
     states = store.states(stages)
     for stage in stages:
@@ -97,15 +102,48 @@ def measured(
         on_cpu = str(meta["device"]).startswith("cpu")
         if meta["resumed"] or on_cpu != (device == "cpu"):  # what is resumed took longer
             continue
-        seconds, units = took.get(shape(stage), (0.0, 0))
-        took[shape(stage)] = (seconds + meta["seconds"], units + max(taken, 1))
-    return {key: seconds / units for key, (seconds, units) in took.items()}
+        took.setdefault(shape(stage), []).append((taken, meta["seconds"]))
+    return took
 
 
-def estimate(stage: Stage, steps: int | None, rates: Mapping[object, float]) -> float | None:
-    """Returns a stage's seconds; None if nothing like it was measured."""
-    rate = rates.get(shape(stage))
-    return None if rate is None or steps is None else rate * max(steps, 1)
+def estimate(stage: Stage, steps: int | None, took: Taken) -> float | None:
+    """Returns a stage's seconds; None if nothing like it was measured.
+
+    What a stage does besides its steps, such as to select among candidates, takes as long
+    whatever their number. Runs of several lengths tell it apart, by a straight line through
+    them; runs of one length do not, and all their time counts as that of steps.
+    """
+    runs = took.get(shape(stage))
+    if not runs or steps is None:
+        return None
+    counts, seconds = [n for n, _ in runs], [s for _, s in runs]
+    if len(set(counts)) > 1:
+        line = statistics.linear_regression(counts, seconds)
+        each, besides = float(line.slope), float(line.intercept)
+        if each >= 0 and besides >= 0:  # else the times vary more than the lengths do
+            return besides + each * steps
+    return sum(seconds) / sum(max(n, 1) for n in counts) * max(steps, 1)
+
+
+def doubts(stages: Iterable[Stage], steps: Mapping[str, int | None], took: Taken) -> list[str]:
+    """Returns a line for each kind of stage whose time was guessed from much shorter runs.
+
+    Args:
+        stages: Those to be computed.
+        steps: Key → planned steps.
+        took: What was measured.
+    """
+    far: dict[str, tuple[int, int]] = {}
+    for stage in stages:
+        longest = max((n for n, _ in took.get(shape(stage), ())), default=0)
+        planned = steps[stage.key] or 0
+        if longest and planned > FAR * longest:
+            far[stage.kind] = max(far.get(stage.kind, (0, 0)), (planned, longest))
+    return [
+        f"the time of {kind} is a rough guess: {planned:,} steps are planned, and the longest "
+        f"run like it took {longest:,}"
+        for kind, (planned, longest) in far.items()
+    ]
 
 
 def makespan(stages: Iterable[Stage], seconds: Mapping[str, float], slots: int) -> float:

@@ -16,9 +16,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -199,13 +199,36 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_schema(record: Record) -> None:
-    from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    error = best_match(Draft202012Validator(schema("record")).iter_errors(record))
+    error = best_match(_validator()(schema("record")).iter_errors(record))
     if error is not None:
         where = ".".join(map(str, error.absolute_path)) or "it"
         raise ValueError(f"{where}: {error.message[:200]}")
+
+
+@cache
+def _validator() -> Any:  # noqa: ANN401 - jsonschema has no types
+    """Returns a validator that looks at lists of numbers as a whole: records are mostly such."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    one_by_one = Draft202012Validator.VALIDATORS["items"]
+    number, place = {"$ref": "#/$defs/number"}, schema("record")["$defs"]["places"]["items"]
+
+    def items(validator: Any, items: Any, found: Any, whole: Any) -> Iterator[Any]:  # noqa: ANN401
+        kinds = set(map(type, found)) if isinstance(found, list) else {object}
+        if items == number and kinds <= {float, int, type(None)}:
+            return
+        if (
+            items == place
+            and kinds == {int}
+            and not (min(found) < place["minimum"] or max(found) > place["maximum"])
+        ):
+            return
+        yield from one_by_one(validator, items, found, whole)
+
+    return extend(Draft202012Validator, {"items": items})  # type: ignore[no-untyped-call]
 
 
 def _check_stages(record: Record) -> None:
@@ -413,11 +436,15 @@ class Run:
         label: The row's label; None from a store, which knows none.
         cell: The cell as plain JSON.
         scores: Metric → mean.
+        stages: All that it rests on, as "kind/key", needs before needers, and last itself.
+        meta: Returns what is told of the run of a stage; None if nothing is.
     """
 
     label: str | None
     cell: dict[str, Any]
     scores: dict[str, float]
+    stages: tuple[str, ...] = ()
+    meta: Callable[[str], dict[str, Any] | None] = lambda name: None
 
     @property
     def seed(self) -> tuple[int, int, int]:
@@ -426,10 +453,16 @@ class Run:
         return (seeds["target"], seeds["prior"], seeds["attack"])
 
 
-def run_of(label: str | None, payload: Mapping[str, Any]) -> Run:
+def run_of(
+    label: str | None,
+    payload: Mapping[str, Any],
+    key: str,
+    meta: Callable[[str], dict[str, Any] | None],
+) -> Run:
     """Returns a record's payload as a run."""
     means = {k: s["mean"] for k, s in payload["scores"].items()}
-    return Run(label, payload["cell"], {k: v for k, v in means.items() if v is not None})
+    scores = {k: v for k, v in means.items() if v is not None}
+    return Run(label, payload["cell"], scores, (*payload["stages"], f"record/{key}"), meta)
 
 
 def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
@@ -444,16 +477,38 @@ def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
         whole = [p.parent for p in metas if "." not in p.parent.name]  # not a commit's leftover
         return [_run_in(folder) for folder in whole], []
     verdicts = [check(p) for p in find([path])]
-    good = [run_of(v.record["row"], v.record["payload"]) for v in verdicts if v.record]
+    good = [
+        run_of(r["row"], r["payload"], r["key"], r["runs"].get)
+        for v in verdicts
+        if (r := v.record)
+    ]
     return good, [v for v in verdicts if v.problem]
 
 
 def _run_in(folder: Path) -> Run:
     """Returns a finished record stage of a store."""
     try:
-        return run_of(None, read_payload(folder)[0])
+        payload = read_payload(folder)[0]
     except DamagedError as error:
         raise ValueError(f"{error}; delete {folder} and run again") from error
+    return run_of(None, payload, folder.name, partial(_meta_in, folder.parents[1]))
+
+
+def _meta_in(root: Path, name: str) -> dict[str, Any] | None:
+    """Returns the meta.json of a stage of a store; None if the stage is not there.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = root / name / "meta.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        found["sha256"], found["device"], found["versions"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; delete {path.parent} and run again") from error
+    return found
 
 
 def in_words(cell: Mapping[str, Any]) -> str:

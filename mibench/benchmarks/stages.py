@@ -137,7 +137,7 @@ class ClassifierStage(Stage):
             own = generator(self.seed, "defense", self.part)
             trained = train_classifier(network, self.defense, self.recipe, corpus, rng, work, own)
         network.load_state_dict(trained["state"])
-        logits, _ = predict(network, corpus.test.images, generator(self.seed, "test"))
+        logits, _ = predict(network, corpus.test, generator(self.seed, "test"))
         return trained | {
             "num_classes": corpus.num_classes,
             "accuracy": 100 * in_top(logits, corpus.test.labels).mean().item(),
@@ -337,7 +337,7 @@ class EvidenceStage(Stage):
         labels = torch.arange(run.classes).repeat(run.samples)
         owned = self.compared(private)
         real = owned.images
-        _, real_features = predict(evaluator, real, generator("real"))
+        _, real_features = predict(evaluator, owned, generator("real"))
         _, stretched = predict(evaluator, stretch(x), generator("evaluation"))
         _, real_stretched = predict(evaluator, stretch(real), generator("real"))
         others = [
@@ -346,7 +346,7 @@ class EvidenceStage(Stage):
         ]
         seed = run.target.seed
         target_logits, _ = predict(target, x, generator(seed, "reconstructions"))
-        test_logits, _ = predict(target, private.test.images, generator(seed, "test"))
+        test_logits, _ = predict(target, private.test, generator(seed, "test"))
         try:
             place = nearest(features, labels, real_features, owned.labels)[1]
             similar = structural_similarity(x, real[place])

@@ -4,10 +4,10 @@ from csv import writer
 from io import StringIO
 from pathlib import Path
 
-from mibench.benchmarks.drawing import new_figure, save
+from mibench.benchmarks.drawing import new_figure, own_style, save
 from mibench.benchmarks.figures import COLOURS, MARKERS
 from mibench.benchmarks.tradeoff import Comparison, Line, front
-from mibench.evaluation.significance import LEVEL, Interval
+from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, Interval
 
 HEAD = ("quantity", "level", "curve", "versus", "mean", "t95", "seeds", "p", "p_holm")
 
@@ -59,10 +59,13 @@ def _notes(found: Comparison) -> list[str]:
     over = f"Over {total} seeds, ± half of Student's 95 % interval."
     if total == 1:
         over = "One seed carries no interval."
+    elif total < FEWEST_VALUES:
+        over = f"Over {total} seeds, too few for an interval."
     notes = [
         f"{over} Linear between "
         "the points of a seed's sweep; -- where its accuracies do not reach so far: nothing is "
-        "extrapolated (n/N: n of N seeds reach there).",
+        f"extrapolated (n/N: n of N seeds reach there; fewer than {FEWEST_VALUES} carry no "
+        "interval).",
         "The dominated area is a share of the square from blind guessing "
         f"({found.chance:g} % Accuracy, 100 % Attack Acc) to 100 % Accuracy and 0 % Attack Acc; "
         "more is better for the defender. A front takes the best of its points, luck included, so "
@@ -111,6 +114,7 @@ def _show(found: Interval | None, total: int) -> str:
     return f"{found.mean:.2f}{spread}" + (f" ({found.n}/{total})" if found.n < total else "")
 
 
+@own_style()
 def draw(found: Comparison, stem: Path) -> list[Path]:
     """Writes a PNG and a PDF: Attack Acc against Accuracy, a line per defense over its weights.
 
@@ -153,10 +157,3 @@ def draw(found: Comparison, stem: Path) -> list[Path]:
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=7)
     return save(figure, stem)
-
-
-def write(found: Comparison, stem: Path) -> list[Path]:
-    """Writes the figure and ``stem``.csv; returns the paths."""
-    table = stem.with_name(f"{stem.name}.csv")
-    table.write_text(csv(found), encoding="utf-8")
-    return [table, *draw(found, stem)]

@@ -2,9 +2,13 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import ModuleType
+
+from mibench.spec import is_users, source_files
+from mibench.store import tell
 
 
 def load_user_file(path: Path) -> ModuleType:
@@ -24,6 +28,7 @@ def load_user_file(path: Path) -> ModuleType:
     other = importlib.util.find_spec(name) if known is None else None
     if known is not None or (other is not None and other.origin != str(path)):
         raise ValueError(f"{path.name} has the name of a Python module; rename it")
+    loaded = set(sys.modules)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -48,4 +53,21 @@ def load_user_file(path: Path) -> ModuleType:
         advice = f"{advice}float = 0.1" if isinstance(error, FrozenInstanceError) else ""
         sentence = f"{path}, line {where}: {type(error).__name__}: {error}{advice}"
         raise ValueError(sentence) from error
+    _note_unfollowed(module, sys.modules.keys() - loaded)
     return module
+
+
+def _note_unfollowed(module: ModuleType, loaded: Iterable[str]) -> None:
+    """Says which of the modules that a file has loaded do not count as part of it."""
+    files = {
+        name: Path(file)
+        for name in loaded
+        if (file := getattr(sys.modules[name], "__file__", None)) is not None
+    }
+    followed = source_files([module])
+    others = [n for n, f in files.items() if is_users(f) and f.resolve() not in followed]
+    if others:
+        tell(
+            f"{module.__file__} loads {', '.join(sorted(others))} by a name that is computed: "
+            "changes there do not make results count as new. Import what decides results by name"
+        )

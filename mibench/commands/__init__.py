@@ -2,6 +2,7 @@
 
 from mibench.commands.budgets import budgets
 from mibench.commands.data import data_
+from mibench.commands.describe import describe
 from mibench.commands.diagnose import diagnose
 from mibench.commands.explain import explain
 from mibench.commands.figure import figure
@@ -14,5 +15,5 @@ from mibench.commands.tables import events, list_, status, table
 
 COMMANDS = (
     run, status, table, report, figure, show, explain, diagnose, budgets, record, verify, compare,
-    publish, leaderboard, data_, events, import_, list_, clean, check_store,
+    publish, leaderboard, data_, events, import_, list_, describe, clean, check_store,
 )  # fmt: skip

@@ -5,20 +5,32 @@ from pathlib import Path
 
 import click
 
-from mibench.commands.shared import choose_table, plan, refusing, what
+from mibench.commands.shared import (
+    choose_table,
+    gap,
+    opened,
+    planned,
+    published,
+    refusing,
+    what,
+)
 
 
 @click.command()
 @what
+@published
 def budgets(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path,
+    store: Path, data: Path, published: Path | None,
 ) -> None:  # fmt: skip
     """Print what TABLE's attacks spent: steps, answers of the target, seconds, memory."""
     from mibench.benchmarks.budgets import render, spent
-    from mibench.store import Store
 
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
-        found = spent(plan(chosen, seeds, data), Store(store))
-    click.echo(render(chosen.caption, found, seeds), nl=False)
+        done = opened(store, published)
+        records = planned(chosen, seeds, data, done)
+        found = spent(records, done)
+        if not any(found.values()):
+            raise ValueError(gap(chosen, rows, seeds, done.root))
+    click.echo(render(chosen.caption, found, max(map(len, records.values()))), nl=False)

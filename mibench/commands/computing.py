@@ -74,6 +74,8 @@ def compute(
         try:
             show(not outcome.failures)
             break
+        except KeyboardInterrupt as error:
+            fail(interruption(error, missing, store))
         except DamagedError as error:
             if error.stage is not None:
                 store.set_aside(error.stage, str(error))
@@ -94,7 +96,9 @@ def interruption(error: BaseException, stages: "Iterable[Stage]", store: "Store"
     told = getattr(error, "__notes__", [])
     saved = dict.fromkeys(s.describe() for s in stages if store.state(s) == "partial")
     told = told or [f"{', '.join(saved)} had begun"] * bool(saved)
-    return "; ".join(["interrupted", *told, "run the same command again to go on where it was"])
+    kept = f"what has finished is kept in {store.root}"
+    again = "run the same command again to go on where it was"
+    return "; ".join(["interrupted", *told, kept, again])
 
 
 def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:

@@ -10,6 +10,7 @@ from mibench.commands.shared import (
     anywhere,
     check_writable,
     choose_table,
+    fail,
     fetch,
     into,
     plan,
@@ -46,11 +47,12 @@ def diagnose(
     from mibench.benchmarks import diagnostics, diagnostics_files
     from mibench.benchmarks.executors import Bench, choose_executor
     from mibench.defenses.dependence import MEASURES
+    from mibench.spec import unknown
     from mibench.store import Store
 
     with refusing():
-        if unknown := [m for m in measures if m not in MEASURES]:
-            raise ValueError(f"unknown measure {unknown[0]!r}; known: {', '.join(MEASURES)}")
+        if strange := [m for m in measures if m not in MEASURES]:
+            raise ValueError(unknown("measure", strange[0], MEASURES))
         chosen = choose_table(table, rows, settings, protocol)
         if download:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
@@ -67,9 +69,15 @@ def diagnose(
         found = diagnostics.diagnose(records, Store(store))
         if found.values:
             stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-            written = diagnostics_files.write(found, measures, out / f"{stem}-dependence")
             click.echo(diagnostics_files.text(found, measures) + "\n")
-            click.echo("\n".join(map(str, written)))
+            table = out / f"{stem}-dependence.csv"
+            table.write_text(diagnostics_files.csv(found), encoding="utf-8")
+            click.echo(table)
+            try:
+                for path in diagnostics_files.draw(found, measures, table.with_suffix("")):
+                    click.echo(path)
+            except ValueError as error:
+                fail(f"could not draw them ({error}); the numbers are whole, and kept")
 
     stages = graph(s for own in diagnostics.dependence_stages(records).values() for s in own)
     compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)

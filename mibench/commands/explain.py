@@ -13,7 +13,11 @@ from mibench.commands.shared import (
     choose_table,
     filling,
     is_default,
+    opened,
     plan,
+    planned,
+    planned_controls,
+    published,
     refusing,
     what,
 )
@@ -29,41 +33,58 @@ if TYPE_CHECKING:
 
 @click.command()
 @what
+@published
 @click.argument("row")
 @click.argument("metric")
 def explain(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, row: str, metric: str,
+    store: Path, data: Path, published: Path | None, row: str, metric: str,
 ) -> None:  # fmt: skip
     """Say where the number of METRIC in ROW of TABLE came from; compute nothing.
 
+    METRIC is a metric's name or its column's title, in upper or lower case.
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
     from mibench.benchmarks.export import collect
-    from mibench.store import Store
+    from mibench.spec import nearest
 
-    done = Store(store)
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if row not in chosen.rows:
-            raise KeyError(f"no row {row!r} in {chosen.name}; rows: {', '.join(chosen.rows)}")
-        if metric not in chosen.columns:
-            known = ", ".join(chosen.columns)
-            raise KeyError(f"no metric {metric!r} in {chosen.name}; its metrics: {known}")
-        if is_default("seeds"):
+            near = nearest(row, chosen.rows)
+            known = ", ".join(chosen.rows)
+            raise KeyError(f"no row {row!r} in {chosen.name}{near}; rows: {known}")
+        metric = _metric(chosen, metric)
+        done = opened(store, published)
+        if published is None and is_default("seeds"):
             seeds = _count_seeds(chosen, row, done, data)
-        records = plan(chosen, seeds, data)
-        results = collect(chosen, records, done)
+        records = planned(chosen, seeds, data, done)
+        controls = {}
+        if "attack_acc" in chosen.columns:
+            controls = planned_controls(chosen.only([row]), seeds, data, done)
+        results = collect(chosen, records, done, controls)
     lacking = list(_lacking(chosen, row, records, done))
     if not results.found[row]:
         if not lacking:  # it is there, and damaged
             lacking = [(row, seed) for seed in range(seeds)]
-        raise RefusedError(f"no record of {row} in {store}; fill it with: {_command(lacking)}")
+        raise RefusedError(f"no record of {row} in {done.root}{_filled(lacking, published)}")
     for line in _told(results, row, metric, records, done):
         click.echo(line)
     if lacking:
         told = ", ".join(f"{label} (seed {seed})" for label, seed in lacking)
-        click.echo(f"\nMissing\n  {told}; fill with: {_command(lacking)}")
+        click.echo(f"\nMissing\n  {told}{_filled(lacking, published, 'fill with')}")
+
+
+def _metric(table: "Table", asked: str) -> str:
+    """Returns the metric of a column by its name or title, in upper or lower case."""
+    from mibench.evaluation import METRICS
+
+    names = {METRICS[name].title.casefold(): name for name in table.columns}
+    names |= {name.casefold(): name for name in table.columns}
+    if (found := names.get(asked.strip().casefold())) is None:
+        known = ", ".join(table.columns)
+        raise KeyError(f"no metric {asked!r} in {table.name}; its metrics: {known}")
+    return found
 
 
 def _count_seeds(table: "Table", row: str, store: "Store", data: Path) -> int:
@@ -87,10 +108,14 @@ def _lacking(
                 yield label, seed
 
 
-def _command(lacking: Sequence[tuple[str, int]]) -> str:
-    """Returns the command that fills what is missing."""
+def _filled(
+    lacking: Sequence[tuple[str, int]], published: Path | None, how: str = "fill it with"
+) -> str:
+    """Returns the command that fills what is missing in a store; records are as they are."""
+    if published is not None:
+        return ""
     labels = dict.fromkeys(label for label, _ in lacking)
-    return filling(labels, 1 + max(seed for _, seed in lacking))
+    return f"; {how}: {filling(labels, 1 + max(seed for _, seed in lacking))}"
 
 
 def _told(
@@ -107,7 +132,10 @@ def _told(
     fills = f", which fills the column {METRICS[name].title}" if metric.name != name else ""
     yield f"{metric.title} of {row} in {table.name}{fills}"
     line = (metric.compute.__doc__ or "").split("\n")[0]
-    yield f"  {line} {metric.better.capitalize()} is better for the defender."
+    if metric.better:
+        yield f"  {line} {metric.better.capitalize()} is better for the defender."
+    else:
+        yield f"  {line} It is a yardstick: neither way is better for the defender."
     if entry.mean is None:
         yield "  The value of no seed is a finite number."
         there = [r for r in records[row] if store.state(r) == "done"]
@@ -137,6 +165,7 @@ def _told(
 
     yield from _intervals(entry, table.rows[row].trials.classes, metric, repeats)
     yield from _comparisons(results, row, name)
+    yield from _worth(results, row)
     yield from _parts(results, row)
     yield from _stages(row, metric, records, store)
 
@@ -195,7 +224,9 @@ def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
     metric = METRICS[name]
     yield "\nCompared by paired t tests at the same seeds, with Holm's correction"
     contrast = results.entries[row][name].contrast
-    if contrast:
+    if not metric.better:
+        yield "  none: a yardstick is not tested"
+    elif contrast:
         yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
     elif isinstance(results.table.rows[row].defense, NoDefense):
         yield "  this is the row without a defense"
@@ -207,19 +238,50 @@ def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
 
 
 def _verdict(contrast: "Contrast", metric: "Metric") -> str:
-    from mibench.evaluation.significance import LEVEL, MOST_SEEDS
+    from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, MOST_SEEDS
 
     span = contrast.test.interval
     unit = " points" if metric.unit == "percent" else ""
     text = f"{contrast.test.diff:+.2f}{unit} over {_count(len(contrast.seeds), 'seed')}"
     if contrast.p is None:
         return f"{text}; no test: {span.method.removeprefix('none: ')}"
-    text += f" ({span.low:+.2f} to {span.high:+.2f}), p = {contrast.test.p:.3g}"
+    if span.low is not None:
+        text += f" ({span.low:+.2f} to {span.high:+.2f})"
+    text += f", p = {contrast.test.p:.3g}"
     text += f", corrected for {_count(contrast.tests, 'test')} p = {contrast.p:.3g}: "
     if contrast.significant:
         return f"{text}told apart at {100 * LEVEL:g} %"
+    if len(contrast.seeds) < FEWEST_VALUES:
+        return f"{text}not told apart at {100 * LEVEL:g} %"
     more = f"more than {MOST_SEEDS}" if contrast.more is None else f"about {contrast.more}"
     return f"{text}not told apart at {100 * LEVEL:g} %; it takes {more} more seeds"
+
+
+def _worth(results: "Results", row: str) -> Iterator[str]:
+    """Yields what the row's Attack Acc says about leakage, if its table shows any."""
+    from mibench.benchmarks.cautions import CONTROL_TITLE, cautions, is_above
+    from mibench.evaluation.significance import FEWEST_VALUES, LEVEL
+
+    reasons = cautions(results).get(row, [])
+    control = results.controls.get(row)
+    if not reasons and control is None:
+        return
+    yield "\nWhat Attack Acc says about leakage"
+    for reason in reasons:
+        yield f"  {reason[0].upper()}{reason[1:]}."
+    if control and control.mean is None:
+        command = f"{filling([row], results.seeds)} --controls"
+        yield f"  {CONTROL_TITLE}: not computed; compute it with: {command}"
+    elif control:
+        yield f"  {CONTROL_TITLE}: {control.mean:.2f} %, without an attack on the same target"
+    if control and (contrast := control.contrast):
+        test = contrast.test
+        over = "seeds" if len(contrast.seeds) >= FEWEST_VALUES else "classes"
+        told = f"no test: {test.interval.method.removeprefix('none: ')}"
+        if test.p is not None:
+            above = "" if is_above(contrast) else "not "
+            told = f"p = {test.p:.3g}: {above}significantly above at {100 * LEVEL:g} %"
+        yield f"  the attack's less that: {test.diff:+.2f} points, paired over {over}, {told}"
 
 
 def _parts(results: "Results", row: str) -> Iterator[str]:
@@ -247,6 +309,7 @@ def _parts(results: "Results", row: str) -> Iterator[str]:
 
 def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Iterator[str]:
     from mibench.benchmarks.stages import graph
+    from mibench.machine import in_words
 
     seeds: dict[str, list[int]] = {}
     stages = {}
@@ -254,7 +317,7 @@ def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Ite
         for stage in graph([record]):
             stages[stage.key] = stage
             seeds.setdefault(stage.key, []).append(seed)
-    yield "\nStages in the store"
+    yield "\nStages"
     made: dict[str, None] = {}
     for key, stage in stages.items():
         used = ", ".join(map(str, seeds[key]))
@@ -263,10 +326,8 @@ def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Ite
             f"  {stage.kind}/{key}  {stage.describe()}, version {stage.version}, "
             f"{'seed' if len(seeds[key]) == 1 else 'seeds'} {used}: {state}"
         )
-        if state == "done":
-            meta = store.meta(stage)
-            made[f"python {meta['versions']['python']}, torch {meta['versions']['torch']}, "
-                 f"on {meta['device']}"] = None  # fmt: skip
+        if state in ("done", "recorded"):
+            made[in_words(store.meta(stage))] = None
     yield f"  Metric {metric.name}, version {metric.version}; {'; '.join(made)}"
 
 

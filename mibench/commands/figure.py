@@ -10,7 +10,10 @@ from mibench.commands.shared import (
     choose_table,
     folder,
     into,
-    plan,
+    opened,
+    planned,
+    published,
+    refuse_records,
     refusing,
     what,
 )
@@ -21,26 +24,29 @@ from mibench.commands.shared import (
     "name", type=click.Choice(["1", "3", "4", "training", "reconstructions", "tradeoff"])
 )
 @what
+@published
 @into(folder, "Folder of the PDF and the PNG.")
 @click.option("--with-private", is_flag=True, help="Show private images of people too.")
 def figure(
     name: str, table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None,
-    seeds: int, store: Path, data: Path, out: Path, with_private: bool,
+    seeds: int, store: Path, data: Path, published: Path | None, out: Path, with_private: bool,
 ) -> None:  # fmt: skip
     """Draw a figure of the paper from TABLE, as PDF with its fonts inside and as PNG.
 
     1 or training: accuracy while the targets trained. 3 or reconstructions: what was recovered,
-    and the private images most similar to it. 4 or tradeoff: Attack Acc against Accuracy.
+    and the private images most similar to it. 4 or tradeoff: Attack Acc against Accuracy, which
+    --records will do for.
     """
     from mibench.benchmarks import paper
     from mibench.benchmarks.export import collect
-    from mibench.store import Store
 
     name = paper.NUMBERS.get(name, name)
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
-        records = plan(chosen, seeds, data)
-        done = Store(store)
+        if name != "tradeoff":
+            refuse_records(published, "no images and no curves of training")
+        done = opened(store, published)
+        records = planned(chosen, seeds, data, done)
         source = paper.Source(records, collect(chosen, records, done), done)
         check_writable(out)
         faces = any(cell.setting.task.faces for cell in chosen.rows.values())

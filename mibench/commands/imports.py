@@ -135,12 +135,11 @@ def bring(
     from mibench.networks import NETWORKS
     from mibench.networks.checkpoints import read_checkpoint
     from mibench.networks.released import released_classifier
-    from mibench.spec import canonical, override
+    from mibench.spec import canonical, override, unknown
 
     with refusing():
         if name_of_network not in NETWORKS:
-            known = ", ".join(NETWORKS)
-            raise KeyError(f"unknown network {name_of_network!r}; known: {known}")
+            raise KeyError(unknown("network", name_of_network, NETWORKS))
         spec = NETWORKS[name_of_network]()
         for setting in settings:
             path, equals, text = setting.partition("=")

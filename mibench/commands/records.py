@@ -12,38 +12,50 @@ from mibench.commands.shared import (
     choose_table,
     fail,
     folder,
+    gap,
+    holds_any,
     into,
-    note_gap,
     number_of_seeds,
     plan,
     refusing,
     what,
+    with_controls,
 )
 
 
 @click.command()
 @what
 @into(folder, "Folder of the files.", "mibench-out/records")
+@with_controls
 def record(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, out: Path,
+    store: Path, data: Path, out: Path, controls: bool,
 ) -> None:  # fmt: skip
     """Write a record file for every finished cell of TABLE: scores with their provenance.
 
     Such a file is what to publish: `mibench verify` checks it, `mibench leaderboard` collects.
     """
     from mibench.benchmarks import records
+    from mibench.benchmarks.cautions import control_table
     from mibench.store import Store
 
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         stages = plan(chosen, seeds, data)
+        done = Store(store)
+        if not holds_any(stages, done):
+            raise ValueError(gap(chosen, rows, seeds, store))
+        if controls:
+            known = {record.cell for own in stages.values() for record in own}
+            for label, own in plan(control_table(chosen), seeds, data).items():
+                # One file for each cell: rows share controls, and a row can be one.
+                new = [record for record in own if record.cell not in known]
+                known |= {record.cell for record in new}
+                stages[f"{label}, samples of its prior"] = new
         check_writable(out)
-        written = records.write(chosen.name, stages, Store(store), out)
+        written = records.write(chosen.name, stages, done, out)
     for path in written:
         click.echo(path)
-    if not written:
-        note_gap(chosen, rows, seeds, store)
 
 
 @click.command()
@@ -68,18 +80,21 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
         chosen = choose_table(table, (), (), None)
         place = out / chosen.name
         if store is not None:
-            check_writable(place)
             stages = plan(chosen, seeds, data)
+            if not holds_any(stages, Store(store)):
+                raise ValueError(f"nothing of {chosen.name} is in {store}: nothing is published")
+            check_writable(place)
             records.write(
                 chosen.name, stages, Store(store), place / "records", compact=True
             )  # fmt: skip
-        if (there := published.Published(place / "records").seeds()) > seeds:
+        told = published.Published(place / "records")
+        if (there := told.seeds(chosen)) > seeds:
             raise ValueError(
                 f"{place / 'records'} has records of {there} seeds: publish them with --seeds "
                 f"{there}, or move those of further seeds away"
             )
-        files = published.files_of(chosen, seeds, place / "records")
-        results = published.results_of(chosen, seeds, place / "records")
+        files = published.files_of(chosen, seeds, told)
+        results = told.results(chosen, seeds)
         for name, text in files.items():
             (place / name).write_text(text, encoding="utf-8")
             click.echo(place / name)
@@ -118,6 +133,12 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
             told = f"{verdict.recomputed} of {of} scores computed again"
             click.echo(f"ok   {verdict.path} ({told})")
     bad = sum(v.record is None for v in verdicts)
+    sound = [v for v in verdicts if v.record]
+    of = sum(len(v.record["payload"]["scores"]) for v in sound if v.record)
+    click.echo(
+        f"{len(verdicts)} record files: {len(sound)} sound, {bad} not sound; "
+        f"{sum(v.recomputed for v in sound)} of {of} scores computed again"
+    )
     if bad:
         fail(f"{bad} of {len(verdicts)} record files are not sound")
 
@@ -125,13 +146,15 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
 @click.command()
 @click.argument("a", type=anywhere)
 @click.argument("b", type=anywhere)
-def compare(a: Path, b: Path) -> None:
+@click.option("--by-key", is_flag=True, help="Say which equal keys have equal bits instead.")
+def compare(a: Path, b: Path, by_key: bool) -> None:
     """Set two results side by side: stores, record files, or folders of those.
 
     Rows are paired by label or, with a store, which knows none, by task, attack and defense.
-    Differences are B minus A.
+    Differences are B minus A. With --by-key results are paired by key: it says how many agree
+    to the bit, which stage is the first that differs, and what each side was computed on.
     """
-    from mibench.benchmarks import records
+    from mibench.benchmarks import bits, records
     from mibench.benchmarks.compare import compare as side_by_side
     from mibench.benchmarks.compare import in_text
 
@@ -144,5 +167,5 @@ def compare(a: Path, b: Path) -> None:
             if not found:
                 raise ValueError(f"there is no sound record in {path}")
             sides.append(found)
-        told = in_text(side_by_side(*sides))
+        told = bits.in_text(bits.agreement(*sides)) if by_key else in_text(side_by_side(*sides))
     click.echo(told, nl=False)

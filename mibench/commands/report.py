@@ -6,23 +6,30 @@ from pathlib import Path
 import click
 
 from mibench.commands.shared import (
-    NamedPath,
     anywhere,
     check_writable,
     choose_table,
     folder,
     into,
+    opened,
     plan,
+    planned,
+    planned_controls,
+    published,
+    refuse_records,
     refusing,
     selection,
     what,
+    with_controls,
 )
 
 
 @click.command()
 @click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
 @selection
+@published
 @into(folder, "Folder of the page.", "mibench-out/report")
+@with_controls
 @click.option(
     "--with-private",
     is_flag=True,
@@ -37,19 +44,25 @@ from mibench.commands.shared import (
 )
 def report(
     tables: Sequence[str], rows: Sequence[str], settings: Sequence[str], protocol: str | None,
-    seeds: int, store: Path, data: Path, out: Path, with_private: bool, identities: int,
+    seeds: int, store: Path, data: Path, published: Path | None, out: Path, with_private: bool,
+    identities: int, controls: bool,
 ) -> None:  # fmt: skip
-    """Write TABLEs from the store as one web page that needs nothing beside it."""
+    """Write TABLEs from the store as one web page that needs nothing beside it.
+
+    From records the page has all but images, values class by class and curves of training.
+    """
     from mibench.benchmarks.report import Chapter, page
-    from mibench.store import Store
 
     with refusing():
+        done = opened(store, published)
         chapters = []
         for name in tables:
             chosen = choose_table(name, rows, settings, protocol)
-            records = plan(chosen, seeds, data)
-            chapters.append(Chapter(chosen, records, arguments(name, settings, protocol, seeds)))
-        text = page(chapters, Store(store), with_private=with_private, identities=identities)
+            records = planned(chosen, seeds, data, done)
+            asked = arguments(name, settings, protocol, max(map(len, records.values())))
+            beside = planned_controls(chosen, seeds, data, done) if controls else {}
+            chapters.append(Chapter(chosen, records, asked + ["--controls"] * controls, beside))
+        text = page(chapters, done, with_private=with_private, identities=identities)
         check_writable(out)
         path = out / "index.html"
         path.write_text(text, encoding="utf-8")
@@ -68,14 +81,7 @@ def arguments(name: str, settings: Sequence[str], protocol: str | None, seeds: i
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=anywhere)
-@click.option(
-    "-o",
-    "--out",
-    type=NamedPath(path_type=Path, dir_okay=False),
-    default=Path("mibench-out/leaderboard.html"),
-    show_default=True,
-    help="The page.",
-)
+@into(anywhere, "Folder of the page.", "mibench-out/leaderboard")
 def leaderboard(sources: Sequence[Path], out: Path) -> None:
     """Write one web page of the record files in and below DIRs.
 
@@ -84,20 +90,25 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
     from mibench.benchmarks import records
     from mibench.benchmarks.report import leaderboard as page
 
+    named = out.suffix == ".html" and not out.is_dir()
+    path = out if named else out / "index.html"
     with refusing():
         verdicts = [records.check(path) for path in records.find(sources)]
         root = sources[0] if len(sources) == 1 else Path()
         text = page(verdicts, root)
-        check_writable(out.parent)
-        out.write_text(text, encoding="utf-8")
+        check_writable(path.parent)
+        path.write_text(text, encoding="utf-8")
+    if named:
+        click.echo(f"note: -o names a folder; {out} was taken for the page itself", err=True)
     for verdict in verdicts:
         if verdict.problem:
             click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
-    click.echo(out)
+    click.echo(path)
 
 
 @click.command()
 @what
+@published
 @click.argument("row")
 @into(anywhere, "Where the picture goes.")
 @click.option("--open", "open_", is_flag=True, help="Open it in the viewer of this desktop.")
@@ -109,14 +120,15 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
 @click.option("--with-private", is_flag=True, help="Show private images of people too.")
 def show(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, row: str, out: Path, open_: bool, blocks: bool | None,
-    with_private: bool,
+    store: Path, data: Path, published: Path | None, row: str, out: Path, open_: bool,
+    blocks: bool | None, with_private: bool,
 ) -> None:  # fmt: skip
     """Draw what was reconstructed in ROW of TABLE (a label, or a pattern like '*BiDO-HSIC')."""
     from mibench.benchmarks import figures
     from mibench.store import Store
 
     with refusing():
+        refuse_records(published, "no images")
         chosen = choose_table(table, rows, settings, protocol).only([row])
         records = plan(chosen, seeds, data)
         done = Store(store)
@@ -126,7 +138,8 @@ def show(
     faces = any(cell.setting.task.faces for cell in chosen.rows.values())
     name = slug(next(iter(records)) if len(records) == 1 else row)
     path = out / f"{chosen.name}-row-{name}.png"
-    figures.draw_reconstructions(records, done, path, private=with_private or not faces)
+    with refusing():
+        figures.draw_reconstructions(records, done, path, private=with_private or not faces)
     if blocks or (blocks is None and has_colours()):
         click.echo(half_blocks(path), nl=False)
     click.echo(path)

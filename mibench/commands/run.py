@@ -1,6 +1,6 @@
 """The command run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,14 @@ from mibench.commands.shared import (
     choose_table,
     chosen_stages,
     count_states,
+    fail,
     fetch,
     into,
+    note_controls,
     plan,
     refusing,
     what,
+    with_controls,
 )
 
 if TYPE_CHECKING:
@@ -26,11 +29,14 @@ if TYPE_CHECKING:
     from mibench.benchmarks.tables import Table
     from mibench.store import Stage, Store
 
+    Picture = Callable[[Path], bool | list[Path]]
+
 
 @click.command()
 @what
 @where
 @into(anywhere, "CSV, LaTeX, Markdown and PNG.")
+@with_controls
 @click.option(
     "--until",
     type=click.Choice(["images", "classifier", "prior", "inversion", "evidence"]),
@@ -41,11 +47,13 @@ def run(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
     store: Path, data: Path, device: str, executor: str, address: str | None, threads: int,
     download: bool, quiet: bool, verbose: bool, out: Path, until: str | None, dry_run: bool,
+    controls: bool,
 ) -> None:  # fmt: skip
     """Fill TABLE (a name, or a Python FILE with one) and print it.
 
     What is in the store is not computed again; an interrupted run goes on where it was.
     """
+    from mibench.benchmarks.cautions import control_table
     from mibench.benchmarks.executors import Bench, choose_executor
 
     with refusing():
@@ -53,6 +61,13 @@ def run(
         if download and not dry_run:
             fetch({c.setting.task for c in chosen.rows.values()}, data)
         records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
+        beside = {}
+        if controls:
+            others = control_table(chosen)
+            beside = (
+                foresee(others, seeds, data, quiet=True) if dry_run else plan(others, seeds, data)
+            )
+        asked = records | {f"{label}, samples of its prior": r for label, r in beside.items()}
         place = choose_executor(executor, address)
         file = Path(table) if table.endswith(".py") else None
         bench = Bench(store, data, device, threads, file)
@@ -61,20 +76,26 @@ def run(
         if not dry_run:
             check_writable(store, out)
     if dry_run:
-        seen = foresee(choose_table(table, (), (), None), seeds, data, quiet=True)
-        show_plan(records, bench, until, place.slots(bench), seen)
+        show_plan(asked, bench, until, place.slots(bench), foresee_plain(table, seeds, data))
         return
     from mibench.store import Store
 
-    stages = chosen_stages([r for rs in records.values() for r in rs], until)
+    stages = chosen_stages([r for rs in asked.values() for r in rs], until)
     changed = bool(rows or settings or protocol)
+    printed: set[str] = set()
 
     def show(complete: bool) -> None:
         if until is not None:
             show_accuracy(stages, Store(store))
-        else:
-            stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-            click.echo(write(chosen, records, Store(store), out, stem))
+            return
+        stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
+        text, files, pictures = results(chosen, records, Store(store), beside)
+        if text not in printed:  # a stage that a picture finds damaged makes all of this again
+            click.echo(text)
+        printed.add(text)
+        write(files, pictures, out / stem)
+        if complete:
+            note_controls(chosen, beside, rows, seeds, store)
 
     compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)
 
@@ -91,6 +112,14 @@ def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> R
         return record_stages(table, seeds, None)
 
 
+def foresee_plain(table: str, seeds: int, data: Path) -> Records:
+    """Returns the plan of the table as it is without options; no row if the data do not fit it."""
+    try:
+        return foresee(choose_table(table, (), (), None), seeds, data, quiet=True)
+    except (OSError, ValueError):
+        return {}
+
+
 def show_plan(
     records: Records, bench: "Bench", until: str | None, slots: int | None, seen: Records
 ) -> None:
@@ -103,7 +132,14 @@ def show_plan(
         slots: Stages that would run side by side, if that is known.
         seen: Of the table as it is without options: stages of which may have been measured too.
     """
-    from mibench.benchmarks.plan import estimate, known_sizes, measured, planned_steps, time_lines
+    from mibench.benchmarks.plan import (
+        doubts,
+        estimate,
+        known_sizes,
+        measured,
+        planned_steps,
+        time_lines,
+    )
     from mibench.benchmarks.stages import graph
     from mibench.store import Store
 
@@ -119,7 +155,7 @@ def show_plan(
     stages = chosen_stages([r for rs in records.values() for r in rs], until)
     store = Store(bench.store)
     states = store.states(stages)
-    rates = measured(every.values(), steps, store, bench.device.partition(":")[0])
+    took = measured(every.values(), steps, store, bench.device.partition(":")[0])
     for label, own in records.items():
         for seed, record in enumerate(own):
             click.echo(f"{label}, seed {seed}")
@@ -133,49 +169,82 @@ def show_plan(
     unknown = [steps[s.key] for s in to_do].count(None)
     left = f"{sum(steps[s.key] or 0 for s in to_do):,} steps to do"
     left += f" and those of {unknown} stages that cannot be told" * bool(unknown)
-    seconds = {s.key: estimate(s, steps[s.key], rates) for s in to_do}
-    for line in time_lines(stages, seconds, slots):
+    seconds = {s.key: estimate(s, steps[s.key], took) for s in to_do}
+    for line in (*time_lines(stages, seconds, slots), *doubts(to_do, steps, took)):
         click.echo(line)
     click.echo(f"{count_states(states)}; {left}")
 
 
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
-    """Prints the test accuracy of every finished classifier."""
+    """Prints the test accuracy of every finished classifier, and what to know beside it."""
     from mibench.benchmarks.stages import ClassifierStage
 
+    remarks: dict[str, None] = {}
     for stage in stages:
         if isinstance(stage, ClassifierStage) and store.state(stage) == "done":
-            accuracy = store.load(stage)["accuracy"]
-            click.echo(f"{stage.describe()}, seed {stage.seed}: accuracy {accuracy:.2f} %")
+            payload, meta = store.read(stage)
+            told = f"{stage.describe()}, seed {stage.seed}: accuracy {payload['accuracy']:.2f} %"
+            click.echo(told)
+            remarks |= dict.fromkeys(meta.get("remarks", []))
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
 
 
-def write(table: "Table", records: Records, store: "Store", out: Path, stem: str) -> str:
-    """Writes the table's files, named ``stem``, and returns what to print."""
-    from mibench.benchmarks import figures
+def results(
+    table: "Table", records: Records, store: "Store", controls: Records
+) -> tuple[str, dict[str, str], "dict[str, Picture]"]:
+    """Returns a table as text to print, as files by the ends of their names, and its pictures."""
+    from mibench.benchmarks import figures, tradeoff, tradeoff_files
     from mibench.benchmarks.export import collect, render
     from mibench.spec import fingerprint
 
-    results = collect(table, records, store)
-    files = {"csv": "csv", "json": "json", "tex": "latex", "md": "markdown"}
-    for suffix, form in files.items():
-        (out / f"{stem}.{suffix}").write_text(render(results, form), encoding="utf-8")
-    written = [out / f"{stem}.{suffix}" for suffix in files]
+    results = collect(table, records, store, controls)
+    text = render(results, "text")
+    forms = {".csv": "csv", ".json": "json", ".tex": "latex", ".md": "markdown"}
+    files = {end: render(results, form) for end, form in forms.items()}
     faces = any(r[0].cell.setting.task.faces for r in records.values())
     key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
-    pictures = [out / f"{stem}{name}.png" for name in ("", "-tradeoff", "-training", "-samples")]
-    shown = (
-        figures.draw_reconstructions(records, store, pictures[0], private=not faces),
-        figures.draw_tradeoff(results, pictures[1], key),
-        figures.draw_training(records, store, pictures[2]),
-        figures.draw_samples(records, store, pictures[3]),
-    )
-    # A file of that name where nothing is to be shown is of an earlier run.
-    written += [path for path, drawn in zip(pictures, shown, strict=True) if drawn]
-    told = render(results, "text") + "\n"
+    pictures: dict[str, Picture] = {
+        ".png": lambda p: figures.draw_reconstructions(records, store, p, private=not faces),
+        "-tradeoff.png": lambda p: figures.draw_tradeoff(results, p, key),
+        "-training.png": lambda p: figures.draw_training(records, store, p),
+        "-samples.png": lambda p: figures.draw_samples(records, store, p),
+    }
     if table.curves:
-        from mibench.benchmarks import tradeoff, tradeoff_files
-
         found = tradeoff.compare(table, records, store)
-        written += tradeoff_files.write(found, out / f"{stem}-curves")
-        told += tradeoff_files.text(found) + "\n\n"
-    return told + "\n".join(str(p) for p in written)
+        files["-curves.csv"] = tradeoff_files.csv(found)
+        text += "\n" + tradeoff_files.text(found) + "\n"
+        pictures["-curves"] = lambda p: tradeoff_files.draw(found, p)
+    return text, files, pictures
+
+
+def write(files: Mapping[str, str], pictures: "Mapping[str, Picture]", stem: Path) -> None:
+    """Writes files and draws pictures, named ``stem`` and an end, and prints their paths.
+
+    A picture that cannot be drawn keeps no other from being drawn; then the exit status is 1.
+
+    Raises:
+        OSError: If a file cannot be written.
+        DamagedError: If a stage that a picture shows is damaged.
+    """
+    from mibench.store import DamagedError
+
+    for end, text in files.items():
+        path = stem.with_name(stem.name + end)
+        path.write_text(text, encoding="utf-8")
+        click.echo(path)
+    failed = []
+    for end, draw in pictures.items():
+        path = stem.with_name(stem.name + end)
+        try:
+            drawn = draw(path)
+        except DamagedError:
+            raise
+        except ValueError as error:
+            failed.append(f"{path} ({error})")
+            continue
+        # A file of that name where nothing is to be shown is of an earlier run.
+        for drawn_path in [path] if drawn is True else drawn or []:
+            click.echo(drawn_path)
+    if failed:
+        fail(f"could not draw {'; '.join(failed)}; the numbers are whole, and kept")

@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from mibench.commands.output import safe_output
+
 if TYPE_CHECKING:
     from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
-    from mibench.store import Stage
+    from mibench.store import Stage, Store
+
+ENDS = (
+    "modified", "incomplete", "tradeoff", "training", "samples", "curves", "dependence",
+    "reconstructions", "row",
+)  # fmt: skip
+"""What follows a table's name and a hyphen in names of its files."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 Records = dict[str, list["RecordStage"]]
@@ -28,7 +36,12 @@ class RefusedError(click.ClickException):
 
 
 class Commands(click.Group):
-    """Commands of which click, too, complains in one sentence."""
+    """Commands of which click, too, complains in one sentence, as does what cannot be printed."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Runs the command line that was given, and exits."""
+        with safe_output():
+            return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: ANN401
         """Parses the group's own options."""
@@ -111,6 +124,16 @@ selection = apply(
                  envvar="MIBENCH_DATA", show_default=True, help="Raw data sets."),
 )  # fmt: skip
 what = apply(click.argument("table"), selection)
+with_controls = click.option(
+    "--controls",
+    is_flag=True,
+    help="Also the Attack Acc of unoptimised samples of each row's prior, on the same target.",
+)
+published = click.option(
+    "--records", "published", type=anywhere,
+    help="Read the record files in and below this folder, in place of a store and raw data; "
+    "without --seeds, all their seeds.",
+)  # fmt: skip
 
 
 def choose_table(
@@ -121,13 +144,14 @@ def choose_table(
 
     from mibench.benchmarks.tables import TABLES
     from mibench.evaluation import fields_of
+    from mibench.spec import unknown
 
     if name.endswith(".py"):
         table = table_of(Path(name))
     elif name in TABLES:
         table = TABLES[name]
     else:
-        raise KeyError(f"unknown table {name!r}; known: {', '.join(TABLES)}, or a file NAME.py")
+        raise KeyError(f"{unknown('table', name, TABLES)}, or a file NAME.py")
     if protocol is not None:
         fields = [f"protocol.{k}={v}" for k, v in fields_of(protocol).items()]
         table = replace(table.modified(fields), caption=f"{table.caption} (protocol {protocol})")
@@ -149,7 +173,29 @@ def table_of(path: Path) -> "Table":
             f"{path} must define one mibench Table (or name one of several TABLE), "
             f"found {len(tables)}"
         )
-    return own[0] if own else next(iter(tables.values()))
+    table = own[0] if own else next(iter(tables.values()))
+    check_name(table, path)
+    return table
+
+
+def check_name(table: "Table", path: Path) -> None:
+    """Raises ValueError if an own table's files could not be named by it, or be a shipped one's.
+
+    File systems may take small and capital letters for the same.
+    """
+    from mibench.benchmarks.tables import TABLES
+
+    name = table.name
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\:"):
+        raise ValueError(f"{path}: the table's name {name!r} cannot name its files")
+    for shipped in TABLES.values():
+        rest = name.casefold().removeprefix(shipped.name)
+        taken = not rest or rest.startswith(tuple(f"-{word}" for word in ENDS))
+        if name.casefold().startswith(shipped.name) and taken and table != shipped:
+            raise ValueError(
+                f"{path}: a table named {name} would overwrite files of mibench's table "
+                f"{shipped.name}; give it another name"
+            )
 
 
 @contextmanager
@@ -172,6 +218,64 @@ def plan(table: "Table", seeds: int, data: Path) -> Records:
     from mibench.benchmarks.export import record_stages
 
     return record_stages(table, seeds, data)
+
+
+def opened(store: Path, published: Path | None) -> "Store":
+    """Returns the store, or the folder of records that is to be read as one.
+
+    Raises:
+        FileNotFoundError: If there is no such folder of records.
+        ValueError: If a record is not sound, or a store is named too.
+    """
+    from mibench.benchmarks.published import Published
+    from mibench.store import Store
+
+    if published is None:
+        return Store(store)
+    source = click.get_current_context().get_parameter_source("store")
+    if source is click.core.ParameterSource.COMMANDLINE:
+        raise ValueError("--records is read in place of --store: name one of them")
+    return Published(published)
+
+
+def planned(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
+    """Returns the last stages of every row, as :func:`plan` does, or as the records have them.
+
+    Raises:
+        ValueError: If ``done`` is a folder of records, and none is of the table.
+    """
+    from mibench.benchmarks.published import Published
+
+    if not isinstance(done, Published):
+        return plan(table, seeds, data)
+    if not (there := done.seeds(table)):
+        others = ", ".join(done.tables())
+        raise ValueError(
+            f"no record in {done.root} is of a cell of {table.name}; they are of {others}"
+            if others
+            else f"there is no record file in {done.root}"
+        )
+    return done.stages(table, there if is_default("seeds") else seeds)
+
+
+def planned_controls(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
+    """Returns the last stages of the samples of each row's prior; none that no record is of."""
+    from mibench.benchmarks.cautions import control_table
+    from mibench.benchmarks.published import Published
+
+    others = control_table(table)
+    if not isinstance(done, Published):
+        return plan(others, seeds, data)
+    if not (there := done.seeds(others)):
+        return {}
+    return done.stages(others, there if is_default("seeds") else seeds)
+
+
+def refuse_records(published: Path | None, lacking: str) -> None:
+    """Raises ValueError if records are to be read, which do not hold what is asked for."""
+    if published is not None:
+        raise ValueError(f"records hold scores and where they come from, but {lacking}; a store "
+                         "that the table was run in holds them: --store")  # fmt: skip
 
 
 def fetch(tasks: "Iterable[Task]", data: Path) -> None:
@@ -230,11 +334,31 @@ def filling(rows: Iterable[str], seeds: int) -> str:
     return shlex.join(words)
 
 
-def note_gap(table: "Table", rows: Iterable[str], seeds: int, store: Path) -> None:
-    """Says that nothing of a table was found, and the command that fills it."""
+def holds_any(records: Records, store: "Store") -> bool:
+    """Whether any of the records is in the store."""
+    return "done" in store.states(r for rs in records.values() for r in rs).values()
+
+
+def gap(table: "Table", rows: Iterable[str], seeds: int, store: Path) -> str:
+    """Returns a sentence: nothing of a table was found, and the command that fills it."""
     where = f"is in {store}" if store.is_dir() else f"is there: no store at {store}"
-    told = f"nothing of {table.name} {where}; fill it with: {filling(rows, seeds)}"
-    click.echo(f"note: {told}", err=True)
+    return f"nothing of {table.name} {where}; fill it with: {filling(rows, seeds)}"
+
+
+def note_controls(
+    table: "Table", controls: Records, rows: Iterable[str], seeds: int, store: Path
+) -> None:
+    """Says how to get the controls of a table where they were not asked for or are missing."""
+    from mibench.store import Store
+
+    states = Store(store).states(stage for stages in controls.values() for stage in stages)
+    told = ""
+    if missing := sum(state != "done" for state in states.values()):
+        told = f"{missing} of {len(states)} controls are not in {store}; compute them with"
+    elif not controls and "attack_acc" in table.columns:
+        told = "what samples of the prior get tells a failed attack from privacy; see it with"
+    if told:
+        click.echo(f"note: {told}: {filling(rows, seeds)} --controls", err=True)
 
 
 def count_states(states: Mapping[str, str]) -> str:

@@ -99,6 +99,8 @@ def check_store(store: Path, repair: bool) -> None:
             except OSError as error:
                 damaged += 1
                 click.echo(f"{path} cannot be read ({error.strerror})", err=True)
+    if not checked:
+        raise RefusedError(f"there is no finished stage in {store}")
     click.echo(f"{checked} stages read, {damaged} of them damaged")
     if damaged and moved == damaged:
         fail(f"{moved} moved aside; run again to compute them anew")

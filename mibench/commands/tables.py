@@ -1,21 +1,29 @@
 """The commands that read a table from the store: status, table, events; and list."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
+from mibench.commands.describe import KINDS, registries
 from mibench.commands.shared import (
     Records,
     choose_table,
     count_states,
     folder,
+    gap,
     into,
-    note_gap,
+    note_controls,
     nothing_is_garbage,
+    opened,
     plan,
+    planned,
+    planned_controls,
+    published,
     refusing,
     what,
+    with_controls,
 )
 
 
@@ -34,6 +42,7 @@ def status(
 
 @click.command()
 @what
+@published
 @click.option(
     "--format",
     "form",
@@ -48,22 +57,31 @@ def status(
     help="Whether a paper's numbers stand beside.",
 )
 @click.option("--standalone", is_flag=True, help="With latex, a whole document.")
+@with_controls
 @nothing_is_garbage()
 def table(
     table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, form: str, reported: bool, standalone: bool,
+    store: Path, data: Path, published: Path | None, form: str, reported: bool, standalone: bool,
+    controls: bool,
 ) -> None:  # fmt: skip
-    """Print TABLE from the store alone; gaps print as --."""
+    """Print TABLE from the store or from records alone.
+
+    Gaps print as --, and nothing at all is an error.
+    """
     from mibench.benchmarks import export
-    from mibench.store import Store
 
     with refusing():
         if standalone and form != "latex":
             raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
-        results = export.collect(chosen, plan(chosen, seeds, data), Store(store))
-    if not any(results.found.values()):
-        note_gap(chosen, rows, seeds, store)
+        done = opened(store, published)
+        records = planned(chosen, seeds, data, done)
+        beside = planned_controls(chosen, seeds, data, done) if controls else {}
+        results = export.collect(chosen, records, done, beside)
+        if not any(results.found.values()) and not results.holes:  # those say why it is so
+            raise ValueError(gap(chosen, rows, seeds, done.root))
+        if published is None and (controls or form == "text"):
+            note_controls(chosen, beside, rows, seeds, store)
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)
 
@@ -92,16 +110,18 @@ def events(
                 write_events(history, path)
                 click.echo(path)
                 written += 1
-    if not written:
-        click.echo(f"note: no finished prior in {store} has kept statistics", err=True)
+        if not written:
+            raise ValueError(f"no finished prior of {table} in {store} has kept statistics")
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["tables", "attacks", "defenses", "tasks", "metrics"]))
+@click.argument("what", type=click.Choice(KINDS))
 def list_(what: str) -> None:
     """List names, each with a line that says what it is."""
     for name, line in registry(what):
-        click.echo(f"{name:26s} {line}")
+        click.echo(f"{name:26s} {line}".rstrip())
+    if sys.flags.optimize > 1 and what != "tables":
+        click.echo("note: Python drops descriptions under PYTHONOPTIMIZE=2 or -OO", err=True)
 
 
 def show_states(records: Records, store: Path) -> None:
@@ -127,25 +147,16 @@ def show_states(records: Records, store: Path) -> None:
 
 
 def registry(what: str) -> Iterator[tuple[str, str]]:
-    """Yields the names of a kind of component and their first docstring lines."""
-    if what == "tables":
-        from mibench.benchmarks.tables import TABLES
-
-        for name, table in TABLES.items():
-            yield name, table.caption + (f" [{table.source}]" if table.source else "")
-        return
-    if what == "metrics":
-        from mibench.evaluation import METRICS
-
-        for name, metric in METRICS.items():
-            yield name, (metric.compute.__doc__ or "").split("\n")[0]
-        return
-    from mibench.attacks import ATTACKS
-    from mibench.data import TASKS
-    from mibench.defenses import DEFENSES
-
-    components: dict[str, dict[str, type]] = {
-        "attacks": dict(ATTACKS), "defenses": dict(DEFENSES), "tasks": dict(TASKS),
-    }  # fmt: skip
-    for name, cls in components[what].items():
-        yield name, (cls.__doc__ or "").split("\n")[0]
+    """Yields the names of a kind of component, each with a line that says what it is."""
+    for name, component in registries()[what].items():
+        if what == "tables":
+            yield name, component.caption + f" [{component.source}]" * bool(component.source)
+        elif what == "protocols":
+            own = ", ".join(f"{field}={value}" for field, value in component.items())
+            yield name, own or "the usual one, from which the others differ as told here"
+        else:
+            documented = component.compute if what == "metrics" else component
+            text = documented.__doc__ or ""
+            if text.startswith(f"{documented.__name__}("):
+                text = ""  # a dataclass's own, where Python runs with -OO
+            yield name, text.split("\n")[0]

@@ -56,7 +56,7 @@ class Splits:
             it shares no class with ``private``.
 
     Raises:
-        ValueError: If a public image belongs to a private class.
+        ValueError: If a public image belongs to a private class, or there are fewer than two.
     """
 
     private: Corpus
@@ -67,6 +67,8 @@ class Splits:
         shared = set(self.public.labels.tolist()) & set(range(self.private.num_classes))
         if shared:
             raise ValueError(f"classes {sorted(shared)} are both private and public")
+        if len(self.public) < 2:
+            raise ValueError(f"a prior needs two public images or more, here: {len(self.public)}")
 
     @property
     def sizes(self) -> Sizes:
@@ -113,6 +115,10 @@ class Task(ABC):
         """
         return self.load(root).sizes
 
+    def classes(self, root: Path) -> list[str]:
+        """Returns what the private classes are called, by label; raises like ``digest``."""
+        return [str(label) for label in range(self.num_classes)]
+
     def download(self, root: Path) -> None:
         """Fetches the raw files into ``root``.
 
@@ -120,6 +126,25 @@ class Task(ABC):
             ValueError: If the task cannot be downloaded.
         """
         raise ValueError(f"{self.name} cannot be downloaded")
+
+
+def check_labels(labels: Tensor, classes: int, where: str) -> None:
+    """Raises ValueError unless the labels are whole numbers from 0 on, all ``classes`` of them.
+
+    Args:
+        labels: Of each image.
+        classes: How many there are.
+        where: What has the labels, for the message.
+    """
+    if labels.is_floating_point():
+        raise ValueError(f"{where} has labels that are no whole numbers")
+    found = set(labels.tolist())
+    if strange := sorted(found - set(range(classes))):
+        raise ValueError(
+            f"{where} has the label {strange[0]}, and labels go from 0 to {classes - 1}"
+        )
+    if missing := sorted(set(range(classes)) - found):
+        raise ValueError(f"{where} has no image of class {missing[0]}")
 
 
 def hold_out(labels: Tensor, share: float, rng: torch.Generator) -> Tensor:
@@ -168,7 +193,12 @@ def sizes_by_class(train: Tensor, test: Tensor, private: int) -> Sizes:
 
 def resize(pixels: Tensor, size: int) -> Tensor:
     """Returns uint8 images of ``size`` x ``size``, by bilinear interpolation."""
-    x = torch.nn.functional.interpolate(
-        pixels.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
-    )
-    return x.round().clamp(0, 255).to(torch.uint8)
+
+    def resized(part: Tensor) -> Tensor:
+        x = torch.nn.functional.interpolate(
+            part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+        return x.round().clamp(0, 255).to(torch.uint8)
+
+    # As floats, all at once would take four times their room in bytes, several times over.
+    return torch.cat([resized(part) for part in pixels.split(1024)])  # type: ignore[no-untyped-call]

@@ -1,24 +1,38 @@
 """CIFAR-10, Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html."""
 
+import hashlib
 import io
 import pickle
 import pickletools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from mibench.data.base import Sizes, Splits, Task, resize, sizes_by_class, split_by_class
-from mibench.data.images import decode, file_digests, image_files, manifest_digest
+from mibench.data.base import (
+    Sizes,
+    Splits,
+    Task,
+    check_labels,
+    resize,
+    sizes_by_class,
+    split_by_class,
+)
+from mibench.data.images import file_digests, image_files, manifest_digest
+from mibench.data.reading import read_images, remark_on_left_out
 from mibench.seeding import generator
 from mibench.spec import require
+from mibench.store import remark
 from mibench.types import ImageSet, Shape
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+OFFICIAL = "85782e9678eac50150693887f4dc892f1521aa9b8293a28baefe28022713acc3"
+"""What :func:`contents` returns of the official images, in whatever order and layout."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +71,17 @@ class CIFAR10(Task):
         return manifest_digest(file_digests(root, [f for fs in tree.values() for f in fs]))
 
     def load(self, root: Path) -> Splits:
-        """Reads either layout."""
+        """Reads either layout; remarks on images that are not the official ones."""
         batches, tree = _places(root)
         if batches is not None:
             sets = {part: _read_batches(root, part) for part in BATCHES}
         else:
-            sets = {part: self._read_tree(tree, part) for part in BATCHES}
+            sets = _read_tree(root, tree)
+        if contents(sets.values()) != OFFICIAL:
+            remark(
+                "The images of CIFAR-10 are not the official ones: this is another data set under "
+                "its name, and results are not comparable with those on CIFAR-10."
+            )
         train, test = (ImageSet(resize(s.pixels, self.size), s.labels) for s in sets.values())
         rng = generator("cifar10", "validation")
         return split_by_class(train, test, self.num_classes, self.validation, rng)
@@ -79,10 +98,9 @@ class CIFAR10(Task):
             )
         return sizes_by_class(train, test, self.num_classes)
 
-    def _read_tree(self, tree: dict[tuple[str, int], list[Path]], part: str) -> ImageSet:
-        files = [(f, label) for (p, label), fs in tree.items() if p == part for f in fs]
-        labels = torch.tensor([label for _, label in files])
-        return ImageSet(decode([f for f, _ in files], 32, 3), labels)
+    def classes(self, root: Path) -> list[str]:
+        """Returns the names of the private classes."""
+        return list(CLASSES[: self.num_classes])
 
     def download(self, root: Path) -> None:
         """Fetches the batches with torchvision."""
@@ -92,6 +110,15 @@ class CIFAR10(Task):
             datasets.CIFAR10(str(root), download=True)
         except (RuntimeError, OSError) as error:
             raise ValueError(f"CIFAR-10 could not be downloaded: {error}") from error
+
+
+def contents(parts: Iterable[ImageSet]) -> str:
+    """Returns the sha256 of what images and labels each part has, in whatever order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        rows = zip(part.labels.tolist(), part.pixels.numpy(), strict=True)
+        digest.update(b"".join(sorted(bytes([y]) + hashlib.sha256(x).digest() for y, x in rows)))
+    return digest.hexdigest()
 
 
 def _places(root: Path) -> tuple[list[Path] | None, dict[tuple[str, int], list[Path]]]:
@@ -118,6 +145,13 @@ def _places(root: Path) -> tuple[list[Path] | None, dict[tuple[str, int], list[P
                     "or name the folder that holds it with --data"
                 )
     return None, tree
+
+
+def _read_tree(root: Path, tree: dict[tuple[str, int], list[Path]]) -> dict[str, ImageSet]:
+    for part in BATCHES:
+        remark_on_left_out(part, root / "cifar10" / part, CLASSES, ())
+    files = {p: [(f, c) for (q, c), fs in tree.items() if q == p for f in fs] for p in BATCHES}
+    return read_images(files, 32, 3)
 
 
 class _Arrays(pickle.Unpickler):
@@ -173,4 +207,6 @@ def _read_batches(root: Path, part: str) -> ImageSet:
             raise ValueError(f"{path} is no whole batch of CIFAR-10: {error}") from error
         pixels.append(rows)
         labels.append(mine)
-    return ImageSet(torch.cat(pixels), torch.cat(labels))
+    everyone = torch.cat(labels)
+    check_labels(everyone, 10, f"the {part} part of CIFAR-10 under {root}")
+    return ImageSet(torch.cat(pixels), everyone)

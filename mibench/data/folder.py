@@ -1,18 +1,27 @@
 """A data set of your own: folders of images, one per private identity or class."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-
 from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
-from mibench.data.images import decode, file_digests, image_files, manifest_digest, subfolders
+from mibench.data.images import (
+    counted,
+    file_digests,
+    image_files,
+    left_out,
+    manifest_digest,
+    subfolders,
+)
+from mibench.data.reading import read_images, remark_on_left_out
 from mibench.seeding import generator
 from mibench.spec import require
-from mibench.types import ImageSet, Shape
+from mibench.types import Shape
 
 INF = float("inf")
+READING = "2"
+"""Version of how files become pixels; it stands in the digest of the files."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Folder(Task):
                     f"{root / self.folder / name} is also {private[digest]}: public images must "
                     "not be private ones"
                 )
-        return manifest_digest(digests)
+        return manifest_digest(digests | {"reading": READING})
 
     def files(self, root: Path) -> dict[str, dict[str, list[Path]]]:
         """Returns "train", "test" and "public" → identity → image files.
@@ -94,21 +103,29 @@ class Folder(Task):
             raise ValueError(
                 f"{parts['train']} has {len(names)} identities, fewer than the "
                 f"{self.num_classes} of setting.task.num_classes"
+                + _beside(parts["train"], found["train"])
             )
         for name in names:
             if len(found["train"][name]) < self.min_images:
                 raise ValueError(
                     f"{parts['train'] / name} has {len(found['train'][name])} images, fewer than "
                     f"the {self.min_images} of setting.task.min_images"
+                    + _beside(parts["train"] / name)
                 )
             if not found["test"].get(name):
-                raise ValueError(f"{parts['test'] / name} has no image to test on")
+                place = parts["test"] / name
+                raise ValueError(
+                    f"{place} has no image to test on" + (_beside(place) if place.is_dir() else "")
+                )
         public = {d.name: image_files(d) for d in subfolders(base / "public")}
         public[""] = image_files(base / "public")
         if both := sorted(set(public) & set(found["train"])):
             raise ValueError(f"identity {both[0]!r} is both private and public under {base}")
-        if not any(public.values()):
-            raise FileNotFoundError(f"no image in {base / 'public'}")
+        if (count := sum(map(len, public.values()))) < 2:
+            raise FileNotFoundError(
+                f"a prior needs two images or more, {base / 'public'} has {count}"
+                f"{_beside(base / 'public')}"
+            )
         kept = {part: {n: found[part][n] for n in names} for part in parts}
         return kept | {"public": dict(sorted(public.items()))}
 
@@ -118,19 +135,40 @@ class Folder(Task):
         return Sizes(counts["train"], counts["train"], counts["public"])
 
     def load(self, root: Path) -> Splits:
-        """Decodes all images."""
+        """Decodes all images; remarks on what is left out or read otherwise than stored."""
         files = self.files(root)
-
-        def read(part: str) -> ImageSet:
-            paths = [p for fs in files[part].values() for p in fs]
-            owners = [i for i, fs in enumerate(files[part].values()) for _ in fs]
-            first = self.num_classes if part == "public" else 0
-            pixels = decode(paths, self.size, self.channels)
-            return ImageSet(pixels, torch.tensor(owners) + first)
-
-        train, test = read("train"), read("test")
+        base = root / self.folder
+        every = {d.name for d in subfolders(base / "private" / "train")}
+        for part, found in files.items():
+            top = base / "public" if part == "public" else base / "private" / part
+            remark_on_left_out(part, top, found, every - set(found))
+        numbered = {
+            part: [
+                (path, i + (self.num_classes if part == "public" else 0))
+                for i, paths in enumerate(found.values())
+                for path in paths
+            ]
+            for part, found in files.items()
+        }
+        sets = read_images(numbered, self.size, self.channels)
+        train = sets["train"]
         rng = generator("folder", "validation")
         corpus = Corpus(
-            train, hold_out(train.labels, self.validation, rng), test, self.num_classes
+            train, hold_out(train.labels, self.validation, rng), sets["test"], self.num_classes
         )
-        return Splits(private=corpus, evaluation=corpus, public=read("public"))
+        return Splits(private=corpus, evaluation=corpus, public=sets["public"])
+
+    def classes(self, root: Path) -> list[str]:
+        """Returns the identities' names."""
+        return list(self.files(root)["train"])
+
+
+def _beside(place: Path, identities: Collection[str] | None = None) -> str:
+    """Returns what a folder holds that is not read, to end a complaint with.
+
+    Args:
+        place: The folder.
+        identities: Names of the folders in it, where its images lie in these.
+    """
+    found = left_out(place, own=identities is None, within=identities or ())
+    return f" (left out: {counted(found)})" if found else ""

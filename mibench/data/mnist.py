@@ -13,15 +13,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mibench.data.base import Sizes, Splits, Task, resize, sizes_by_class, split_by_class
+from mibench.data.base import (
+    Sizes,
+    Splits,
+    Task,
+    check_labels,
+    resize,
+    sizes_by_class,
+    split_by_class,
+)
 from mibench.seeding import generator
 from mibench.spec import require
+from mibench.store import remark
 from mibench.types import ImageSet, Shape
 
-PARTS = {"train": 60_000, "t10k": 10_000}
+PARTS = ("train", "t10k")
 LARGEST = 2**26
 """Bytes of the largest file that is read; that of the train images has 47,040,016."""
-"""Official part → number of images."""
+OFFICIAL = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
+"""What :meth:`MNIST.digest` returns of the official files."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,12 @@ class MNIST(Task):
         return digest.hexdigest()
 
     def load(self, root: Path) -> Splits:
-        """Reads ``root``/MNIST/raw."""
+        """Reads ``root``/MNIST/raw; remarks on files that are not the official ones."""
+        if self.digest(root) != OFFICIAL:
+            remark(
+                "The files of MNIST are not the official ones: this is another data set under "
+                "its name, and results are not comparable with those on MNIST."
+            )
         train, test = (
             ImageSet(resize(images[:, None], self.size), labels.long())
             for images, labels in (read(root, part) for part in PARTS)
@@ -87,7 +102,8 @@ def read(root: Path, part: str) -> tuple[Tensor, Tensor]:
 
     Raises:
         FileNotFoundError: If a file is absent.
-        ValueError: If a file is cut short, or is not what its name says.
+        ValueError: If a file is cut short, or is not what its name says; if a label is none of
+            0 to 9, or one of these is missing.
     """
     images = _idx(root, f"{part}-images-idx3-ubyte")
     labels = _idx(root, f"{part}-labels-idx1-ubyte")
@@ -96,6 +112,7 @@ def read(root: Path, part: str) -> tuple[Tensor, Tensor]:
             f"MNIST under {root}: {len(images)} {part} images of {tuple(images.shape[1:])} pixels "
             f"for {len(labels)} labels; fetch it again with --download"
         )
+    check_labels(labels, 10, f"the {part} part of MNIST under {root}")
     return images, labels
 
 

@@ -216,5 +216,5 @@ def _select_data(recipe: Recipe, corpus: Corpus) -> tuple[ImageSet, ImageSet | N
 
 
 def _accuracy(network: Classifier, data: ImageSet, epoch: int) -> float:
-    logits, _ = predict(network, data.images, generator("selection", epoch))
+    logits, _ = predict(network, data, generator("selection", epoch))
     return 100 * in_top(logits, data.labels).mean().item()

@@ -9,8 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.evaluation.metrics import INCEPTION
+from mibench.networks.checkpoints import read_checkpoint
 from mibench.seeding import seeded
 from mibench.types import Images
+
+PUBLISHED = Path(INCEPTION).stem.rpartition("-")[2]
+"""How the sha256 of the published file begins: its name ends so, by torch hub's convention."""
 
 
 def inception_file(data: Path) -> Path:
@@ -19,12 +23,22 @@ def inception_file(data: Path) -> Path:
 
 
 def inception_digest(data: Path) -> str:
-    """Returns the sha256 of the weights' file; "" if it is not there."""
+    """Returns the sha256 of the weights' file; "" if it is not there.
+
+    Raises:
+        ValueError: If it is not the published file, whose digest begins as its name says.
+    """
     path = inception_file(data)
     if not path.is_file():
         return ""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(PUBLISHED):
+        raise ValueError(
+            f"{path} is not what pytorch-fid publishes: its sha256 begins with "
+            f"{digest[: len(PUBLISHED)]}, not {PUBLISHED}; fetch it again or take it away"
+        )
+    return digest
 
 
 def inception_features(
@@ -48,7 +62,7 @@ def inception_features(
 
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise ValueError(f"{path} changed while it was used; start again")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(path)
     # pytorch-fid fetches its weights while it builds the network, and takes no others.
     with patch.object(inception, "load_state_dict_from_url", lambda *_, **__: state), seeded("-"):
         network = inception.InceptionV3().to(device).eval()

@@ -36,7 +36,9 @@ class Metric:
             Raises :class:`UndefinedError` where the evidence gives it no value.
         per: What it is measured on: each "image", each "identity", the whole "attack", or
             the "target" alone, whose value no repeat of the attack can change.
-        better: Which way is better for the defender: less leakage, more utility.
+        better: Which way is better for the defender: less leakage, more utility. "" for a
+            yardstick, which says how to read other metrics: it is shown without an arrow and
+            never tested for significance.
         unit: "percent", "features" for a length in the evaluator's features, "features²" for
             its square, or "" for a number without one.
         range: Least and greatest value.
@@ -47,7 +49,7 @@ class Metric:
     title: str
     compute: Callable[[Evidence], Float[Tensor, " n"] | float]
     per: Literal["image", "identity", "attack", "target"]
-    better: Literal["lower", "higher"]
+    better: Literal["lower", "higher", ""]
     unit: Literal["percent", "features", "features²", ""] = ""
     range: tuple[float, float] = (-INF, INF)
     version: int = 1
@@ -397,16 +399,15 @@ METRICS: dict[str, Metric] = {
             "lower", "percent", (-INF, 100.0), version=2,
         ),
         Metric(
-            "false_positives", "False positives", false_positives, "attack", "lower", "percent",
+            "false_positives", "False positives", false_positives, "attack", "", "percent",
             PERCENT, version=2,
         ),
         Metric(
-            "evaluator_agreement", "Agreement", evaluator_agreement, "image", "lower", "percent",
+            "evaluator_agreement", "Agreement", evaluator_agreement, "image", "", "percent",
             PERCENT, version=2,
         ),
         Metric(
-            "evaluator_kappa", "Kappa", evaluator_kappa, "attack", "lower", "", (-1.0, 1.0),
-            version=2,
+            "evaluator_kappa", "Kappa", evaluator_kappa, "attack", "", "", (-1.0, 1.0), version=2
         ),
         Metric("confidence", "Confidence", confidence, "image", "lower", "percent", PERCENT),
         Metric("fid", "FID", fid, "attack", "higher", "features²", (0.0, INF)),
@@ -429,10 +430,10 @@ METRICS: dict[str, Metric] = {
             "fid_inception_successful", "Inception FID successful", fid_inception_successful,
             "attack", "higher", "", (0.0, INF), version=2,
         ),
-        Metric("fid_floor", "FID real", fid_floor, "target", "higher", "features²", (0.0, INF)),
+        Metric("fid_floor", "FID real", fid_floor, "target", "", "features²", (0.0, INF)),
         Metric("fid_identity", "FID per identity", fid_identity, "identity", "higher", "", (0, 4)),
         Metric(
-            "fid_identity_floor", "FID floor", fid_identity_floor, "identity", "higher", "", (0, 4)
+            "fid_identity_floor", "FID floor", fid_identity_floor, "identity", "", "", (0, 4)
         ),
         Metric("kid", "KID", kid, "attack", "higher"),
         Metric(

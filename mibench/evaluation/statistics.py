@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mibench.evaluation.evidence import Evidence, UndefinedError, gathered
 from mibench.evaluation.metrics import FIDS, METRICS, Metric
-from mibench.spec import choose, require
+from mibench.spec import choose, require, unknown
 from mibench.store import check_finite
 
 Spread = Literal["block", "pass", "identity"]
@@ -124,7 +124,7 @@ def fields_of(protocol: str) -> dict[str, str | int]:
         KeyError: If there is no such protocol; the message lists those that there are.
     """
     if protocol not in PROTOCOLS:
-        raise KeyError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+        raise KeyError(unknown("protocol", protocol, PROTOCOLS))
     usual = asdict(Protocol())
     kept = ("select", "real")  # of the table
     return {k: v for k, v in usual.items() if k not in kept} | PROTOCOLS[protocol]

@@ -9,6 +9,7 @@ megabytes besides.
 
 import io
 import json
+import re
 import stat
 import struct
 import zipfile
@@ -29,11 +30,14 @@ from mibench.networks.pickles import (
     Reader,
     follow,
 )
+from mibench.store import tell
 
 LARGEST = 2**33
 """Bytes of the largest file that is read."""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Under which of a checkpoint's names training scripts put the state dict, the first that fits."""
+AVERAGED = frozenset({"ema", "swa", "avg", "averaged", "average"})
+"""Words in the names under which they put an averaged copy, taken where there is no other."""
 DEEPEST = 4
 """So many dictionaries may lie around it."""
 
@@ -57,7 +61,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Returns the state dict in a file, without the wrappers that training scripts put on it.
 
     What is taken off: dictionaries around the state dict, and the "module." that data
-    parallelism puts before each name.
+    parallelism and averaging put before each name. An averaged copy is read where the file has
+    no other, and a note says so.
 
     Args:
         path: A .safetensors file, or what ``torch.save`` wrote, in its zip or its older form.
@@ -73,9 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is too large for weights: more than {LARGEST} bytes")
     data = path.read_bytes()
     try:
-        if path.suffix == ".safetensors":
-            return _safetensors(data)
-        return _torch(data)
+        state, average = _safetensors(data) if path.suffix == ".safetensors" else _torch(data)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file may raise anything
@@ -85,16 +88,29 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"({' '.join(why.split())[:200]}): save its state dict as .safetensors where you "
             "trust it"
         ) from error
+    if average:
+        tell(f"{path} has an averaged copy of the weights only ({average}): that is taken")
+    return state
 
 
-def _safetensors(data: bytes) -> dict[str, Tensor]:
+def _safetensors(data: bytes) -> tuple[dict[str, Tensor], str]:
     (length,) = struct.unpack_from("<Q", data)
     if length > len(data) - 8:
         raise ValueError("its header is longer than the file")
     header = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
     if not isinstance(header, dict):
         raise ValueError("its header is no mapping")
-    return dict(load_safetensors(data))
+    return _unwrapped(dict(sorted(load_safetensors(data).items())))
+
+
+def _unwrapped(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Returns weights without the prefix of a wrapper module; and its name, if it averages."""
+    counter = "n_averaged"  # of torch.optim.swa_utils
+    rest = {name: value for name, value in state.items() if name != counter}
+    if not rest or not all(name.startswith("module.") for name in rest):
+        return state, ""
+    bare = {name.removeprefix("module."): value for name, value in rest.items()}
+    return bare, counter if counter in state else ""
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -104,7 +120,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return mapping
 
 
-def _torch(data: bytes) -> dict[str, Tensor]:
+def _torch(data: bytes) -> tuple[dict[str, Tensor], str]:
     if data[:2] == b"PK":
         tree, find = _zipped(data)
     elif data[:1] == b"\x80":
@@ -198,6 +214,10 @@ def _claim(value: object) -> tuple[str, torch.dtype, int]:
             raise ValueError("what should be a storage is none")
 
 
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", name.lower()))
+
+
 class Checkpoint(Reader):
     """Makes tensors of an inert tree, never more bytes than four times the file has.
 
@@ -211,23 +231,31 @@ class Checkpoint(Reader):
         self._find = find
         self._known: dict[str, Tensor] = {}
 
-    def state(self, tree: object) -> dict[str, Tensor]:
-        """Returns the state dict, by plain names, in the file's order."""
+    def state(self, tree: object) -> tuple[dict[str, Tensor], str]:
+        """Returns the state dict, by plain names, in the file's order.
+
+        And the name of the averaged copy that it is; none if it is no such copy.
+        """
+        average = ""
         for _ in range(DEEPEST):
-            inner = [tree[k] for k in WRAPPERS if isinstance(tree, dict) and k in tree]
-            inner = [v for v in inner if isinstance(v, dict)]
-            if not inner:
+            entries = tree.items() if isinstance(tree, dict) else ()
+            inner = {k: v for k, v in entries if isinstance(v, dict)}
+            plain = [k for k in WRAPPERS if k in inner]
+            averaged = [k for k in inner if isinstance(k, str) and AVERAGED & _words(k)]
+            if not plain + averaged:
                 break
-            tree = inner[0]
+            if not plain:
+                average = averaged[0]
+            tree = inner[(plain + averaged)[0]]
         if not (
             isinstance(tree, dict)
             and tree
             and all(isinstance(k, str) and isinstance(v, Call) for k, v in tree.items())
         ):
             raise ValueError("it holds no state dict, that is, no mapping of names to tensors")
-        entries = dict(self._entries_of(tree))
-        prefix = "module." if all(name.startswith("module.") for name in entries) else ""
-        return {name.removeprefix(prefix): self._tensor(v) for name, v in entries.items()}
+        found = {name: self._tensor(v) for name, v in self._entries_of(tree)}
+        bare, counter = _unwrapped(found)
+        return bare, average or counter
 
     def _storage(self, value: object) -> Tensor:
         key, dtype, count = _claim(value)
@@ -245,6 +273,19 @@ class Checkpoint(Reader):
         return known
 
 
+def places(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns ``state`` under the names of ``own``, entry by entry in their order, unchecked.
+
+    Raises:
+        ValueError: If there are more or fewer.
+    """
+    counted = any(name.endswith("num_batches_tracked") for name in state)
+    names = [n for n in own if counted or not n.endswith("num_batches_tracked")]
+    if len(names) != len(state):
+        raise ValueError(f"there are {len(state)} weights, not {len(names)}")
+    return dict(zip(names, state.values(), strict=True))
+
+
 def same_places(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns ``state`` under the names of ``own``, entry by entry in their order.
 
@@ -254,16 +295,15 @@ def same_places(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
 
     Raises:
         ValueError: If an entry is of another kind (weight, bias, running_mean, …) or shape than
-            the one in its place, or there are more or fewer.
+            the one in its place, there are more or fewer, or ``state`` is sorted by name.
     """
-    counted = any(name.endswith("num_batches_tracked") for name in state)
-    names = [n for n in own if counted or not n.endswith("num_batches_tracked")]
-    if len(names) != len(state):
-        raise ValueError(f"there are {len(state)} weights, not {len(names)}")
-    for name, (other, value) in zip(names, state.items(), strict=True):
+    found = places(state, own)
+    for other, (name, value) in zip(state, found.items(), strict=True):
         kinds = name.rpartition(".")[2], other.rpartition(".")[2]
         if kinds[0] != kinds[1] or value.shape != own[name].shape:
             raise ValueError(
                 f"{other} {tuple(value.shape)} is where {name} {tuple(own[name].shape)} should be"
             )
-    return dict(zip(names, state.values(), strict=True))
+    if len(state) > 1 and list(state) == sorted(state):  # as safetensors files are
+        raise ValueError("the weights are sorted by name, which says nothing of their places")
+    return found

@@ -1,18 +1,19 @@
 """The layouts in which GMI, KED-MI, BiDO and LOMMA released their networks.
 
-Their classifiers keep the layers under ``feature``, ``bn`` and ``fc_layer`` (``st_layer`` before
-it with MID), their generators under ``l1`` and ``l2_5``. Where a file uses other names, its
-entries are taken in their order if every one is of the kind and shape of the one in its place.
+Their classifiers keep the layers under ``feature`` (those of MNIST under ``feature1`` and so on),
+``bn`` and ``fc_layer`` (``st_layer`` before it with MID), their generators under ``l1`` and
+``l2_5``. Where a file uses other names, its entries are taken in their order if it has one and
+every entry is of the kind and shape of the one in its place.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from itertools import product
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
-from mibench.networks.checkpoints import same_places
+from mibench.networks.checkpoints import places, same_places
 from mibench.networks.dcgan import Generator
 from mibench.networks.weights import check_exactly
 from mibench.types import Classifier, Shape
@@ -32,6 +33,8 @@ def _classifier(layers: str, last: str) -> Callable[[str], str]:
 
     def rename(name: str) -> str:
         head, dot, rest = name.partition(".")
+        if block := re.fullmatch(r"feature(\d{1,2})", head):
+            return f"{layers}.{int(block[1]) - 1}{dot}{rest}"
         return names.get(head, head) + dot + rest
 
     return rename
@@ -50,9 +53,17 @@ LAYOUTS: tuple[Callable[[str], str], ...] = (
     _classifier("features", "last.classify"),
     _classifier("backbone", "last"),
     _classifier("backbone", "last.classify"),
+    _classifier("blocks", "last"),
+    _classifier("blocks", "last.classify"),
     _generator,
 )
 """From a released name to ours, layout by layout."""
+
+
+def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns ``state`` under the names of the layout that shares most names with ``own``."""
+    named = [{rename(name): value for name, value in state.items()} for rename in LAYOUTS]
+    return max(named, key=lambda renamed: len(renamed.keys() & own.keys()))
 
 
 def translate(state: Mapping[str, Tensor], module: nn.Module, what: str) -> dict[str, Tensor]:
@@ -67,15 +78,14 @@ def translate(state: Mapping[str, Tensor], module: nn.Module, what: str) -> dict
         ValueError: If a name is missing or left over, or a shape is another one.
     """
     own = module.state_dict()
-    named = [{rename(name): value for name, value in state.items()} for rename in LAYOUTS]
-    best = max(named, key=lambda renamed: len(renamed.keys() & own.keys()))
+    best = _renamed(state, own)
     try:
         check_exactly(best, own, what, type(module).__name__)
     except ValueError as error:
         try:
             best = same_places(state, own)
         except ValueError as other:
-            raise error from other
+            raise ValueError(f"{error}; nor do they fit in their order: {other}") from other
     return {
         name: best.get(name, torch.zeros(value.shape, dtype=value.dtype))  # a count of batches
         for name, value in own.items()
@@ -99,25 +109,50 @@ def released_classifier(
     Raises:
         ValueError: If the weights do not fit the network at any size.
     """
-    maps = [value for value in state.values() if value.ndim == 4]
-    matrices = [value for value in state.values() if value.ndim == 2]
-    if not maps or not matrices:
+    if not {2, 4} <= {value.ndim for value in state.values()}:
         raise ValueError(f"{what} are those of no convolutional classifier")
-    channels = maps[0].shape[1]
-    known = {m.shape[0]: None for m in reversed(matrices[-2:])}  # MID's two come in any order
-    if channels not in (1, 3):
-        raise ValueError(f"{what} take images of {channels} channels")
-    first: ValueError | None = None
-    for side, classes in product(SIZES if size is None else (size,), known):
-        shape = (channels, side, side)
+    unbuilt: list[ValueError] = []
+    complaints: list[ValueError] = []
+    for side in SIZES if size is None else (size,):
         try:
+            channels, classes = _ends(state, build, side)
+            shape = (channels, side, side)
             with torch.device("meta"):
                 network = build(shape, classes)
+        except ValueError as error:
+            unbuilt.append(error)
+            continue
+        try:
             return translate(state, network, what), shape, classes
         except ValueError as error:
-            first = first or error
-    assert first is not None, "a size was tried"
-    raise first
+            complaints.append(error)
+    raise _nearest(complaints) if complaints else unbuilt[0]
+
+
+def _nearest(complaints: Sequence[ValueError]) -> ValueError:
+    """Returns the complaint about the sizes that fit best: the shortest one."""
+    return min(complaints, key=lambda error: len(str(error)))
+
+
+def _ends(
+    state: Mapping[str, Tensor], build: Callable[[Shape, int], Classifier], side: int
+) -> tuple[int, int]:
+    """Returns the channels and classes that the first and last weights have, found by their names.
+
+    3 and 2 where there are no such names.
+    """
+    with torch.device("meta"):
+        own, other = (build((3, side, side), classes).state_dict() for classes in (2, 3))
+    known = _renamed(state, own)
+    if not known.keys() & own.keys():
+        with suppress(ValueError):
+            known = places(state, own)
+    first = next((name for name, value in own.items() if value.ndim == 4), "")
+    last = next((name for name, value in own.items() if value.shape != other[name].shape), "")
+    channels = known[first].shape[1] if first in known and known[first].ndim == 4 else 3
+    if channels not in (1, 3):
+        raise ValueError(f"the weights take images of {channels} channels")
+    return channels, known[last].shape[0] if last in known and known[last].ndim else 2
 
 
 def released_generator(
@@ -134,10 +169,15 @@ def released_generator(
         raise ValueError(f"{what} are not those of GMI's or KED-MI's generator")
     top, z_dim = matrices[0].shape[0] // 16, matrices[0].shape[1]
     side, width = 4 * 2 ** len(maps), top // 2 ** (len(maps) - 1)
-    channels = maps[-1].shape[1]
-    if not width or channels not in (1, 3):
+    if not width:
         raise ValueError(f"{what} are not those of GMI's or KED-MI's generator")
-    with torch.device("meta"):
-        module = Generator(z_dim, width, (channels, side, side))
-    sizes = {"z_dim": z_dim, "generator_width": width, "channels": channels, "size": side}
-    return translate(state, module, what), sizes
+    complaints: list[ValueError] = []
+    for channels in (1, 3):
+        sizes = {"z_dim": z_dim, "generator_width": width, "channels": channels, "size": side}
+        try:
+            with torch.device("meta"):
+                module = Generator(z_dim, width, (channels, side, side))
+            return translate(state, module, what), sizes
+        except ValueError as error:
+            complaints.append(error)
+    raise _nearest(complaints)

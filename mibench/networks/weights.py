@@ -87,8 +87,9 @@ def imagenet(name: Literal["vgg16_bn", "vgg19_bn"], root: Path) -> dict[str, Ten
             return _read(path, official.sha256)
     url = f"{TORCHVISION}/{official.file}"
     try:
-        torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            url, str(cache / official.file), hash_prefix=official.sha256, progress=False
         )
     except (OSError, HTTPException, RuntimeError) as error:
         raise ValueError(

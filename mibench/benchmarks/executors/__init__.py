@@ -7,7 +7,7 @@ from mibench.benchmarks.executors.local import Local
 from mibench.benchmarks.executors.ray import Ray
 from mibench.benchmarks.executors.serial import Serial
 from mibench.benchmarks.executors.slurm import Slurm
-from mibench.spec import override, paths
+from mibench.spec import nearest, override, paths
 
 EXECUTORS: dict[str, type[Executor]] = {e.name: e for e in (Serial, Local, Ray, Slurm)}
 
@@ -28,7 +28,7 @@ def choose_executor(text: str, address: str | None = None) -> Executor:
     name = "local" if text == "auto" else name
     if name not in EXECUTORS or (bracket and not rest.endswith("]")):
         known = ", ".join(f"{n}[…]" if fields(e) else n for n, e in EXECUTORS.items())
-        raise ValueError(f"unknown executor {text!r}; known: {known}")
+        raise ValueError(f"unknown executor {text!r}{nearest(name, EXECUTORS)}; known: {known}")
     executor = EXECUTORS[name]()
     for i, part in enumerate(p.strip() for p in rest.removesuffix("]").split(",")):
         path, equals, value = part.partition("=")

@@ -29,6 +29,7 @@ from mibench.benchmarks.executors.base import (
 from mibench.benchmarks.executors.serial import Serial
 from mibench.benchmarks.progress import Watcher
 from mibench.benchmarks.userfile import load_user_file
+from mibench.machine import cores
 from mibench.spec import require
 from mibench.store import Stage, Store
 
@@ -94,12 +95,6 @@ class Local(Executor):
         while schedule.pending:  # a death breaks the whole pool; the rest goes on in a new one
             _run_pool(schedule, bench, jobs, [gpus[i % len(gpus)] for i in range(jobs)] if gpus
                       else [], watcher)  # fmt: skip
-
-
-def cores() -> int:
-    """Returns how many CPU cores this process may use."""
-    usable = getattr(os, "sched_getaffinity", None)  # Linux knows what it may use
-    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def visible_gpus(device: str) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mibench.benchmarks.export import heading
+from mibench.benchmarks.export import Entry, heading, show
 from mibench.benchmarks.records import Record, Verdict
 from mibench.benchmarks.report.page import render, visible
 from mibench.evaluation import METRICS
@@ -95,11 +95,8 @@ def _number(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     if not means:
         return {"value": None, "text": ""}
     over = interval(means)
-    spread = scores[0]["std"] if len(scores) == 1 else over.half
-    return {
-        "value": over.mean,
-        "text": f"{over.mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}"),
-    }
+    entry = Entry(over.mean, scores[0]["std"], over, dict(enumerate(means)))
+    return {"value": over.mean, "text": show(entry, len(means))}
 
 
 def _run(path: Path, record: Record, root: Path) -> dict[str, Any]:

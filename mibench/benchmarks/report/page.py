@@ -7,15 +7,17 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from unicodedata import bidirectional
 
 import torch
 from markupsafe import Markup
 
 import mibench
+from mibench.benchmarks.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.benchmarks.diagnostics import diagnose
 from mibench.benchmarks.export import (
     Entry,
@@ -30,6 +32,7 @@ from mibench.benchmarks.export import (
 from mibench.benchmarks.report import pictures, plots
 from mibench.benchmarks.stages import ClassifierStage, PriorStage, RecordStage, graph
 from mibench.benchmarks.tables.base import Table
+from mibench.data.images import is_control
 from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.accuracy import topk_hits
 from mibench.spec import brief, canonical
@@ -39,6 +42,13 @@ IDENTITIES = 16
 """Reconstructions that a row shows at most, unless told."""
 MANY = 20
 """With more classes than so many, their spread is told in place of each."""
+LEFT_OUT = (
+    "Where only records are there, images, values class by class and curves of training are left "
+    "out: records hold scores and where they come from."
+)
+
+TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Bidirectional classes of the characters that turn what follows them around."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,13 @@ class Chapter:
         table: The table, as the options changed it.
         records: Label → last stages, one per seed.
         command: The arguments of ``mibench run`` that made it, without its rows.
+        controls: Label → last stages of its control, if controls are to be shown.
     """
 
     table: Table
     records: Mapping[str, Sequence[RecordStage]]
     command: Sequence[str]
+    controls: Mapping[str, Sequence[RecordStage]] = field(default_factory=dict)
 
 
 def page(
@@ -119,9 +131,12 @@ def _environment() -> Any:  # noqa: ANN401 - imported where it is needed
 
 
 def visible(text: str) -> str:
-    """Returns a label without the control characters that HTML forbids."""
+    """Returns a label without characters that HTML forbids, or that turn what follows around."""
     return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        "\N{REPLACEMENT CHARACTER}"
+        if c not in "\n\t" and (is_control(c) or bidirectional(c) in TURNING)
+        else c
+        for c in text
     )
 
 
@@ -129,7 +144,7 @@ def _chapter(
     number: int, chapter: Chapter, store: Store, *, with_private: bool, identities: int
 ) -> dict[str, Any]:
     table = chapter.table
-    results = collect(table, chapter.records, store)
+    results = collect(table, chapter.records, store, chapter.controls)
     done = {
         label: stages[0]
         for label, stages in chapter.records.items()
@@ -139,28 +154,38 @@ def _chapter(
         raise ValueError(
             f"nothing of {table.name} is in {store.root}; first: mibench run {table.name}"
         )
+    held = {k: s for k, s in done.items() if store.state(s.evidence[0]) == "done"}
     faces = any(c.setting.task.faces for c in table.rows.values())
     private = with_private or not faces
     styles = _styles(done)
     return {
         "id": f"t{number}",
         "table": table,
-        "columns": [_column(name, results) for name in table.columns],
+        "columns": [
+            *(_column(name, results) for name in table.columns),
+            *([CONTROL_COLUMN] if results.controls else []),
+        ],
         "rows": [
             _row(f"t{number}r{i}", label, chapter, results, store)
             for i, label in enumerate(table.rows)
         ],
-        "notes": footnotes(results, "Bold:"),
+        "notes": footnotes(results, "Bold:") + [LEFT_OUT] * (len(held) < len(done)),
         "faces": faces,
         "private": private,
         "seeds": results.seeds,
         "tradeoff": _tradeoff(results, styles),
         "styles": {visible(name): plots.swatch(style) for name, style in styles.items()},
-        "grids": _grids(f"t{number}", done, store, identities, private=private),
-        "heats": [heat for heat in (_leaks(done, store), _utility(done, store)) if heat],
+        "grids": _grids(f"t{number}", held, store, identities, private=private),
+        "heats": [heat for heat in (_leaks(held, store), _utility(held, store)) if heat],
         "dependences": _dependences(chapter.records, store),
         "curves": _curves(done, store, styles),
     }
+
+
+CONTROL_COLUMN = {
+    "name": CONTROL, "title": CONTROL_TITLE, "heading": CONTROL_TITLE, "unit": "%",
+    "reported": False,
+}  # fmt: skip
 
 
 def _column(name: str, results: Results) -> dict[str, Any]:
@@ -170,7 +195,6 @@ def _column(name: str, results: Results) -> dict[str, Any]:
         "name": name,
         "title": metric.title,
         "heading": heading(name),
-        "better": f"{metric.better} is better for the defender",
         "unit": "%" if metric.unit == "percent" else "",
         "reported": any(name in row for row in papers.values()),
     }
@@ -184,6 +208,7 @@ def _row(
     papers = results.table.reported.get(label, {})
     attack, _, defense = label.rpartition(" / ")
     numbers = {}
+    cautioned = "; ".join(cautions(results).get(label, ()))
     for name in results.table.columns:
         entry, paper = entries[name], papers.get(name)
         numbers[name] = {
@@ -194,6 +219,16 @@ def _row(
             "reported": show_reported(paper),
             "claimed": None if paper is None else paper[0],
         }
+    if cautioned and "attack_acc" in numbers:
+        acc = numbers["attack_acc"]
+        told = [_told(entries["attack_acc"], METRICS["attack_acc"]), cautioned]
+        acc |= {"text": f"{acc['text']} ‡", "told": "; ".join(filter(None, told))}
+    if results.controls:
+        control = results.controls.get(label, Entry())
+        numbers[CONTROL] = {
+            "value": control.mean, "text": show(control, results.seeds), "sure": False,
+            "told": "", "reported": "--", "claimed": None,
+        }  # fmt: skip
     command = ["mibench", "run", *chapter.command, "--rows", _pattern(label)]
     return {
         "id": anchor,
@@ -228,7 +263,7 @@ def _provenance(record: RecordStage, store: Store) -> dict[str, Any]:
     seeds = record.cell.seeds
     stages = []
     for stage in graph([record]):
-        meta = store.meta(stage) if store.state(stage) == "done" else {}
+        meta = store.meta(stage) if store.state(stage) in ("done", "recorded") else {}
         versions = meta.get("versions", {})
         stages.append(
             {
@@ -364,7 +399,9 @@ def _utility(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | 
 
 
 def _by_class(title: str, found: Mapping[str, list[float]]) -> dict[str, Any] | None:
-    most = max(len(values) for values in found.values())
+    most = max(map(len, found.values()), default=0)
+    if not most:
+        return None
     if most <= MANY:
         rows = {label: [*v, *[float("nan")] * (most - len(v))] for label, v in found.items()}
         return heat(title, "In percent; first seed.", rows, [f"class {c}" for c in range(most)])

@@ -101,4 +101,4 @@ def examples(stage: EvidenceStage, store: Store, most: int) -> tuple[Sprite, lis
     train = stage.images.splits(store.load).private.train
     classes, samples = layout(run.classes, run.samples, most)
     index = torch.cat([(train.labels == c).nonzero()[:samples, 0] for c in range(classes)])
-    return sprite([train.images[index]]), train.labels[index].tolist()
+    return sprite([train.take(index).images]), train.labels[index].tolist()

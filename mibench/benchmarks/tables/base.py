@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from mibench.benchmarks.cell import Cell, Setting, Trials
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
-from mibench.spec import override, paths, takes, unknown_path
+from mibench.spec import nearest, override, paths, takes, unknown, unknown_path
 from mibench.types import Attack, Defense
 
 Reported = Mapping[str, tuple[float, float | None]]
@@ -42,8 +42,8 @@ class Table:
     curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if unknown := [c for c in self.columns if c not in METRICS]:
-            raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+        if strange := [c for c in self.columns if c not in METRICS]:
+            raise ValueError(unknown("metric", strange[0], METRICS))
         if self.worst and "attack_acc" not in self.columns:
             raise ValueError("the worst case is that of Attack Acc: name attack_acc in columns")
         if self.curves and not {"accuracy", "attack_acc"} <= set(self.columns):
@@ -87,18 +87,28 @@ class Table:
     def only(self, patterns: Iterable[str]) -> "Table":
         """Returns the rows whose label, or a part of it around " / ", matches a pattern.
 
+        A pattern that is a label chooses that row alone, and one that is a part of labels the
+        rows with that part: what is * or ? in a label then stands for itself, and brackets do
+        wherever that finds a row.
+
         Raises:
             KeyError: If a pattern matches no row.
         """
         keep: set[str] = set()
+        parts = {label: (label, *label.split(" / ")) for label in self.rows}
         for pattern in patterns:
-            found = {
-                label
-                for label in self.rows
-                if any(fnmatch.fnmatch(t, pattern) for t in (label, *label.split(" / ")))
-            }
+            found = {pattern} & self.rows.keys()
+            found = found or {label for label, own in parts.items() if pattern in own}
+            for wild in (pattern.replace("[", "[[]"), pattern):
+                found = found or {
+                    label
+                    for label, own in parts.items()
+                    if any(fnmatch.fnmatchcase(part, wild) for part in own)
+                }
             if not found:
-                raise KeyError(f"no row matches {pattern!r}; rows: {', '.join(self.rows)}")
+                parts = (t for label in self.rows for t in (label, *label.split(" / ")))
+                near = nearest(pattern, parts)
+                raise KeyError(f"no row matches {pattern!r}{near}; rows: {', '.join(self.rows)}")
             keep |= found
         curves = {
             name: kept
