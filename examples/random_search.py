@@ -13,9 +13,10 @@ import torch
 
 from mibench import Prior, PriorSpec, Reconstructions, Table
 from mibench.attacks import WGANGP, BlackBox, Goal
+from mibench.attacks.access import Query
 from mibench.benchmarks.tables import TABLES
 from mibench.store import Work
-from mibench.types import Access, Query
+from mibench.types import Access
 
 
 @dataclass(frozen=True)

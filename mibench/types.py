@@ -4,7 +4,6 @@ Pixels are float32 in [0, 1] everywhere above a network's first layer. A network
 that was trained on another range converts inside its own ``latents``.
 """
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from mibench.store import Work, remark
-from mibench.ties import drawn
 
 if TYPE_CHECKING:
     from mibench.attacks.goal import Goal
@@ -27,9 +25,6 @@ Logits: TypeAlias = Float[Tensor, "n k"]
 Scalar: TypeAlias = Float[Tensor, ""]
 Shape: TypeAlias = tuple[int, int, int]
 Access: TypeAlias = Literal["white", "scores", "labels"]
-
-NO_LIMIT = sys.maxsize
-"""The limit of a target that answers without one: more answers than any attack asks for."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +79,14 @@ class Classifier(nn.Module, ABC):
         """
         return x
 
+    def uncounted(self, answers: int) -> "Classifier":
+        """Returns what gives so many answers; a classifier that counts counts them now.
+
+        Raises:
+            ValueError: If it counts its answers and fewer remain.
+        """
+        return self
+
     @abstractmethod
     def latents(self, x: Images) -> tuple[Tensor, ...]:
         """Returns Z_1, ..., Z_M, each of shape (n, ...), Z_M after the neck and flat."""
@@ -131,9 +134,7 @@ def answers(
         ValueError: If the network counts its answers and fewer than ``len(x)`` remain; it
             answers nothing then.
     """
-    if isinstance(network, Watched):
-        network.spend(len(x))  # all at once: a refusal comes before the first batch
-        network = network.target
+    network = network.uncounted(len(x))  # all at once: a refusal comes before the first batch
     pixels = x.pixels if isinstance(x, ImageSet) else x
     batch = batch or max(1, min(512, BATCH_PIXELS // max(1, pixels[:1].numel())))
     training = network.training
@@ -418,130 +419,6 @@ class Reconstructions:
     images: Float[Tensor, "s n c h w"]
     latents: Float[Tensor, "s n *z"]
     earlier: Float[Tensor, "m s n c h w"] | None = None
-
-
-class Counted:
-    """Counts the answers of a target in ``work.queries`` and refuses those above a limit.
-
-    Attributes:
-        shared: Those of the answers that are about public images; they lie outside the limit.
-    """
-
-    shared: int = 0
-    _work: Work
-    _limit: int
-
-    @property
-    def remaining(self) -> int:
-        """How many answers it still gives; without a limit, more than any attack asks for."""
-        return max(0, self._limit + self.shared - self._work.queries)
-
-    def spend(self, answers: int) -> None:
-        """Counts answers that are about to be given, all or none of them.
-
-        Raises:
-            ValueError: If fewer remain.
-        """
-        if answers > self.remaining:
-            raise ValueError(
-                f"the attack asks the target for {answers} more answers, but "
-                f"{self.remaining} remain of its limit of {self._limit} (max_queries times the "
-                "attacked classes): end the attack in time by target.remaining, or raise "
-                "max_queries"
-            )
-        self._work.queries += answers
-
-
-class Watched(Counted, Classifier):
-    """A target as a white-box attack sees it: all of it, and every use counted.
-
-    ``work.queries`` counts the answers it gives, one for each image and one more for each
-    further answer to the same latents; ``work.gradients`` the images that a slope was taken
-    of. A call that asks for more answers than ``remaining`` raises a ValueError, answers
-    nothing and counts nothing.
-
-    Attributes:
-        target: The network itself.
-        usual: Mean of the last latent over the public images, shape (d,), where the attack
-            asked for it.
-    """
-
-    def __init__(self, target: Classifier, work: Work, limit: int = NO_LIMIT) -> None:
-        super().__init__()
-        self.target = target
-        self.num_classes, self.noise_dim = target.num_classes, target.noise_dim
-        self.usual: Tensor | None = None
-        self._work, self._limit = work, limit
-        self._unanswered = 0
-        self.training = target.training
-
-    @property
-    def neck(self) -> nn.Module:  # type: ignore[override]
-        """The target's."""
-        return self.target.neck
-
-    @property
-    def last(self) -> nn.Module:  # type: ignore[override]
-        """The target's."""
-        return self.target.last
-
-    def own_input(self, x: Images) -> Tensor:
-        """Returns the target's."""
-        return self.target.own_input(x)
-
-    def latents(self, x: Images) -> tuple[Tensor, ...]:
-        """Returns the target's latents."""
-        self.spend(len(x))
-        zs = self.target.latents(x)
-        self._unanswered = len(x)
-        if zs[-1].requires_grad:
-            zs[-1].register_hook(self._count)  # type: ignore[no-untyped-call]
-        return zs
-
-    def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
-        """Returns the target's logits."""
-        self.spend(max(0, len(z) - self._unanswered))
-        self._unanswered = 0
-        return self.target.head(z, noise)
-
-    def look_at(self, public: ImageSet) -> None:
-        """Takes the mean last latent of the public images, outside the limit."""
-        self.shared += len(public)
-        rng = torch.Generator().manual_seed(0)  # of a last layer's noise, which is not used
-        self.usual = predict(self, public, rng)[1].mean(0)
-        self.usual = self.usual.to(next(self.parameters()).device)
-
-    def _count(self, slope: Tensor) -> None:
-        self._work.gradients += len(slope)
-
-
-class Query(Counted):
-    """Counted answers of a target that hides its inside, for black-box attacks.
-
-    It has no weights, latents or slopes, and holds nothing that does. ``work.queries`` counts
-    the images asked for. A call that asks for more answers than ``remaining`` raises a
-    ValueError, answers nothing and counts nothing.
-    """
-
-    def __init__(
-        self, target: Classifier, access: Access, work: Work, limit: int = NO_LIMIT
-    ) -> None:
-        @torch.no_grad()
-        def answer(x: Images) -> Tensor:
-            self.spend(len(x))
-            logits: Logits = target(x)
-            return logits.softmax(1) if access == "scores" else drawn(logits)
-
-        self.num_classes = target.num_classes
-        self._work, self._limit = work, limit
-        self._answer = answer
-
-    def __call__(self, x: Images) -> Tensor:
-        """Returns probabilities (n, k) with "scores", class indices (n,) with "labels".
-
-        Of classes of equal score the global generator draws the one that is answered.
-        """
-        return self._answer(x)
 
 
 class IdentityLoss(ABC):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mibench.attacks import ATTACKS, CONTROLS, GMI, KEDMI, LOSSES, PRIORS, VIEWS, WGANGP, Goal
+from mibench.attacks.access import NO_LIMIT, Query, Watched
 from mibench.attacks.losses import LogitMatching, MaxMargin
 from mibench.attacks.views import Crop, Flip, Noise, Plain, Shift, affordable
 from mibench.benchmarks.executors import Bench, Serial, execute
@@ -30,7 +31,6 @@ from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Work
 from mibench.types import (
-    NO_LIMIT,
     Access,
     Attack,
     Batch,
@@ -40,11 +40,9 @@ from mibench.types import (
     Logits,
     Prior,
     PriorSpec,
-    Query,
     Reconstructions,
     Scalar,
     View,
-    Watched,
 )
 
 NUMBERS: dict[Any, float] = {float: 0.1, int: 2}

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, Goal, OtherClass
+from mibench.attacks.access import NO_LIMIT, Query, Watched
 from mibench.attacks.losses import LogitMatching
 from mibench.attacks.views import payable
 from mibench.benchmarks.budgets import render, spent
@@ -26,7 +27,7 @@ from mibench.networks import MLP
 from mibench.networks.fold import quick
 from mibench.seeding import generator, seeded
 from mibench.store import Store, Work
-from mibench.types import NO_LIMIT, Classifier, ImageSet, Query, Watched, predict
+from mibench.types import Classifier, ImageSet, predict
 
 TASK = Blobs(num_classes=4)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "random_search.py"

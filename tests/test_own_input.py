@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from mibench.attacks.access import Watched
 from mibench.benchmarks.diagnostics import dependences
 from mibench.defenses import BiDO, Unilateral
 from mibench.defenses.dependence import KERNELS, coco_frobenius
 from mibench.networks import MCNN, ResNet34
 from mibench.seeding import seeded
 from mibench.store import Work
-from mibench.types import Batch, Classifier, ImageSet, NetworkSpec, Watched
+from mibench.types import Batch, Classifier, ImageSet, NetworkSpec
 
 SHAPE = (1, 32, 32)
 LABELS = torch.arange(8) % 4

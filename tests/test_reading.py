@@ -19,6 +19,7 @@ from torch import Tensor
 import mibench.store
 from mibench import machine
 from mibench.attacks import InversionGAN
+from mibench.attacks.access import Watched
 from mibench.benchmarks.stages import ImagesStage
 from mibench.data import CIFAR10, MNIST, Blobs, CelebA, CelebAVMI, Folder, Splits, Task
 from mibench.data import celeba as celeba_module
@@ -34,7 +35,7 @@ from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MCNN
 from mibench.seeding import generator, seeded
 from mibench.store import DamagedError, Payload, Stage, Store, Work, read_stage
-from mibench.types import ImageSet, Watched, predict
+from mibench.types import ImageSet, predict
 from tests.test_data import idx, write_mnist
 
 OTHER = "are not the official ones: this is another data set"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mibench.attacks.access import Query
 from mibench.benchmarks import stages
 from mibench.benchmarks.gallery import Gallery
 from mibench.benchmarks.report import pictures
@@ -22,7 +23,7 @@ from mibench.networks import MLP
 from mibench.seeding import seeded
 from mibench.store import Store, Work
 from mibench.ties import drawn, in_top, votes
-from mibench.types import Classifier, ImageSet, Query, Shape
+from mibench.types import Classifier, ImageSet, Shape
 
 INF = float("inf")
 CLASSES, KNOWN, SAMPLES = 5, 7, 12

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, VIEWS, VMI, InversionGAN
+from mibench.attacks.access import Watched
 from mibench.attacks.gan import soft_labels
 from mibench.attacks.losses import CrossEntropy, LogitMatching, MaxMargin
 from mibench.attacks.views import (
@@ -25,7 +26,7 @@ from mibench.networks import MLP
 from mibench.seeding import generator, seeded
 from mibench.spec import override
 from mibench.store import Work
-from mibench.types import Classifier, ImageSet, Watched, predict
+from mibench.types import Classifier, ImageSet, predict
 
 SHAPE = (1, 6, 6)
 LABELS = torch.tensor([0, 2, 1, 2])

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.attacks.access import Watched
 from mibench.spec import require
-from mibench.types import Attack, Classifier, IdentityLoss, Images, Labels, View, Watched
+from mibench.types import Attack, Classifier, IdentityLoss, Images, Labels, View
 
 INF = float("inf")
 Groups = Sequence[tuple[int, torch.Generator]]

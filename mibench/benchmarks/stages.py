@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from mibench.attacks.access import NO_LIMIT, Query, Watched
 from mibench.attacks.bases import WhiteBox
 from mibench.attacks.goal import Goal
 from mibench.benchmarks.cell import Cell
@@ -33,7 +34,6 @@ from mibench.spec import brief, canonical
 from mibench.store import Payload, Stage, Work, check_finite
 from mibench.ties import in_top
 from mibench.types import (
-    NO_LIMIT,
     Attack,
     Classifier,
     Defense,
@@ -41,9 +41,7 @@ from mibench.types import (
     NetworkSpec,
     Prior,
     PriorSpec,
-    Query,
     Reconstructions,
-    Watched,
     predict,
 )
 
