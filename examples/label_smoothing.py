@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mibench import Classifier, Defense, Table
 from mibench.benchmarks.tables import TABLES
-from mibench.types import Batch
+from mibench.roles import Batch
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mibench.benchmarks.cell import Cell
     from mibench.benchmarks.tables import Table
-    from mibench.types import Attack, Classifier, Defense, Prior, PriorSpec, Reconstructions
+    from mibench.roles import Attack, Defense, PriorSpec
+    from mibench.types import Classifier, Prior, Reconstructions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,7 +29,10 @@ def __getattr__(name: str) -> object:
     """Returns one of the names in ``__all__``."""
     import importlib
 
-    homes = {"Cell": "mibench.benchmarks.cell", "Table": "mibench.benchmarks.tables"}
+    homes = {
+        "Cell": "mibench.benchmarks.cell", "Table": "mibench.benchmarks.tables",
+        "Attack": "mibench.roles", "Defense": "mibench.roles", "PriorSpec": "mibench.roles",
+    }  # fmt: skip
     if name not in __all__:
         raise AttributeError(f"module 'mibench' has no attribute {name!r}")
     return getattr(importlib.import_module(homes.get(name, "mibench.types")), name)

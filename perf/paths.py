@@ -19,9 +19,10 @@ from mibench.benchmarks.tables.table3 import MNIST_DEFENSES
 from mibench.defenses import Recipe
 from mibench.evaluation.fid import frechet_distance
 from mibench.networks import MCNN, SCNN
+from mibench.roles import Attack, Batch, Defense
 from mibench.seeding import generator, seeded
 from mibench.store import Work
-from mibench.types import Attack, Batch, Classifier, Defense, ImageSet, Prior, Shape, predict
+from mibench.types import Classifier, ImageSet, Prior, Shape, predict
 from perf import naive
 
 SHAPE = (1, 32, 32)

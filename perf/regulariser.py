@@ -20,8 +20,9 @@ from mibench.benchmarks.executors import Bench, prepare
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.defenses.dependence import MEASURES
 from mibench.networks import MCNN, VGG16
+from mibench.roles import Batch, Defense, NetworkSpec
 from mibench.seeding import generator, seeded
-from mibench.types import Batch, Classifier, Defense, Images, Logits, NetworkSpec, Shape
+from mibench.types import Classifier, Images, Logits, Shape
 
 SETTINGS: dict[str, tuple[NetworkSpec, Shape, int]] = {
     "mcnn": (MCNN(), (1, 32, 32), 5),

@@ -43,9 +43,9 @@ from mibench.benchmarks.stages import (
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data import Sizes, Task
 from mibench.defenses import BiDO
+from mibench.roles import NetworkSpec, PriorSpec
 from mibench.spec import canonical, field_values
 from mibench.store import Stage, Store, pack, seal
-from mibench.types import NetworkSpec, PriorSpec
 from perf.naps import Nap
 
 ROWS_FILE = '''"""{rows} rows."""

@@ -27,23 +27,11 @@ from mibench.data.synthetic import Blobs
 from mibench.defenses import DEFENSES
 from mibench.evaluation import METRICS, Evidence, Metric, summarise
 from mibench.networks import MLP, NETWORKS
+from mibench.roles import Attack, Batch, Defense, PriorSpec, View
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Work
-from mibench.types import (
-    Access,
-    Attack,
-    Batch,
-    Classifier,
-    Defense,
-    Images,
-    Logits,
-    Prior,
-    PriorSpec,
-    Reconstructions,
-    Scalar,
-    View,
-)
+from mibench.types import Access, Classifier, Images, Logits, Prior, Reconstructions, Scalar
 
 NUMBERS: dict[Any, float] = {float: 0.1, int: 2}
 TASK = Blobs(num_classes=4)

@@ -15,8 +15,9 @@ from mibench.defenses.dependence import (
 )
 from mibench.defenses.mid import Bottleneck, gaussian_kl
 from mibench.networks import MLP
+from mibench.roles import Batch
 from mibench.seeding import generator, seeded
-from mibench.types import Batch, Classifier, Images, predict
+from mibench.types import Classifier, Images, predict
 
 every_measure = pytest.mark.parametrize("measure", MEASURES)
 

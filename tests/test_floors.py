@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = [
-    {"types", "seeding", "spec", "ties", "machine", "store"},
+    {"types", "roles", "seeding", "spec", "ties", "machine", "store"},
     {"data", "networks"},
     {"defenses", "attacks", "evaluation"},
     {"benchmarks"},

@@ -24,18 +24,10 @@ from mibench.attacks.kedmi import improved_prior_loss
 from mibench.attacks.losses import CrossEntropy, MaxMargin
 from mibench.defenses import MID, NoDefense
 from mibench.networks import MCNN
+from mibench.roles import Attack, Defense
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
-from mibench.types import (
-    Attack,
-    Classifier,
-    Defense,
-    Images,
-    ImageSet,
-    Labels,
-    Prior,
-    Reconstructions,
-)
+from mibench.types import Classifier, Images, ImageSet, Labels, Prior, Reconstructions
 
 SHAPE = (1, 8, 8)
 WGAN = WGANGP(z_dim=4, generator_width=4, discriminator_width=4, epochs=3, batch_size=8, lr=1e-2)

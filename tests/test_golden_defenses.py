@@ -14,8 +14,9 @@ from mibench.evaluation import manifold
 from mibench.evaluation.fid import frechet_distance, frechet_distance_of_few
 from mibench.evaluation.kid import kernel_distance
 from mibench.networks import MCNN, VGG16, ResNet34
+from mibench.roles import Batch, Defense, NetworkSpec
 from mibench.seeding import seeded
-from mibench.types import Batch, Classifier, Defense, NetworkSpec, Shape
+from mibench.types import Classifier, Shape
 from tests.golden import RIDGE, TIGHT, check_gradients, fill, read, wave
 
 A, B = 0.7, 0.2

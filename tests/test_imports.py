@@ -19,8 +19,9 @@ from mibench.defenses import MID
 from mibench.networks import MCNN, SCNN, VGG16, FaceNet, Weights
 from mibench.networks.dcgan import Generator
 from mibench.networks.weights import load_exactly, read_weights
+from mibench.roles import NetworkSpec
 from mibench.seeding import generator, seeded
-from mibench.types import Classifier, NetworkSpec, Shape
+from mibench.types import Classifier, Shape
 
 State = dict[str, Tensor]
 

@@ -12,8 +12,9 @@ from mibench.networks.dcgan import (
     MinibatchDiscrimination,
     doublings,
 )
+from mibench.roles import NetworkSpec
 from mibench.seeding import seeded
-from mibench.types import Classifier, NetworkSpec, Shape
+from mibench.types import Classifier, Shape
 
 
 def build(spec: NetworkSpec, shape: Shape, num_classes: int = 5) -> Classifier:

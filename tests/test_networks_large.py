@@ -29,8 +29,9 @@ from mibench.networks import (
 from mibench.networks.facenet import ALIGN, Decoder, Face, FaceMobile, Inverted, align, resize
 from mibench.networks.vgg import VGG
 from mibench.networks.weights import IMAGENET, imagenet, load_exactly, read_weights
+from mibench.roles import Batch, NetworkSpec
 from mibench.seeding import seeded
-from mibench.types import Batch, Classifier, Images, NetworkSpec, Shape
+from mibench.types import Classifier, Images, Shape
 
 BLOCKS = (1, 1, 2, 1)
 SMALL: list[NetworkSpec] = [

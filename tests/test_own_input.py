@@ -9,9 +9,10 @@ from mibench.benchmarks.diagnostics import dependences
 from mibench.defenses import BiDO, Unilateral
 from mibench.defenses.dependence import KERNELS, coco_frobenius
 from mibench.networks import MCNN, ResNet34
+from mibench.roles import Batch, NetworkSpec
 from mibench.seeding import seeded
 from mibench.store import Work
-from mibench.types import Batch, Classifier, ImageSet, NetworkSpec
+from mibench.types import Classifier, ImageSet
 
 SHAPE = (1, 32, 32)
 LABELS = torch.arange(8) % 4

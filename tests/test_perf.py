@@ -7,8 +7,8 @@ from mibench.defenses import BiDO
 from mibench.networks import MLP
 from mibench.networks.dcgan import InversionDiscriminator
 from mibench.networks.fold import quick
+from mibench.roles import Batch
 from mibench.seeding import seeded
-from mibench.types import Batch
 from perf import naive
 from perf.__main__ import Operations, Ratio, Timed, compare, measure, table
 from perf.paths import Path

@@ -34,9 +34,9 @@ from mibench.data import CIFAR10, MNIST, CelebA, Folder, Sizes
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
+from mibench.roles import PriorSpec
 from mibench.seeding import generator, seeded
 from mibench.store import Stage, Store, Work
-from mibench.types import PriorSpec
 from tests.test_contracts import tiny
 
 TASK = Blobs(num_classes=4)

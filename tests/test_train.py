@@ -13,9 +13,10 @@ from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.defenses import train as training
 from mibench.defenses.train import train_classifier
 from mibench.networks import MCNN, MLP
+from mibench.roles import Batch, Defense
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
-from mibench.types import Batch, Classifier, Defense, ImageSet, Scalar
+from mibench.types import Classifier, ImageSet, Scalar
 
 
 class KilledError(Exception):

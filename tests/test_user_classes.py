@@ -23,10 +23,11 @@ from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.defenses.train import train_classifier
 from mibench.networks import MLP
+from mibench.roles import Attack, Defense, PriorSpec
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, check_class, check_role
 from mibench.store import Work
-from mibench.types import Attack, Classifier, Defense, PriorSpec, Reconstructions
+from mibench.types import Classifier, Reconstructions
 
 CELL = TABLES["smoke"].rows["GMI / No Def."]
 

@@ -11,7 +11,7 @@ from mibench.attacks.losses import LOSSES
 from mibench.attacks.stylegan import StyleGAN2
 from mibench.attacks.views import VIEWS
 from mibench.attacks.vmi import VMI
-from mibench.types import Attack, PriorSpec
+from mibench.roles import Attack, PriorSpec
 
 CONTROLS: dict[str, type[Attack]] = {
     a.name: a for a in (PriorSamples, OtherClass, AdversarialNoise)

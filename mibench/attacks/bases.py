@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mibench.attacks.goal import Rows
 from mibench.attacks.views import asked, identity_loss, payable
-from mibench.types import Access, Attack, Classifier, IdentityLoss, Images, View
+from mibench.roles import Attack, IdentityLoss, View
+from mibench.types import Access, Classifier, Images
 
 
 class WhiteBox(Attack):

@@ -16,9 +16,10 @@ from mibench.attacks.gan import InversionGAN
 from mibench.attacks.goal import Goal
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.views import payable
+from mibench.roles import Attack, PriorSpec
 from mibench.spec import choose, require
 from mibench.store import Work
-from mibench.types import Attack, Classifier, Prior, PriorSpec, Reconstructions
+from mibench.types import Classifier, Prior, Reconstructions
 
 INF = float("inf")
 

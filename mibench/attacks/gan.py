@@ -12,21 +12,11 @@ from torch import Tensor, nn
 
 from mibench.attacks.views import seen
 from mibench.networks.dcgan import Critic, Generator, InversionDiscriminator
+from mibench.roles import PriorSpec, View
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import (
-    Classifier,
-    Images,
-    ImageSet,
-    Logits,
-    Prior,
-    PriorSpec,
-    Scalar,
-    Shape,
-    View,
-    answers,
-)
+from mibench.types import Classifier, Images, ImageSet, Logits, Prior, Scalar, Shape, answers
 
 INF = float("inf")
 

@@ -19,9 +19,10 @@ from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.views import affordable
 from mibench.networks.fold import quick
+from mibench.roles import IdentityLoss, PriorSpec, View
 from mibench.spec import choose, require
 from mibench.store import Work
-from mibench.types import Classifier, IdentityLoss, Prior, PriorSpec, Reconstructions, View
+from mibench.types import Classifier, Prior, Reconstructions
 
 INF = float("inf")
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.roles import IdentityLoss
 from mibench.spec import require
-from mibench.types import IdentityLoss, Labels, Logits
+from mibench.types import Labels, Logits
 
 INF = float("inf")
 

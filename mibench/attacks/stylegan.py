@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from mibench.networks.ada import augment
 from mibench.networks.stylegan2 import Discriminator, Generator
 from mibench.networks.weights import Weights, load_exactly, read_weights
+from mibench.roles import PriorSpec
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import Classifier, Images, ImageSet, Prior, PriorSpec, Scalar, Shape
+from mibench.types import Classifier, Images, ImageSet, Prior, Scalar, Shape
 
 INF = float("inf")
 ROWS = 200

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.attacks.access import Watched
+from mibench.roles import Attack, IdentityLoss, View
 from mibench.spec import require
-from mibench.types import Attack, Classifier, IdentityLoss, Images, Labels, View
+from mibench.types import Classifier, Images, Labels
 
 INF = float("inf")
 Groups = Sequence[tuple[int, torch.Generator]]

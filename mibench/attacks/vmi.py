@@ -19,17 +19,11 @@ from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.stylegan import StyleGAN2, StyleGANPrior
 from mibench.attacks.views import affordable
+from mibench.roles import IdentityLoss, PriorSpec, View
 from mibench.seeding import generator
 from mibench.spec import choose, require
 from mibench.store import Payload, State, Work
-from mibench.types import (
-    Classifier,
-    IdentityLoss,
-    Prior,
-    PriorSpec,
-    Reconstructions,
-    View,
-)
+from mibench.types import Classifier, Prior, Reconstructions
 
 if TYPE_CHECKING:  # it brings nflows, which takes a while to import
     from mibench.networks.flow import FlowBank

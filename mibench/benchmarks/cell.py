@@ -7,8 +7,9 @@ from mibench.data import Task
 from mibench.defenses import Recipe
 from mibench.defenses.train import check_maturity
 from mibench.evaluation import Protocol
+from mibench.roles import Attack, Defense, NetworkSpec, PriorSpec
 from mibench.spec import check_role, require
-from mibench.types import Access, Attack, Defense, NetworkSpec, PriorSpec
+from mibench.types import Access
 
 INF = float("inf")
 

@@ -29,21 +29,12 @@ from mibench.evaluation.inception import inception_features, inception_file
 from mibench.evaluation.manifold import nearest
 from mibench.evaluation.metrics import compared, stretch
 from mibench.evaluation.similarity import structural_similarity
+from mibench.roles import Attack, Defense, NetworkSpec, PriorSpec
 from mibench.seeding import generator, seeded
 from mibench.spec import brief, canonical
 from mibench.store import Payload, Stage, Work, check_finite
 from mibench.ties import in_top
-from mibench.types import (
-    Attack,
-    Classifier,
-    Defense,
-    ImageSet,
-    NetworkSpec,
-    Prior,
-    PriorSpec,
-    Reconstructions,
-    predict,
-)
+from mibench.types import Classifier, ImageSet, Prior, Reconstructions, predict
 
 Load = Callable[[Stage], Payload]
 Part = Literal["private", "evaluation"]

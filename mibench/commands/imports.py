@@ -13,8 +13,9 @@ from mibench.commands.shared import anywhere, apply, check_writable, folder, ref
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mibench.roles import NetworkSpec
     from mibench.spec import Json
-    from mibench.types import Classifier, NetworkSpec, Shape
+    from mibench.types import Classifier, Shape
 
 
 @click.group("import")

@@ -5,7 +5,7 @@ from mibench.defenses.mid import MID
 from mibench.defenses.none import NoDefense
 from mibench.defenses.train import Recipe
 from mibench.defenses.unilateral import Unilateral
-from mibench.types import Defense
+from mibench.roles import Defense
 
 DEFENSES: dict[str, type[Defense]] = {d.name: d for d in (NoDefense, MID, BiDO, Unilateral)}
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from mibench.defenses.dependence import KERNELS, MEASURES, measure
+from mibench.roles import Batch, Defense
 from mibench.spec import choose, require
-from mibench.types import Batch, Classifier, Defense, Scalar
+from mibench.types import Classifier, Scalar
 
 
 @dataclass(frozen=True)

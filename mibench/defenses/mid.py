@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.roles import Batch, Defense
 from mibench.spec import require
-from mibench.types import Batch, Classifier, Defense, Logits, Scalar
+from mibench.types import Classifier, Logits, Scalar
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 
-from mibench.types import Batch, Classifier, Defense, Scalar
+from mibench.roles import Batch, Defense
+from mibench.types import Classifier, Scalar
 
 
 @dataclass(frozen=True)

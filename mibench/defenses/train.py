@@ -9,11 +9,12 @@ from torch import Tensor
 from mibench.data import Corpus
 from mibench.data.augment import AUGMENTATIONS
 from mibench.data.samplers import SAMPLERS
+from mibench.roles import Batch, Defense
 from mibench.seeding import generator
 from mibench.spec import choose, require
 from mibench.store import Payload, State, Work, check_finite, frozen, restore
 from mibench.ties import in_top
-from mibench.types import Batch, Classifier, Defense, ImageSet, predict
+from mibench.types import Classifier, ImageSet, predict
 
 INF = float("inf")
 

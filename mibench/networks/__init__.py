@@ -6,7 +6,7 @@ from mibench.networks.lenet import MCNN, MLP, SCNN
 from mibench.networks.resnet import ResNet34
 from mibench.networks.vgg import VGG16, VGG19
 from mibench.networks.weights import Weights
-from mibench.types import NetworkSpec
+from mibench.roles import NetworkSpec
 
 NETWORKS: dict[str, type[NetworkSpec]] = {
     n.name: n

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mibench.networks.weights import Weights, load_exactly, read_weights
+from mibench.roles import NetworkSpec
 from mibench.spec import require
-from mibench.types import Classifier, Images, NetworkSpec, Shape
+from mibench.types import Classifier, Images, Shape
 
 CHANNELS = (64, 128, 256, 512)
 Maps: TypeAlias = Float[Tensor, "n _ _ _"]

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from mibench.networks.weights import Weights, load_exactly, read_weights
-from mibench.types import Classifier, NetworkSpec, Shape
+from mibench.roles import NetworkSpec
+from mibench.types import Classifier, Shape
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mibench.roles import NetworkSpec
 from mibench.spec import require
-from mibench.types import Classifier, Images, NetworkSpec, Shape
+from mibench.types import Classifier, Images, Shape
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.roles import NetworkSpec
 from mibench.spec import require
-from mibench.types import Classifier, Images, Logits, NetworkSpec, Shape
+from mibench.types import Classifier, Images, Logits, Shape
 
 CHANNELS = (64, 128, 256, 512)
 BLOCKS = (3, 4, 6, 3)

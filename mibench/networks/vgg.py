@@ -12,8 +12,9 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from mibench.networks.weights import imagenet, load_exactly
+from mibench.roles import NetworkSpec
 from mibench.spec import require
-from mibench.types import Classifier, Images, NetworkSpec, Shape
+from mibench.types import Classifier, Images, Shape
 
 CHANNELS = (64, 128, 256, 512, 512)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from mibench.benchmarks.cell import Cell, Setting, Trials
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
+from mibench.roles import Attack, Defense
 from mibench.spec import nearest, override, paths, takes, unknown, unknown_path
-from mibench.types import Attack, Defense
 
 Reported = Mapping[str, tuple[float, float | None]]
 """Metric → (mean, standard deviation or None), as a paper prints them."""

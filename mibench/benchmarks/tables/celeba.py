@@ -15,7 +15,7 @@ from mibench.data import CelebA
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
 from mibench.networks import VGG16, FaceNet
-from mibench.types import Defense
+from mibench.roles import Defense
 
 SGD = Recipe(
     epochs=50, optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, sampler="balanced",

@@ -11,7 +11,7 @@ from mibench.data import Folder
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
 from mibench.networks import VGG16, MobileFaceNet, Weights
-from mibench.types import Defense
+from mibench.roles import Defense
 
 SETTING = Setting(
     Folder(folder="celeba300", num_classes=300),

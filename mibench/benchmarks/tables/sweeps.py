@@ -12,7 +12,7 @@ from mibench.benchmarks.tables import celeba, table3
 from mibench.benchmarks.tables.base import Reported, Table, versus
 from mibench.defenses import BiDO, Recipe
 from mibench.evaluation import Protocol
-from mibench.types import Attack, Defense
+from mibench.roles import Attack, Defense
 
 RATIOS = (5, 10, 20, 50)
 MEASURES = {"COCO": "coco_frobenius", "HSIC": "nhsic"}

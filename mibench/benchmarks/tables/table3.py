@@ -13,7 +13,7 @@ from mibench.data import CIFAR10, MNIST
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
 from mibench.networks import MCNN, SCNN, VGG16, VGG19
-from mibench.types import Defense
+from mibench.roles import Defense
 
 TRIALS = Trials(classes=5, samples=100, repeats=5)
 KDD22 = Protocol(spread="block", real=100, fid="fid_stretched")

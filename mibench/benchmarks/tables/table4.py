@@ -14,7 +14,7 @@ from mibench.data import CelebAVMI
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
 from mibench.networks import IRSE50, ResNet34
-from mibench.types import Defense
+from mibench.roles import Defense
 
 SETTING = Setting(
     CelebAVMI(),

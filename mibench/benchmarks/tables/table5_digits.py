@@ -4,7 +4,7 @@ from mibench.benchmarks.tables import digits
 from mibench.benchmarks.tables.base import Table, versus
 from mibench.defenses import BiDO
 from mibench.evaluation import Protocol
-from mibench.types import Defense
+from mibench.roles import Defense
 
 COCO, HSIC = (1, 50), (0.05, 0.5)
 ABLATION: dict[str, Defense] = {

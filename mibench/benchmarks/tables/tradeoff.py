@@ -8,7 +8,7 @@ from mibench.benchmarks.tables import digits
 from mibench.benchmarks.tables.base import Table, versus
 from mibench.defenses import MID, BiDO, NoDefense
 from mibench.evaluation import Protocol
-from mibench.types import Defense
+from mibench.roles import Defense
 
 SWEEP: dict[str, dict[str, Defense]] = {
     "No Def.": {"No Def.": NoDefense()},
