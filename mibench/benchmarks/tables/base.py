@@ -106,8 +106,7 @@ class Table:
                     if any(fnmatch.fnmatchcase(part, wild) for part in own)
                 }
             if not found:
-                parts = (t for label in self.rows for t in (label, *label.split(" / ")))
-                near = nearest(pattern, parts)
+                near = nearest(pattern, [part for own in parts.values() for part in own])
                 raise KeyError(f"no row matches {pattern!r}{near}; rows: {', '.join(self.rows)}")
             keep |= found
         curves = {
