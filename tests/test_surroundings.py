@@ -323,8 +323,8 @@ RC: Any = {"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "savef
 def drawn(path: Path) -> bool:
     figure = figures.new_figure((2, 2))
     axes = figure.add_subplot(1, 1, 1)
-    axes.plot([1, 2], label=r"costs $5, not $\6")
-    axes.set_title(r"costs $5, not $\6")
+    axes.plot([1, 2], label=r"costs $\5, not $6")
+    axes.set_title(r"costs $\5, not $6")
     axes.legend()
     figures.save(figure, path)
     return True
