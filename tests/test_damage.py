@@ -206,6 +206,7 @@ def test_a_meta_from_before_digests_with_a_peak_of_memory_is_taken(store: Store)
     meta = json.loads(path.read_text())
     assert meta.pop("digest")
     assert meta.pop("stage")
+    assert meta.pop("machine")
     assert "peak_memory_bytes" in meta
     path.write_text(json.dumps(meta))
     read_stage(store.path(WHOLE))
@@ -236,7 +237,7 @@ def test_a_stage_of_an_older_version_is_never_taken(
 def test_a_meta_from_before_it_had_its_own_digest_is_taken(store: Store) -> None:
     path = store.path(WHOLE) / "meta.json"
     meta = json.loads(path.read_text())
-    del meta["digest"], meta["stage"]
+    del meta["digest"], meta["stage"], meta["machine"]
     path.write_text(json.dumps(meta))
     read_stage(store.path(WHOLE))
     meta["digset"] = "one bit off"
@@ -315,7 +316,7 @@ def forge(store: Store, stage: Stage, name: str, content: bytes) -> None:
     path = store.path(stage)
     (path / name).write_bytes(content)
     meta = json.loads((path / "meta.json").read_text())
-    del meta["digest"], meta["stage"]
+    del meta["digest"], meta["stage"], meta["machine"]
     meta["sha256"][name] = hashlib.sha256(content).hexdigest()
     (path / "meta.json").write_text(json.dumps(meta))
 

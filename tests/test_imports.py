@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_written(
 def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
     done = bring("target", tmp_path / "x.pth", "--as", "vgg11")
     assert done.exit_code == 2
-    assert "unknown network 'vgg11'; known: mcnn" in done.stderr
+    assert "unknown network 'vgg11' (did you mean 'vgg19'?); known: mcnn" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 import csv
 import functools
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from mibench.benchmarks.published import Published
 from mibench.benchmarks.stages import graph
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
+from mibench.evaluation import METRICS
 from mibench.store import Store
 from tests.made import fill, smoke
 
@@ -70,9 +73,23 @@ def test_records_stand_for_the_store_that_they_were_written_from(made: Path) -> 
         told = call(*command, *rows, "--records", made / "files")
         assert told.exit_code == 0, told.output
         stored = call(*command, *rows, *from_store).stdout.replace("done\n", "recorded\n")
+        stored = re.sub(r"\n\nWhat Attack Acc says about leakage\n.*", "", stored)
         assert re.sub(r"(  record/.*: )done\n", r"\1recorded\n", told.stdout) == stored
     fewer = call("table", "smoke", *rows, "--records", made / "files", "--seeds", 1)
     assert "One seed carries no interval" in fewer.stdout
+
+
+def test_explain_says_by_which_version_of_a_metric_a_record_was_scored(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("explain", "smoke", "GMI / MID", "fid", "--records", made / "files")
+    old = METRICS["fid"]
+    assert f"Metric fid, version {old.version}; python" in call(*command).stdout
+    monkeypatch.setitem(METRICS, "fid", replace(old, version=old.version + 1))
+    told = call(*command).stdout
+    assert f"version {old.version} (this mibench has version {old.version + 1}); python" in told
+    (path,) = (made / "files").glob("gmi-mid-seed0-*.json")
+    assert f"  record/{json.loads(path.read_text())['key']}  record gmi on mid" in told
 
 
 def test_stages_have_the_keys_that_the_records_tell_of(made: Path) -> None:

@@ -610,7 +610,7 @@ def test_events_are_written_for_finished_priors_and_in_place_of_older_ones(
     where = ["--store", str(tmp_path / "store")]
     command = ["events", str(file), *where, "--out", str(out)]
     none = CliRunner().invoke(main, command)
-    assert none.exit_code == 0, none.output
+    assert none.exit_code == 2, none.output
     assert "no finished prior" in none.stderr
     records = plan(choose_table(str(file), (), (), None), 1, tmp_path)
     for stage in graph(r for rs in records.values() for r in rs):

@@ -258,7 +258,10 @@ def test_output_onto_a_full_disk_is_one_sentence(words: tuple[str, ...], tmp_pat
         done = call(words, tmp_path, stdout=full)
     assert done.returncode == 1
     lines = [x for x in done.stderr.decode().splitlines() if not x.startswith("note: ")]
-    assert lines == ["Error: cannot write to standard output (No space left on device)"]
+    nothing = [x for x in lines if x.startswith("Error: nothing of smoke is there")]
+    assert len(nothing) == (words == ("table", "smoke"))  # whose gaps are lost, too
+    (line,) = [x for x in lines if x not in nothing]
+    assert line == "Error: cannot write to standard output (No space left on device)"
 
 
 def test_output_into_a_closed_pipe_is_one_sentence(tmp_path: Path) -> None:
@@ -323,8 +326,8 @@ RC: Any = {"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "savef
 def drawn(path: Path) -> bool:
     figure = figures.new_figure((2, 2))
     axes = figure.add_subplot(1, 1, 1)
-    axes.plot([1, 2], label=r"costs $5, not $\6")
-    axes.set_title(r"costs $5, not $\6")
+    axes.plot([1, 2], label=r"costs $\5, not $6")
+    axes.set_title(r"costs $\5, not $6")
     axes.legend()
     figures.save(figure, path)
     return True

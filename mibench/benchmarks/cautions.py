@@ -75,7 +75,8 @@ def cautions(results: "Results") -> dict[str, list[str]]:
 
 
 def _reasons(results: "Results", label: str) -> Iterator[str]:
-    evaluator = min(acc for acc, labels in results.evaluators.items() if label in labels)
+    judges = [acc for acc, labels in results.evaluators.items() if label in labels]
+    evaluator = min(judges, default=100.0)  # it is unknown where no record tells
     accuracy = results.entries[label].get("accuracy")
     is_weak = evaluator < LOW
     is_worse = accuracy is not None and accuracy.mean is not None and evaluator <= accuracy.mean

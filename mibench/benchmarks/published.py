@@ -1,6 +1,7 @@
 """Published tables: record files, and the tables that follow from them alone."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,13 @@ class Published(Store):
         told = {s["identity"]["kind"]: s["identity"] for s in record["stages"]} if record else {}
         data = told.get("images", {}).get("digest", "")
         inception = told.get("evidence", {}).get("inception", "")
-        return record_stage(cell, table.columns, data, inception, known)
+        stage = record_stage(cell, table.columns, data, inception, known)
+        metrics = tuple(
+            (name, version) for name, version in told.get("record", {}).get("metrics", ())
+        )
+        if set(table.columns) <= {name for name, _ in metrics}:
+            stage = replace(stage, metrics=metrics)  # of the versions that it was scored by
+        return stage
 
     def _of(self, stage: Stage) -> Record | None:
         return (

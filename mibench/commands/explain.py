@@ -167,7 +167,7 @@ def _told(
     yield from _comparisons(results, row, name)
     yield from _worth(results, row)
     yield from _parts(results, row)
-    yield from _stages(row, metric, records, store)
+    yield from _stages(row, name, metric, records, store)
 
 
 def _each(values: Sequence[Any]) -> list[float]:
@@ -307,7 +307,9 @@ def _parts(results: "Results", row: str) -> Iterator[str]:
             yield f"  The evaluator is right about {accuracy:.2f} % of its test images."
 
 
-def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Iterator[str]:
+def _stages(
+    row: str, name: str, metric: "Metric", records: Records, store: "Store"
+) -> Iterator[str]:
     from mibench.benchmarks.stages import graph
     from mibench.machine import in_words
 
@@ -328,7 +330,10 @@ def _stages(row: str, metric: "Metric", records: Records, store: "Store") -> Ite
         )
         if state in ("done", "recorded"):
             made[in_words(store.meta(stage))] = None
-    yield f"  Metric {metric.name}, version {metric.version}; {'; '.join(made)}"
+    scored = {dict(r.metrics)[name] for r in records[row] if store.state(r) == "done"}
+    now = "" if scored == {metric.version} else f" (this mibench has version {metric.version})"
+    versions = ", ".join(map(str, sorted(scored)))
+    yield f"  Metric {metric.name}, version {versions}{now}; {'; '.join(made)}"
 
 
 def _unit(metric: "Metric") -> str:

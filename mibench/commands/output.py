@@ -90,7 +90,7 @@ def safe_output() -> Iterator[None]:
         if out.error is not None:
             why = "it is closed" if out.descriptor < 0 else out.error.strerror
             click.echo(f"Error: cannot write to standard output ({why})", err=True)
-            status = status or 1
+            status = 1
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
     sys.exit(status)

@@ -9,6 +9,7 @@ import click
 from mibench.commands.describe import KINDS, registries
 from mibench.commands.shared import (
     Records,
+    RefusedError,
     choose_table,
     count_states,
     folder,
@@ -78,12 +79,14 @@ def table(
         records = planned(chosen, seeds, data, done)
         beside = planned_controls(chosen, seeds, data, done) if controls else {}
         results = export.collect(chosen, records, done, beside)
-        if not any(results.found.values()) and not results.holes:  # those say why it is so
-            raise ValueError(gap(chosen, rows, seeds, done.root))
-        if published is None and (controls or form == "text"):
+        # Holes say themselves why a row is not there.
+        is_empty = not any(results.found.values()) and not results.holes
+        if published is None and not is_empty and (controls or form == "text"):
             note_controls(chosen, beside, rows, seeds, store)
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)
+    if is_empty:
+        raise RefusedError(gap(chosen, rows, seeds, done.root))
 
 
 @click.command()
