@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mibench.benchmarks.executors import Bench, prepare
+from mibench.running.executors import Bench, prepare
 from perf import paths
 
 PACKAGES = ("torch", "numpy", "scipy", "pytorch-fid")

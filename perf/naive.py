@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mibench.attacks.gan import GAN, entropy, soft_cross_entropy
-from mibench.networks.dcgan import InversionDiscriminator
+from mibench.attacks.priors.gan import GAN, entropy, soft_cross_entropy
+from mibench.networks.generators.dcgan import InversionDiscriminator
 from mibench.types import Classifier
 
 

@@ -13,7 +13,7 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, WGANGP, Goal, InversionGAN
-from mibench.attacks.gan import GAN, GANSpec
+from mibench.attacks.priors.gan import GAN, GANSpec
 from mibench.benchmarks.tables import digits
 from mibench.benchmarks.tables.table3 import MNIST_DEFENSES
 from mibench.defenses import Recipe

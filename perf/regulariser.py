@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from mibench.benchmarks.executors import Bench, prepare
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.defenses.dependence import MEASURES
 from mibench.networks import MCNN, VGG16
 from mibench.roles import Batch, Defense, NetworkSpec
+from mibench.running.executors import Bench, prepare
 from mibench.seeding import generator, seeded
 from mibench.types import Classifier, Images, Logits, Shape
 

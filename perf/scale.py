@@ -28,11 +28,15 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import save as write_tensors
 
-from mibench.benchmarks.executors import Bench, Executor, Local, Ray, Serial, execute
-from mibench.benchmarks.export import record_stages
-from mibench.benchmarks.plan import known_sizes, planned_steps
-from mibench.benchmarks.progress import Watcher
-from mibench.benchmarks.stages import (
+from mibench.benchmarks.tables import TABLES, Table
+from mibench.data import Sizes, Task
+from mibench.defenses import BiDO
+from mibench.reporting.export import record_stages
+from mibench.roles import NetworkSpec, PriorSpec
+from mibench.running.executors import Bench, Executor, Local, Ray, Serial, execute
+from mibench.running.plan import known_sizes, planned_steps
+from mibench.running.progress import Watcher
+from mibench.running.stages import (
     ClassifierStage,
     ImagesStage,
     InversionStage,
@@ -40,10 +44,6 @@ from mibench.benchmarks.stages import (
     RecordStage,
     graph,
 )
-from mibench.benchmarks.tables import TABLES, Table
-from mibench.data import Sizes, Task
-from mibench.defenses import BiDO
-from mibench.roles import NetworkSpec, PriorSpec
 from mibench.spec import canonical, field_values
 from mibench.store import Stage, Store, pack, seal
 from perf.naps import Nap

@@ -36,7 +36,7 @@ from typing import TextIO
 
 import torch
 
-import mibench.benchmarks.figures
+import mibench.reporting.figures
 import mibench.store
 from mibench.cli import main
 from mibench.commands.stores import finished, left_over
@@ -351,7 +351,7 @@ def prepare() -> None:
     mibench.store.SAVE_SECONDS = 0.0
     Work.__init__.__defaults__ = (*(Work.__init__.__defaults__ or ())[:-1], 0.0)
     for name in ("draw_reconstructions", "draw_tradeoff", "draw_samples", "draw_training"):
-        setattr(mibench.benchmarks.figures, name, lambda *_, **__: None)
+        setattr(mibench.reporting.figures, name, lambda *_, **__: None)
 
 
 def share(everything: list[Point], part: int, parts: int, every: int) -> list[Point]:

@@ -31,15 +31,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save as save_tensors
 
-from mibench.benchmarks.export import FORMATS, collect, render
-from mibench.benchmarks.plan import planned_steps
-from mibench.benchmarks.stages import RecordStage, graph, record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.commands.shared import RefusedError, choose_table, refusing
 from mibench.commands.stores import finished, left_over, tasks_of
 from mibench.data import CIFAR10, MNIST, Folder
-from mibench.networks.checkpoints import read_checkpoint
-from mibench.networks.pickles import read_network
+from mibench.networks.foreign.checkpoints import read_checkpoint
+from mibench.networks.foreign.pickles import read_network
+from mibench.reporting.export import FORMATS, collect, render
+from mibench.running.plan import planned_steps
+from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.seeding import generator
 from mibench.spec import paths
 from mibench.store import (

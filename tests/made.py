@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mibench.benchmarks.export import record_stages
-from mibench.benchmarks.stages import (
+from mibench.benchmarks.tables import TABLES, Table
+from mibench.reporting.export import record_stages
+from mibench.running.stages import (
     ClassifierStage,
     EvidenceStage,
     ImagesStage,
@@ -20,7 +21,6 @@ from mibench.benchmarks.stages import (
     RecordStage,
     graph,
 )
-from mibench.benchmarks.tables import TABLES, Table
 from mibench.seeding import generator
 from mibench.store import Payload, Stage, Store, Work
 

@@ -26,9 +26,9 @@ from typing import ClassVar
 import torch
 
 import mibench.store
-from mibench.benchmarks.executors import Bench, Serial, execute
-from mibench.benchmarks.progress import Watcher
 from mibench.commands.stores import finished, left_over
+from mibench.running.executors import Bench, Serial, execute
+from mibench.running.progress import Watcher
 from mibench.seeding import generator
 from mibench.store import Payload, Stage, Store, Work
 

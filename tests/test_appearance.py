@@ -14,12 +14,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image, ImageOps
 
-from mibench.benchmarks.report.page import visible
-from mibench.benchmarks.stages import ImagesStage
 from mibench.cli import main
 from mibench.data import CIFAR10, CelebA, Folder
 from mibench.data.cifar10 import CLASSES
 from mibench.data.images import decode, image_files
+from mibench.reporting.page.page import visible
+from mibench.running.stages import ImagesStage
 from mibench.store import Store
 
 TASK = Folder(folder="set", num_classes=3, size=8)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from mibench.benchmarks import bits, records
-from mibench.benchmarks.stages import RecordStage
 from mibench.cli import main
 from mibench.machine import SWITCHES, in_words, machine
+from mibench.reporting import bits, records
+from mibench.running.stages import RecordStage
 from mibench.store import Store, seal
 from tests.made import META, fill, smoke
 

@@ -13,15 +13,15 @@ import torch
 from click.testing import CliRunner
 
 import mibench.store
-from mibench.benchmarks.budgets import render, spent
-from mibench.benchmarks.executors import Bench, Serial, execute
-from mibench.benchmarks.export import Entry, Results, footnotes, record_stages
-from mibench.benchmarks.progress import Watcher
-from mibench.benchmarks.stages import graph
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.benchmarks.worst import BIAS, worst_case
 from mibench.cli import main
 from mibench.evaluation.significance import Interval
+from mibench.reporting.budgets import render, spent
+from mibench.reporting.export import Entry, Results, footnotes, record_stages
+from mibench.reporting.worst import BIAS, worst_case
+from mibench.running.executors import Bench, Serial, execute
+from mibench.running.progress import Watcher
+from mibench.running.stages import graph
 from mibench.store import Payload, Stage, Store, Work
 
 SMALL = [

@@ -11,16 +11,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mibench.attacks import GMI, VMI, PriorSamples
-from mibench.benchmarks.cautions import CONTROL, CONTROL_TITLE, cautions, control_table, is_above
-from mibench.benchmarks.contrasts import Contrast
-from mibench.benchmarks.export import Results, collect, record_stages, render
-from mibench.benchmarks.published import Published
-from mibench.benchmarks.report import Chapter, page
-from mibench.benchmarks.stages import RecordStage, graph
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval, paired
+from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions, control_table, is_above
+from mibench.reporting.contrasts import Contrast
+from mibench.reporting.export import Results, collect, record_stages, render
+from mibench.reporting.page import Chapter, page
+from mibench.reporting.published import Published
+from mibench.running.stages import RecordStage, graph
 from mibench.store import Payload, Store
 from tests.made import fill, smoke
 

@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from mibench.cli import main
 from mibench.networks import Weights
-from mibench.networks.dcgan import Generator
-from mibench.networks.released import released_classifier
-from mibench.networks.weights import read_weights
+from mibench.networks.foreign.released import released_classifier
+from mibench.networks.foreign.weights import read_weights
+from mibench.networks.generators.dcgan import Generator
 from mibench.seeding import seeded
 from tests.test_imports import CASES, ReleasedGenerator, ReleasedStages
 

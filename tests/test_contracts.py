@@ -18,9 +18,6 @@ from mibench.attacks import ATTACKS, CONTROLS, GMI, KEDMI, LOSSES, PRIORS, VIEWS
 from mibench.attacks.access import NO_LIMIT, Query, Watched
 from mibench.attacks.losses import LogitMatching, MaxMargin
 from mibench.attacks.views import Crop, Flip, Noise, Plain, Shift, affordable
-from mibench.benchmarks.executors import Bench, Serial, execute
-from mibench.benchmarks.progress import Watcher
-from mibench.benchmarks.stages import graph, record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.data import TASKS, Splits
 from mibench.data.synthetic import Blobs
@@ -28,6 +25,9 @@ from mibench.defenses import DEFENSES
 from mibench.evaluation import METRICS, Evidence, Metric, summarise
 from mibench.networks import MLP, NETWORKS
 from mibench.roles import Attack, Batch, Defense, PriorSpec, View
+from mibench.running.executors import Bench, Serial, execute
+from mibench.running.progress import Watcher
+from mibench.running.stages import graph, record_stage
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Work

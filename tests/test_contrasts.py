@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from mibench.benchmarks.cell import Evaluator
-from mibench.benchmarks.contrasts import between, reference, with_none
-from mibench.benchmarks.export import Results, collect, footnotes, record_stages, render
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
 from mibench.evaluation.significance import holm, identity_interval, interval, paired, seeds_needed
+from mibench.reporting.contrasts import between, reference, with_none
+from mibench.reporting.export import Results, collect, footnotes, record_stages, render
 from mibench.store import Payload, Stage, Store
 
 ATTACKS, DEFENSES = ("GMI", "KED-MI"), ("No Def.", "MID", "BiDO-HSIC")

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from mibench.attacks import GMI, AdversarialNoise, Goal, OtherClass, PriorSamples
-from mibench.benchmarks import records, stages
 from mibench.benchmarks.cell import Cell, Evaluator
-from mibench.benchmarks.executors import Bench, Serial, execute
-from mibench.benchmarks.export import collect, render
-from mibench.benchmarks.progress import Watcher
-from mibench.benchmarks.stages import graph, record_stage
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
 from mibench.evaluation import METRICS, PROTOCOLS, Evidence, Protocol, fields_of
 from mibench.evaluation.inception import inception_digest, inception_features
 from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MLP
+from mibench.reporting import records
+from mibench.reporting.export import collect, render
+from mibench.running import stages
+from mibench.running.executors import Bench, Serial, execute
+from mibench.running.progress import Watcher
+from mibench.running.stages import graph, record_stage
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Store, Work
 from mibench.types import Classifier, Prior

@@ -15,9 +15,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from mibench.benchmarks.executors import Bench, Serial, execute
-from mibench.benchmarks.progress import Watcher
 from mibench.cli import main
+from mibench.running.executors import Bench, Serial, execute
+from mibench.running.progress import Watcher
 from mibench.seeding import generator
 from mibench.store import (
     AbsentError,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mibench.data import MNIST, TASKS, Blobs, Corpus, Digits, Splits, Task
 from mibench.data.base import hold_out, resize, split_by_class
-from mibench.data.samplers import balanced, shuffled
 from mibench.seeding import generator
+from mibench.training.samplers import balanced, shuffled
 from mibench.types import ImageSet
 
 

@@ -11,8 +11,14 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from mibench.benchmarks import diagnostics_files
-from mibench.benchmarks.diagnostics import (
+from mibench.benchmarks.tables import TABLES
+from mibench.cli import main
+from mibench.data import Blobs
+from mibench.defenses import MID, NoDefense, Recipe
+from mibench.defenses.dependence import MEASURES
+from mibench.networks import MCNN
+from mibench.reporting import diagnostics_files
+from mibench.reporting.diagnostics import (
     PAIRS,
     SPLITS,
     DependenceStage,
@@ -25,14 +31,8 @@ from mibench.benchmarks.diagnostics import (
     diagnose,
     rank_correlation,
 )
-from mibench.benchmarks.export import record_stages
-from mibench.benchmarks.stages import ClassifierStage, ImagesStage
-from mibench.benchmarks.tables import TABLES
-from mibench.cli import main
-from mibench.data import Blobs
-from mibench.defenses import MID, NoDefense, Recipe
-from mibench.defenses.dependence import MEASURES
-from mibench.networks import MCNN
+from mibench.reporting.export import record_stages
+from mibench.running.stages import ClassifierStage, ImagesStage
 from mibench.seeding import seeded
 from mibench.store import Payload, Stage, Store, Work
 from mibench.types import Classifier, ImageSet

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mibench.benchmarks.export import record_stages
-from mibench.benchmarks.plan import doubts, estimate, known_sizes, measured, shape
-from mibench.benchmarks.stages import InversionStage
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data import CelebA
+from mibench.reporting.export import record_stages
+from mibench.running.plan import doubts, estimate, known_sizes, measured, shape
+from mibench.running.stages import InversionStage
 from mibench.store import Stage, Store
 
 FEW = ("setting.task.num_classes=4", "setting.task.public=5", "trials.classes=4")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mibench.benchmarks.stages import record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.data import Blobs
 from mibench.evaluation import (
@@ -22,6 +21,7 @@ from mibench.evaluation.accuracy import topk_accuracy, topk_hits
 from mibench.evaluation.fid import frechet_distance, frechet_distance_of_few, gaussian_fit
 from mibench.evaluation.metrics import fid_identity, fid_identity_floor, stretch
 from mibench.evaluation.statistics import Spread
+from mibench.running.stages import record_stage
 from mibench.seeding import seeded
 from mibench.store import Work
 from mibench.types import predict

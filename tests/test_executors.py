@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from mibench.benchmarks.executors import (
+from mibench.running.executors import (
     EXECUTORS,
     Bench,
     Local,
@@ -27,8 +27,8 @@ from mibench.benchmarks.executors import (
     execute,
     local,
 )
-from mibench.benchmarks.executors.base import Schedule
-from mibench.benchmarks.progress import Watcher
+from mibench.running.executors.base import Schedule
+from mibench.running.progress import Watcher
 from mibench.store import Payload, Stage, Store, Work
 
 

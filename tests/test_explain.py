@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mibench.benchmarks.export import record_stages
-from mibench.benchmarks.stages import RecordStage, graph
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
+from mibench.reporting.export import record_stages
+from mibench.running.stages import RecordStage, graph
 from mibench.store import Payload, Store
 from tests.made import META
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mibench.benchmarks.export import (
+from mibench.benchmarks.tables import TABLES, Table
+from mibench.evaluation.significance import Interval
+from mibench.reporting.export import (
     FORMATS,
     Entry,
     Results,
@@ -19,8 +21,6 @@ from mibench.benchmarks.export import (
     show_reported,
     spread_note,
 )
-from mibench.benchmarks.tables import TABLES, Table
-from mibench.evaluation.significance import Interval
 from mibench.store import Store
 
 SMOKE = TABLES["smoke"]

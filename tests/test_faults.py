@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 import mibench.store
 from mibench.attacks import GMI
-from mibench.benchmarks.executors import Bench, Local, Serial, execute
-from mibench.benchmarks.executors.base import explain
-from mibench.benchmarks.progress import Watcher
-from mibench.benchmarks.stages import RecordStage
 from mibench.cli import main
 from mibench.defenses import NoDefense
 from mibench.networks import MLP
+from mibench.running.executors import Bench, Local, Serial, execute
+from mibench.running.executors.base import explain
+from mibench.running.progress import Watcher
+from mibench.running.stages import RecordStage
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Store, StoreError, Work, remark
 from mibench.types import Classifier, predict

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal, Normal
 from torch.func import jacrev
 
-from mibench.networks.flow import (
+from mibench.networks.generators.flow import (
     ActNorm,
     AdditiveCoupling,
     FlowBank,

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mibench.networks import MCNN, VGG16, ResNet34, fold
-from mibench.networks.dcgan import (
+from mibench.networks.fold import quick
+from mibench.networks.generators.dcgan import (
     Critic,
     Generator,
     InversionDiscriminator,
     MinibatchDiscrimination,
 )
-from mibench.networks.fold import quick
 from mibench.seeding import generator, seeded
 from mibench.store import Work
 

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mibench.attacks import GMI, KEDMI, WGANGP, Goal, InversionGAN, batches
-from mibench.attacks import gan as priors
-from mibench.attacks.gan import (
+from mibench.attacks.kedmi import improved_prior_loss
+from mibench.attacks.losses import CrossEntropy, MaxMargin
+from mibench.attacks.priors import gan as priors
+from mibench.attacks.priors.gan import (
     GAN,
     GANSpec,
     discriminator_loss,
@@ -20,8 +22,6 @@ from mibench.attacks.gan import (
     gradient_penalty,
     soft_cross_entropy,
 )
-from mibench.attacks.kedmi import improved_prior_loss
-from mibench.attacks.losses import CrossEntropy, MaxMargin
 from mibench.defenses import MID, NoDefense
 from mibench.networks import MCNN
 from mibench.roles import Attack, Defense

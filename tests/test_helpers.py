@@ -14,11 +14,11 @@ from mibench.benchmarks.tables import TABLES
 from mibench.data import Corpus
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
-from mibench.defenses.train import train_classifier
 from mibench.networks import MLP
 from mibench.roles import Batch, Helper
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
+from mibench.training.train import train_classifier
 from mibench.types import Classifier, Scalar
 
 TASK = Blobs(num_classes=4)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from mibench.networks.checkpoints import read_checkpoint, same_places
+from mibench.networks.foreign.checkpoints import read_checkpoint, same_places
 from mibench.seeding import seeded
 
 STATE = OrderedDict({"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)})

@@ -17,8 +17,8 @@ from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.defenses import MID
 from mibench.networks import MCNN, SCNN, VGG16, FaceNet, Weights
-from mibench.networks.dcgan import Generator
-from mibench.networks.weights import load_exactly, read_weights
+from mibench.networks.foreign.weights import load_exactly, read_weights
+from mibench.networks.generators.dcgan import Generator
 from mibench.roles import NetworkSpec
 from mibench.seeding import generator, seeded
 from mibench.types import Classifier, Shape
@@ -241,7 +241,7 @@ def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which two rows of ``smoke`` are done, their targets as others release them."""
-    from mibench.benchmarks.export import record_stages
+    from mibench.reporting.export import record_stages
     from mibench.store import Store
 
     place = tmp_path_factory.mktemp("trained")

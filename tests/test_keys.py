@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mibench.attacks import GMI, KEDMI
-from mibench.benchmarks.stages import graph, record_stage
 from mibench.benchmarks.tables import TABLES
+from mibench.running.stages import graph, record_stage
 from mibench.spec import fingerprint
 
 FROZEN = Path(__file__).parent / "keys.json"

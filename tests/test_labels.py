@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mibench.benchmarks.export import (
+from mibench.benchmarks.tables import TABLES, Table
+from mibench.reporting.export import (
     FORMATS,
     Results,
     collect,
@@ -26,8 +27,7 @@ from mibench.benchmarks.export import (
     standalone,
     tex,
 )
-from mibench.benchmarks.records import schema
-from mibench.benchmarks.tables import TABLES, Table
+from mibench.reporting.records import schema
 from mibench.store import Store
 from tests.made import fill, renamed, smoke
 

@@ -15,16 +15,16 @@ from mibench.attacks import GMI, KEDMI, Goal, OtherClass
 from mibench.attacks.access import NO_LIMIT, Query, Watched
 from mibench.attacks.losses import LogitMatching
 from mibench.attacks.views import payable
-from mibench.benchmarks.budgets import render, spent
-from mibench.benchmarks.executors import Bench, Serial, execute
-from mibench.benchmarks.export import record_stages
-from mibench.benchmarks.progress import Watcher
-from mibench.benchmarks.stages import InversionStage, graph
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.networks.fold import quick
+from mibench.reporting.budgets import render, spent
+from mibench.reporting.export import record_stages
+from mibench.running.executors import Bench, Serial, execute
+from mibench.running.progress import Watcher
+from mibench.running.stages import InversionStage, graph
 from mibench.seeding import generator, seeded
 from mibench.store import Store, Work
 from mibench.types import Classifier, ImageSet, predict

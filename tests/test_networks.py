@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mibench.networks import MCNN, MLP, NETWORKS, SCNN
-from mibench.networks.dcgan import (
+from mibench.networks.generators.dcgan import (
     Critic,
     Generator,
     InversionDiscriminator,

@@ -26,9 +26,17 @@ from mibench.networks import (
     ResNet34,
     Weights,
 )
-from mibench.networks.facenet import ALIGN, Decoder, Face, FaceMobile, Inverted, align, resize
-from mibench.networks.vgg import VGG
-from mibench.networks.weights import IMAGENET, imagenet, load_exactly, read_weights
+from mibench.networks.classifiers.facenet import (
+    ALIGN,
+    Decoder,
+    Face,
+    FaceMobile,
+    Inverted,
+    align,
+    resize,
+)
+from mibench.networks.classifiers.vgg import VGG
+from mibench.networks.foreign.weights import IMAGENET, imagenet, load_exactly, read_weights
 from mibench.roles import Batch, NetworkSpec
 from mibench.seeding import seeded
 from mibench.types import Classifier, Images, Shape

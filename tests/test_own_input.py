@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from mibench.attacks.access import Watched
-from mibench.benchmarks.diagnostics import dependences
 from mibench.defenses import BiDO, Unilateral
 from mibench.defenses.dependence import KERNELS, coco_frobenius
 from mibench.networks import MCNN, ResNet34
+from mibench.reporting.diagnostics import dependences
 from mibench.roles import Batch, NetworkSpec
 from mibench.seeding import seeded
 from mibench.store import Work

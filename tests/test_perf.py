@@ -5,8 +5,8 @@ import torch
 
 from mibench.defenses import BiDO
 from mibench.networks import MLP
-from mibench.networks.dcgan import InversionDiscriminator
 from mibench.networks.fold import quick
+from mibench.networks.generators.dcgan import InversionDiscriminator
 from mibench.roles import Batch
 from mibench.seeding import seeded
 from perf import naive

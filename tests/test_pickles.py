@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mibench.cli import main
-from mibench.networks import pickles
-from mibench.networks.pickles import generator_arguments, read_network
-from mibench.networks.weights import Weights, read_weights
+from mibench.networks.foreign import pickles
+from mibench.networks.foreign.pickles import generator_arguments, read_network
+from mibench.networks.foreign.weights import Weights, read_weights
 
 # Look-alikes: what NVIDIA's networks look like when pickled, under NVIDIA's names.
 

@@ -12,22 +12,7 @@ from click.testing import CliRunner
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mibench.attacks import ATTACKS, PRIORS, Goal, StyleGAN2
-from mibench.attacks.gan import GANSpec
-from mibench.benchmarks.plan import (
-    estimate,
-    known_sizes,
-    makespan,
-    measured,
-    planned_steps,
-    time_lines,
-)
-from mibench.benchmarks.stages import (
-    ClassifierStage,
-    ImagesStage,
-    RecordStage,
-    graph,
-    record_stage,
-)
+from mibench.attacks.priors.gan import GANSpec
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data import CIFAR10, MNIST, CelebA, Folder, Sizes
@@ -35,6 +20,21 @@ from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
 from mibench.roles import PriorSpec
+from mibench.running.plan import (
+    estimate,
+    known_sizes,
+    makespan,
+    measured,
+    planned_steps,
+    time_lines,
+)
+from mibench.running.stages import (
+    ClassifierStage,
+    ImagesStage,
+    RecordStage,
+    graph,
+    record_stage,
+)
 from mibench.seeding import generator, seeded
 from mibench.store import Stage, Store, Work
 from tests.test_contracts import tiny

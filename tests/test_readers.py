@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mibench.benchmarks import published, records
-from mibench.benchmarks.published import Published
-from mibench.benchmarks.stages import graph
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
+from mibench.reporting import published, records
+from mibench.reporting.published import Published
+from mibench.running.stages import graph
 from mibench.store import Store
 from tests.made import fill, smoke
 

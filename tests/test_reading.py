@@ -20,7 +20,6 @@ import mibench.store
 from mibench import machine
 from mibench.attacks import InversionGAN
 from mibench.attacks.access import Watched
-from mibench.benchmarks.stages import ImagesStage
 from mibench.data import CIFAR10, MNIST, Blobs, CelebA, CelebAVMI, Folder, Splits, Task
 from mibench.data import celeba as celeba_module
 from mibench.data import cifar10 as cifar10_module
@@ -33,6 +32,7 @@ from mibench.data.images import decode, file_digests
 from mibench.evaluation.inception import inception_digest
 from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MCNN
+from mibench.running.stages import ImagesStage
 from mibench.seeding import generator, seeded
 from mibench.store import DamagedError, Payload, Stage, Store, Work, read_stage
 from mibench.types import ImageSet, predict

@@ -13,12 +13,12 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from mibench.benchmarks import records
-from mibench.benchmarks.compare import compare
-from mibench.benchmarks.export import collect, render
-from mibench.benchmarks.records import Run, check, differences, digest
-from mibench.benchmarks.report import leaderboard
 from mibench.cli import main
+from mibench.reporting import records
+from mibench.reporting.compare import compare
+from mibench.reporting.export import collect, render
+from mibench.reporting.page import leaderboard
+from mibench.reporting.records import Run, check, differences, digest
 from mibench.spec import fingerprint
 from mibench.store import Store
 from tests.made import fill, smoke

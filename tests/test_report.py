@@ -12,14 +12,14 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from mibench.benchmarks.gallery import gallery, layout
-from mibench.benchmarks.report import Chapter, page
-from mibench.benchmarks.report.pictures import sprite
-from mibench.benchmarks.report.plots import padded, ticks
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.commands.report import slug
 from mibench.data import CelebA
+from mibench.reporting.gallery import gallery, layout
+from mibench.reporting.page import Chapter, page
+from mibench.reporting.page.pictures import sprite
+from mibench.reporting.page.plots import padded, ticks
 from mibench.store import Store
 from tests.made import META, fill, renamed, smoke
 
@@ -148,7 +148,7 @@ def test_a_row_says_where_it_came_from(store: Store) -> None:
 def test_gaps_are_shown_and_an_empty_store_is_refused(store: Store) -> None:
     table = smoke()
     fill(smoke("GMI / MID"), store)
-    from mibench.benchmarks.export import record_stages
+    from mibench.reporting.export import record_stages
 
     records = record_stages(table, 1, None)
     text = page([Chapter(table, records, ["smoke"])], store)
@@ -200,7 +200,7 @@ def test_no_byte_of_a_private_face_is_on_the_page(store: Store) -> None:
 
 
 def test_dependences_are_shown_where_they_have_been_measured(store: Store) -> None:
-    from mibench.benchmarks.diagnostics import dependence_stages
+    from mibench.reporting.diagnostics import dependence_stages
 
     table = smoke()
     records = fill(table, store)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mibench.benchmarks.export import cells, collect, record_stages, show_reported
 from mibench.benchmarks.tables import TABLES
+from mibench.reporting.export import cells, collect, record_stages, show_reported
 from mibench.store import Store
 
 TABLE1 = TABLES["table1"]

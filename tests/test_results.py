@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
-from mibench.benchmarks.published import Published, files_of
-from mibench.benchmarks.records import schema
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
+from mibench.reporting.published import Published, files_of
+from mibench.reporting.records import schema
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/command.txt"))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mibench.benchmarks.executors import Bench, Local, Outcome, Serial, execute
-from mibench.benchmarks.progress import Watcher
-from mibench.benchmarks.stages import RecordStage, graph, record_stage
 from mibench.benchmarks.tables import TABLES
+from mibench.running.executors import Bench, Local, Outcome, Serial, execute
+from mibench.running.progress import Watcher
+from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.store import Payload, Stage, Store, Work
 
 ROWS = ("GMI / BiDO-HSIC", "KED-MI / MID")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mibench.benchmarks.executors import Bench, choose_executor
 from mibench.cli import main
 from mibench.commands.computing import compute
 from mibench.commands.describe import KINDS, lines_of, meanings, registries
 from mibench.evaluation import Protocol
+from mibench.running.executors import Bench, choose_executor
 from mibench.store import Store
 from tests.made import fill, smoke
 
@@ -84,7 +84,7 @@ def test_an_empty_store_is_one_sentence_and_exit_status_2(
 def test_a_table_of_which_all_failed_is_printed_with_the_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.benchmarks import export
+    from mibench.reporting import export
 
     monkeypatch.setattr(export, "reason", lambda *_: "the target diverged")
     done = call("table", "smoke", "--store", "store")

@@ -13,9 +13,9 @@ import torch
 
 from mibench.attacks import GMI, KEDMI, WGANGP
 from mibench.benchmarks.tables import TABLES
-from mibench.benchmarks.userfile import load_user_file
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.networks import MCNN
+from mibench.running.userfile import load_user_file
 from mibench.spec import canonical, fingerprint, override, paths, source_digest
 
 CELL = TABLES["smoke"].rows["GMI / BiDO-HSIC"]

@@ -15,15 +15,14 @@ from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from mibench.attacks import StyleGAN2, stylegan
-from mibench.attacks.stylegan import GRIDS, StyleGANPrior, _Run, r1_penalty
-from mibench.benchmarks.stages import ImagesStage, PriorStage, graph
-from mibench.benchmarks.tensorboard import write_events
+from mibench.attacks import StyleGAN2
+from mibench.attacks.priors import stylegan
+from mibench.attacks.priors.stylegan import GRIDS, StyleGANPrior, _Run, r1_penalty
 from mibench.cli import main
 from mibench.commands.shared import choose_table, plan
 from mibench.data.synthetic import Blobs
-from mibench.networks.ada import SYM6, augment, colour, geometry, recolour, sample, warp
-from mibench.networks.stylegan2 import (
+from mibench.networks.generators.ada import SYM6, augment, colour, geometry, recolour, sample, warp
+from mibench.networks.generators.stylegan2 import (
     Conv,
     Dense,
     Discriminator,
@@ -36,6 +35,8 @@ from mibench.networks.stylegan2 import (
     smooth,
     upsample,
 )
+from mibench.reporting.tensorboard import write_events
+from mibench.running.stages import ImagesStage, PriorStage, graph
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Store, Work
 from mibench.types import ImageSet

@@ -17,13 +17,13 @@ from scipy.integrate import quad
 from scipy.special import gammaln, ndtr, stdtrit
 
 import mibench
-from mibench.benchmarks import drawing, figures
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.benchmarks.userfile import load_user_file
 from mibench.cli import main
 from mibench.commands.run import write
 from mibench.commands.shared import check_name, table_of
 from mibench.evaluation.significance import power, seeds_needed
+from mibench.reporting import drawing, figures
+from mibench.running.userfile import load_user_file
 from mibench.spec import source_digest
 from mibench.store import Store, tell
 from tests.made import fill, smoke

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from mibench.attacks.access import Query
-from mibench.benchmarks import stages
-from mibench.benchmarks.gallery import Gallery
-from mibench.benchmarks.report import pictures
-from mibench.benchmarks.report.page import _leaks, _utility
-from mibench.benchmarks.stages import ClassifierStage, EvidenceStage, ImagesStage, RecordStage
 from mibench.data.synthetic import Blobs
-from mibench.defenses import NoDefense, Recipe, train
+from mibench.defenses import NoDefense, Recipe
 from mibench.evaluation import METRICS, Evidence, Protocol
 from mibench.evaluation.metrics import compared
 from mibench.networks import MLP
+from mibench.reporting.gallery import Gallery
+from mibench.reporting.page import pictures
+from mibench.reporting.page.page import _leaks, _utility
+from mibench.running import stages
+from mibench.running.stages import ClassifierStage, EvidenceStage, ImagesStage, RecordStage
 from mibench.seeding import seeded
 from mibench.store import Store, Work
 from mibench.ties import drawn, in_top, votes
+from mibench.training import train
 from mibench.types import Classifier, ImageSet, Shape
 
 INF = float("inf")

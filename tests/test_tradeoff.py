@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mibench.benchmarks import tradeoff_files
-from mibench.benchmarks.export import record_stages
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.benchmarks.tradeoff import (
+from mibench.cli import main
+from mibench.reporting import tradeoff_files
+from mibench.reporting.export import record_stages
+from mibench.reporting.tradeoff import (
     Comparison,
     Line,
     Point,
@@ -24,8 +25,7 @@ from mibench.benchmarks.tradeoff import (
     interpolate,
     matched,
 )
-from mibench.benchmarks.tradeoff import Curve as Swept
-from mibench.cli import main
+from mibench.reporting.tradeoff import Curve as Swept
 from mibench.store import Payload, Stage, Store
 
 SWEEP = [(100.0, 60.0), (90.0, 40.0), (60.0, 10.0)]

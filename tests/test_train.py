@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from mibench.data import Blobs, Corpus
-from mibench.data.augment import AUGMENTATIONS, crop, cutout, flip
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
-from mibench.defenses import train as training
-from mibench.defenses.train import train_classifier
 from mibench.networks import MCNN, MLP
 from mibench.roles import Batch, Defense
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
+from mibench.training import train as training
+from mibench.training.augment import AUGMENTATIONS, crop, cutout, flip
+from mibench.training.train import train_classifier
 from mibench.types import Classifier, ImageSet, Scalar
 
 

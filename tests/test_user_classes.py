@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from mibench.attacks import GMI, WGANGP
 from mibench.benchmarks.cell import Cell
-from mibench.benchmarks.export import record_stages
-from mibench.benchmarks.stages import ClassifierStage, ImagesStage, InversionStage
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data import Corpus
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
-from mibench.defenses.train import train_classifier
 from mibench.networks import MLP
+from mibench.reporting.export import record_stages
 from mibench.roles import Attack, Defense, PriorSpec
+from mibench.running.stages import ClassifierStage, ImagesStage, InversionStage
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, check_class, check_role
 from mibench.store import Work
+from mibench.training.train import train_classifier
 from mibench.types import Classifier, Reconstructions
 
 CELL = TABLES["smoke"].rows["GMI / No Def."]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, VIEWS, VMI, InversionGAN
 from mibench.attacks.access import Watched
-from mibench.attacks.gan import soft_labels
 from mibench.attacks.losses import CrossEntropy, LogitMatching, MaxMargin
+from mibench.attacks.priors.gan import soft_labels
 from mibench.attacks.views import (
     Crop,
     Flip,

@@ -12,14 +12,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mibench.attacks import VMI, Goal, StyleGAN2
-from mibench.attacks.stylegan import StyleGANPrior
+from mibench.attacks.priors.stylegan import StyleGANPrior
 from mibench.attacks.vmi import Fit, Styles, shortened
-from mibench.benchmarks.figures import draw_samples
-from mibench.benchmarks.stages import _best, graph, record_stage
 from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
-from mibench.networks.weights import Weights
+from mibench.networks.foreign.weights import Weights
+from mibench.reporting.figures import draw_samples
+from mibench.running.stages import _best, graph, record_stage
 from mibench.seeding import generator, seeded
 from mibench.spec import override
 from mibench.store import Store, Work

@@ -3,12 +3,12 @@
 from mibench.attacks.bases import BlackBox, WhiteBox
 from mibench.attacks.controls import AdversarialNoise, OtherClass, PriorSamples
 from mibench.attacks.descent import descend, rounds
-from mibench.attacks.gan import WGANGP, InversionGAN
 from mibench.attacks.gmi import GMI
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.losses import LOSSES
-from mibench.attacks.stylegan import StyleGAN2
+from mibench.attacks.priors.gan import WGANGP, InversionGAN
+from mibench.attacks.priors.stylegan import StyleGAN2
 from mibench.attacks.views import VIEWS
 from mibench.attacks.vmi import VMI
 from mibench.roles import Attack, PriorSpec

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mibench.attacks.descent import rounds
-from mibench.attacks.gan import InversionGAN
 from mibench.attacks.goal import Goal
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.priors.gan import InversionGAN
 from mibench.attacks.views import payable
 from mibench.roles import Attack, PriorSpec
 from mibench.spec import choose, require

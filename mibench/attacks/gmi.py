@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mibench.attacks.bases import WhiteBox
 from mibench.attacks.descent import descend
-from mibench.attacks.gan import WGANGP
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import CrossEntropy
+from mibench.attacks.priors.gan import WGANGP
 from mibench.attacks.views import affordable
 from mibench.networks.fold import quick
 from mibench.roles import IdentityLoss, PriorSpec, View

@@ -17,7 +17,7 @@ from mibench.attacks.bases import WhiteBox
 from mibench.attacks.descent import rounds
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import CrossEntropy
-from mibench.attacks.stylegan import StyleGAN2, StyleGANPrior
+from mibench.attacks.priors.stylegan import StyleGAN2, StyleGANPrior
 from mibench.attacks.views import affordable
 from mibench.roles import IdentityLoss, PriorSpec, View
 from mibench.seeding import generator
@@ -26,7 +26,7 @@ from mibench.store import Payload, State, Work
 from mibench.types import Classifier, Prior, Reconstructions
 
 if TYPE_CHECKING:  # it brings nflows, which takes a while to import
-    from mibench.networks.flow import FlowBank
+    from mibench.networks.generators.flow import FlowBank
 
 INF = float("inf")
 
@@ -222,7 +222,7 @@ class Styles:
 
     def flows(self, classes: int, rng: torch.Generator) -> "FlowBank":
         """Returns fresh flows for so many classes."""
-        from mibench.networks.flow import FlowBank
+        from mibench.networks.generators.flow import FlowBank
 
         layers = 1 if self.attack.flow == "common" else self.own
         width = self.prior.generator.z_dim if self.attack.space == "z" else len(self.mean)

@@ -5,10 +5,10 @@ from typing import get_args
 
 from mibench.data import Task
 from mibench.defenses import Recipe
-from mibench.defenses.train import check_maturity
 from mibench.evaluation import Protocol
 from mibench.roles import Attack, Defense, NetworkSpec, PriorSpec
 from mibench.spec import check_role, require
+from mibench.training.train import check_maturity
 from mibench.types import Access
 
 INF = float("inf")

@@ -24,7 +24,7 @@ def budgets(
     store: Path, data: Path, published: Path | None,
 ) -> None:  # fmt: skip
     """Print what TABLE's attacks spent: steps, answers of the target, seconds, memory."""
-    from mibench.benchmarks.budgets import render, spent
+    from mibench.reporting.budgets import render, spent
 
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)

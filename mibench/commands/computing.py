@@ -9,7 +9,7 @@ import click
 from mibench.commands.shared import apply, fail, refusing
 
 if TYPE_CHECKING:
-    from mibench.benchmarks.executors import Bench, Executor
+    from mibench.running.executors import Bench, Executor
     from mibench.store import Stage, Store
 
 where = apply(
@@ -48,8 +48,8 @@ def compute(
         quiet: No progress.
         verbose: A line for every stage that starts and ends.
     """
-    from mibench.benchmarks.executors import Outcome, execute
-    from mibench.benchmarks.progress import display
+    from mibench.running.executors import Outcome, execute
+    from mibench.running.progress import display
     from mibench.store import MENDED, DamagedError, Store, StoreError
 
     store = Store(bench.store)
@@ -103,7 +103,7 @@ def interruption(error: BaseException, stages: "Iterable[Stage]", store: "Store"
 
 def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
     """Makes sure that the trained weights which stages start from can be had."""
-    from mibench.benchmarks.stages import ClassifierStage, PriorStage
+    from mibench.running.stages import ClassifierStage, PriorStage
 
     stages = list(stages)
     for network in {s.network: None for s in stages if isinstance(s, ClassifierStage)}:

@@ -20,10 +20,10 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from mibench.attacks import ATTACKS, LOSSES, PRIORS, VIEWS
     from mibench.benchmarks.tables import TABLES
     from mibench.data import TASKS
-    from mibench.data.augment import AUGMENTATIONS
     from mibench.defenses import DEFENSES
     from mibench.evaluation import METRICS, PROTOCOLS
     from mibench.networks import NETWORKS
+    from mibench.training.augment import AUGMENTATIONS
 
     found: tuple[Mapping[str, Any], ...] = (
         TABLES, ATTACKS, PRIORS, LOSSES, VIEWS, DEFENSES, AUGMENTATIONS, NETWORKS, TASKS, METRICS,

@@ -44,9 +44,9 @@ def diagnose(
 
     Trains targets that are not there yet; leakage is of the records that `mibench run` left.
     """
-    from mibench.benchmarks import diagnostics, diagnostics_files
-    from mibench.benchmarks.executors import Bench, choose_executor
     from mibench.defenses.dependence import MEASURES
+    from mibench.reporting import diagnostics, diagnostics_files
+    from mibench.running.executors import Bench, choose_executor
     from mibench.spec import unknown
     from mibench.store import Store
 
@@ -61,7 +61,7 @@ def diagnose(
         file = Path(table) if table.endswith(".py") else None
         bench = place.check(Bench(store, data, device, threads, file))
         check_writable(store, out)
-    from mibench.benchmarks.stages import graph
+    from mibench.running.stages import graph
 
     changed = bool(rows or settings or protocol)
 

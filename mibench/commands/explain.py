@@ -23,11 +23,11 @@ from mibench.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from mibench.benchmarks.contrasts import Contrast
-    from mibench.benchmarks.export import Entry, Results
     from mibench.benchmarks.tables import Table
     from mibench.evaluation import Metric
     from mibench.evaluation.significance import Interval
+    from mibench.reporting.contrasts import Contrast
+    from mibench.reporting.export import Entry, Results
     from mibench.store import Store
 
 
@@ -45,7 +45,7 @@ def explain(
     METRIC is a metric's name or its column's title, in upper or lower case.
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
-    from mibench.benchmarks.export import collect
+    from mibench.reporting.export import collect
     from mibench.spec import nearest
 
     with refusing():
@@ -100,7 +100,7 @@ def _lacking(
     table: "Table", row: str, records: Records, store: "Store"
 ) -> Iterator[tuple[str, int]]:
     """Yields the label and seed of every missing record of the row and what it is tested with."""
-    from mibench.benchmarks.contrasts import reference
+    from mibench.reporting.contrasts import reference
 
     for label in (row, reference(table, row)):
         for seed, record in enumerate(records[label] if label else []):
@@ -122,9 +122,9 @@ def _told(
     results: "Results", row: str, name: str, records: Records, store: "Store"
 ) -> Iterator[str]:
     """Yields the explanation line by line."""
-    from mibench.benchmarks.export import show_reported
-    from mibench.benchmarks.holes import readable
     from mibench.evaluation import METRICS
+    from mibench.reporting.export import show_reported
+    from mibench.reporting.holes import readable
 
     table, entry = results.table, results.entries[row][name]
     metric = table.rows[row].protocol.metric(name)
@@ -259,8 +259,8 @@ def _verdict(contrast: "Contrast", metric: "Metric") -> str:
 
 def _worth(results: "Results", row: str) -> Iterator[str]:
     """Yields what the row's Attack Acc says about leakage, if its table shows any."""
-    from mibench.benchmarks.cautions import CONTROL_TITLE, cautions, is_above
     from mibench.evaluation.significance import FEWEST_VALUES, LEVEL
+    from mibench.reporting.cautions import CONTROL_TITLE, cautions, is_above
 
     reasons = cautions(results).get(row, [])
     control = results.controls.get(row)
@@ -310,8 +310,8 @@ def _parts(results: "Results", row: str) -> Iterator[str]:
 def _stages(
     row: str, name: str, metric: "Metric", records: Records, store: "Store"
 ) -> Iterator[str]:
-    from mibench.benchmarks.stages import graph
     from mibench.machine import in_words
+    from mibench.running.stages import graph
 
     seeds: dict[str, list[int]] = {}
     stages = {}

@@ -37,8 +37,8 @@ def figure(
     and the private images most similar to it. 4 or tradeoff: Attack Acc against Accuracy, which
     --records will do for.
     """
-    from mibench.benchmarks import paper
-    from mibench.benchmarks.export import collect
+    from mibench.reporting import paper
+    from mibench.reporting.export import collect
 
     name = paper.NUMBERS.get(name, name)
     with refusing():

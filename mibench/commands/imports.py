@@ -39,7 +39,7 @@ def stylegan(file: Path, name: str, data: Path) -> None:
 
     Writes NAME.safetensors, and the generator's sizes as NAME.json.
     """
-    from mibench.networks.pickles import generator_arguments, read_network
+    from mibench.networks.foreign.pickles import generator_arguments, read_network
 
     with refusing():
         state, given = read_network(file)
@@ -112,8 +112,8 @@ def evaluator(
 @DATA
 def generator_(file: Path, network: str, name: str | None, data: Path) -> None:
     """Take over the generator in FILE, as GMI, KED-MI, BiDO and LOMMA released theirs."""
-    from mibench.networks.checkpoints import read_checkpoint
-    from mibench.networks.released import released_generator
+    from mibench.networks.foreign.checkpoints import read_checkpoint
+    from mibench.networks.foreign.released import released_generator
 
     with refusing():
         state, sizes = released_generator(read_checkpoint(file), f"the weights in {file}")
@@ -134,8 +134,8 @@ def bring(
     """
     from mibench.defenses import MID
     from mibench.networks import NETWORKS
-    from mibench.networks.checkpoints import read_checkpoint
-    from mibench.networks.released import released_classifier
+    from mibench.networks.foreign.checkpoints import read_checkpoint
+    from mibench.networks.foreign.released import released_classifier
     from mibench.spec import canonical, override, unknown
 
     with refusing():
@@ -193,7 +193,7 @@ def write_weights(
 
     from safetensors.torch import save
 
-    from mibench.networks.weights import Weights
+    from mibench.networks.foreign.weights import Weights
 
     content = save(dict(state))
     weights = Weights(f"{name}.safetensors", hashlib.sha256(content).hexdigest())

@@ -35,8 +35,8 @@ def record(
 
     Such a file is what to publish: `mibench verify` checks it, `mibench leaderboard` collects.
     """
-    from mibench.benchmarks import records
-    from mibench.benchmarks.cautions import control_table
+    from mibench.reporting import records
+    from mibench.reporting.cautions import control_table
     from mibench.store import Store
 
     with refusing():
@@ -73,7 +73,7 @@ def record(
 @click.option("-o", "--out", type=folder, default=Path("results"), show_default=True)
 def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -> None:
     """Write OUT/TABLE: records, and from these alone the table in every form and its command."""
-    from mibench.benchmarks import figures, published, records
+    from mibench.reporting import figures, published, records
     from mibench.store import Store
 
     with refusing():
@@ -114,7 +114,7 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
     careless edits and scores of another spec. It cannot find values that were made up together
     with the hashes: only running the cell again can. Exit status 1 if a file is not sound.
     """
-    from mibench.benchmarks import records
+    from mibench.reporting import records
 
     if schema:
         click.echo(json.dumps(records.schema("record"), indent=2))
@@ -154,9 +154,9 @@ def compare(a: Path, b: Path, by_key: bool) -> None:
     Differences are B minus A. With --by-key results are paired by key: it says how many agree
     to the bit, which stage is the first that differs, and what each side was computed on.
     """
-    from mibench.benchmarks import bits, records
-    from mibench.benchmarks.compare import compare as side_by_side
-    from mibench.benchmarks.compare import in_text
+    from mibench.reporting import bits, records
+    from mibench.reporting.compare import compare as side_by_side
+    from mibench.reporting.compare import in_text
 
     with refusing():
         sides = []

@@ -51,7 +51,7 @@ def report(
 
     From records the page has all but images, values class by class and curves of training.
     """
-    from mibench.benchmarks.report import Chapter, page
+    from mibench.reporting.page import Chapter, page
 
     with refusing():
         done = opened(store, published)
@@ -87,8 +87,8 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
 
     Every file is checked as by verify. One that fails is named there, and its numbers left out.
     """
-    from mibench.benchmarks import records
-    from mibench.benchmarks.report import leaderboard as page
+    from mibench.reporting import records
+    from mibench.reporting.page import leaderboard as page
 
     named = out.suffix == ".html" and not out.is_dir()
     path = out if named else out / "index.html"
@@ -124,7 +124,7 @@ def show(
     blocks: bool | None, with_private: bool,
 ) -> None:  # fmt: skip
     """Draw what was reconstructed in ROW of TABLE (a label, or a pattern like '*BiDO-HSIC')."""
-    from mibench.benchmarks import figures
+    from mibench.reporting import figures
     from mibench.store import Store
 
     with refusing():

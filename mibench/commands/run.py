@@ -25,8 +25,8 @@ from mibench.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from mibench.benchmarks.executors import Bench
     from mibench.benchmarks.tables import Table
+    from mibench.running.executors import Bench
     from mibench.store import Stage, Store
 
     Picture = Callable[[Path], bool | list[Path]]
@@ -53,8 +53,8 @@ def run(
 
     What is in the store is not computed again; an interrupted run goes on where it was.
     """
-    from mibench.benchmarks.cautions import control_table
-    from mibench.benchmarks.executors import Bench, choose_executor
+    from mibench.reporting.cautions import control_table
+    from mibench.running.executors import Bench, choose_executor
 
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
@@ -102,7 +102,7 @@ def run(
 
 def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> Records:
     """Returns what :func:`plan` does, or, without the raw data, stages whose keys mean nothing."""
-    from mibench.benchmarks.export import record_stages
+    from mibench.reporting.export import record_stages
 
     try:
         return record_stages(table, seeds, data)
@@ -132,7 +132,7 @@ def show_plan(
         slots: Stages that would run side by side, if that is known.
         seen: Of the table as it is without options: stages of which may have been measured too.
     """
-    from mibench.benchmarks.plan import (
+    from mibench.running.plan import (
         doubts,
         estimate,
         known_sizes,
@@ -140,7 +140,7 @@ def show_plan(
         planned_steps,
         time_lines,
     )
-    from mibench.benchmarks.stages import graph
+    from mibench.running.stages import graph
     from mibench.store import Store
 
     steps: dict[str, int | None] = {}
@@ -177,7 +177,7 @@ def show_plan(
 
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
     """Prints the test accuracy of every finished classifier, and what to know beside it."""
-    from mibench.benchmarks.stages import ClassifierStage
+    from mibench.running.stages import ClassifierStage
 
     remarks: dict[str, None] = {}
     for stage in stages:
@@ -194,8 +194,8 @@ def results(
     table: "Table", records: Records, store: "Store", controls: Records
 ) -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     """Returns a table as text to print, as files by the ends of their names, and its pictures."""
-    from mibench.benchmarks import figures, tradeoff, tradeoff_files
-    from mibench.benchmarks.export import collect, render
+    from mibench.reporting import figures, tradeoff, tradeoff_files
+    from mibench.reporting.export import collect, render
     from mibench.spec import fingerprint
 
     results = collect(table, records, store, controls)

@@ -14,9 +14,9 @@ import click
 from mibench.commands.output import safe_output
 
 if TYPE_CHECKING:
-    from mibench.benchmarks.stages import RecordStage
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
+    from mibench.running.stages import RecordStage
     from mibench.store import Stage, Store
 
 ENDS = (
@@ -163,7 +163,7 @@ def choose_table(
 def table_of(path: Path) -> "Table":
     """Returns the one Table that a user's file defines."""
     from mibench.benchmarks.tables import Table
-    from mibench.benchmarks.userfile import load_user_file
+    from mibench.running.userfile import load_user_file
 
     module = load_user_file(path)
     tables = {id(v): v for v in vars(module).values() if isinstance(v, Table)}
@@ -215,7 +215,7 @@ def nothing_is_garbage() -> Iterator[None]:
 @nothing_is_garbage()
 def plan(table: "Table", seeds: int, data: Path) -> Records:
     """Returns the last stages of every row; reads the raw data's digest, computes nothing."""
-    from mibench.benchmarks.export import record_stages
+    from mibench.reporting.export import record_stages
 
     return record_stages(table, seeds, data)
 
@@ -227,7 +227,7 @@ def opened(store: Path, published: Path | None) -> "Store":
         FileNotFoundError: If there is no such folder of records.
         ValueError: If a record is not sound, or a store is named too.
     """
-    from mibench.benchmarks.published import Published
+    from mibench.reporting.published import Published
     from mibench.store import Store
 
     if published is None:
@@ -244,7 +244,7 @@ def planned(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
     Raises:
         ValueError: If ``done`` is a folder of records, and none is of the table.
     """
-    from mibench.benchmarks.published import Published
+    from mibench.reporting.published import Published
 
     if not isinstance(done, Published):
         return plan(table, seeds, data)
@@ -260,8 +260,8 @@ def planned(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
 
 def planned_controls(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
     """Returns the last stages of the samples of each row's prior; none that no record is of."""
-    from mibench.benchmarks.cautions import control_table
-    from mibench.benchmarks.published import Published
+    from mibench.reporting.cautions import control_table
+    from mibench.reporting.published import Published
 
     others = control_table(table)
     if not isinstance(done, Published):
@@ -370,7 +370,7 @@ def count_states(states: Mapping[str, str]) -> str:
 
 def chosen_stages(records: "Sequence[RecordStage]", until: str | None) -> "list[Stage]":
     """Returns the stages of the records, or those of one kind and what they need."""
-    from mibench.benchmarks.stages import graph
+    from mibench.running.stages import graph
 
     stages = graph(records)
     return stages if until is None else graph(s for s in stages if s.kind == until)

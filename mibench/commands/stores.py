@@ -124,9 +124,9 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
     What belongs to a task whose raw data cannot be read is kept: which of it a table needs
     cannot be told.
     """
-    from mibench.benchmarks.diagnostics import dependence_stages
-    from mibench.benchmarks.stages import graph
     from mibench.benchmarks.tables import TABLES
+    from mibench.reporting.diagnostics import dependence_stages
+    from mibench.running.stages import graph
 
     kept: set[str] = set()
     unread: set[str] = set()

@@ -69,7 +69,7 @@ def table(
 
     Gaps print as --, and nothing at all is an error.
     """
-    from mibench.benchmarks import export
+    from mibench.reporting import export
 
     with refusing():
         if standalone and form != "latex":
@@ -97,8 +97,8 @@ def events(
     store: Path, data: Path, out: Path,
 ) -> None:  # fmt: skip
     """Write how TABLE's priors trained as TensorBoard event files; compute nothing."""
-    from mibench.benchmarks.stages import PriorStage, graph
-    from mibench.benchmarks.tensorboard import write_events
+    from mibench.reporting.tensorboard import write_events
+    from mibench.running.stages import PriorStage, graph
     from mibench.store import Store
 
     done = Store(store)
@@ -131,8 +131,8 @@ def show_states(records: Records, store: Path) -> None:
     """Prints a line for every row and seed: which of its stages are in the store."""
     from collections import Counter
 
-    from mibench.benchmarks.holes import reason
-    from mibench.benchmarks.stages import graph
+    from mibench.reporting.holes import reason
+    from mibench.running.stages import graph
     from mibench.store import Store
 
     every = graph(r for rs in records.values() for r in rs)

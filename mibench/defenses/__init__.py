@@ -3,9 +3,9 @@
 from mibench.defenses.bido import BiDO
 from mibench.defenses.mid import MID
 from mibench.defenses.none import NoDefense
-from mibench.defenses.train import Recipe
 from mibench.defenses.unilateral import Unilateral
 from mibench.roles import Defense
+from mibench.training.train import Recipe
 
 DEFENSES: dict[str, type[Defense]] = {d.name: d for d in (NoDefense, MID, BiDO, Unilateral)}
 

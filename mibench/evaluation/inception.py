@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.evaluation.metrics import INCEPTION
-from mibench.networks.checkpoints import read_checkpoint
+from mibench.networks.foreign.checkpoints import read_checkpoint
 from mibench.seeding import seeded
 from mibench.types import Images
 

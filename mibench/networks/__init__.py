@@ -1,11 +1,11 @@
 """Architectures, by the names the literature gives them. To add one: file, line."""
 
-from mibench.networks.facenet import IR152, IRSE50, FaceNet, FaceNet64, MobileFaceNet
-from mibench.networks.imported import Imported
-from mibench.networks.lenet import MCNN, MLP, SCNN
-from mibench.networks.resnet import ResNet34
-from mibench.networks.vgg import VGG16, VGG19
-from mibench.networks.weights import Weights
+from mibench.networks.classifiers.facenet import IR152, IRSE50, FaceNet, FaceNet64, MobileFaceNet
+from mibench.networks.classifiers.lenet import MCNN, MLP, SCNN
+from mibench.networks.classifiers.resnet import ResNet34
+from mibench.networks.classifiers.vgg import VGG16, VGG19
+from mibench.networks.foreign.imported import Imported
+from mibench.networks.foreign.weights import Weights
 from mibench.roles import NetworkSpec
 
 NETWORKS: dict[str, type[NetworkSpec]] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from mibench.networks.dcgan import MinibatchDiscrimination
+from mibench.networks.generators.dcgan import MinibatchDiscrimination
 
 Module = TypeVar("Module", bound=nn.Module)
 

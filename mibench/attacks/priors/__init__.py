@@ -1,0 +1,1 @@
+"""Generative priors trained on public images, one family a file."""

@@ -1,0 +1,1 @@
+"""Networks that others released: their files, names and weights."""

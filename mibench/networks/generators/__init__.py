@@ -1,0 +1,1 @@
+"""What generative priors are made of."""

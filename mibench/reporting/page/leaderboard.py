@@ -1,0 +1,133 @@
+"""One page of many runs' record files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mibench.evaluation import METRICS
+from mibench.evaluation.significance import interval
+from mibench.reporting.export import Entry, heading, show
+from mibench.reporting.page.page import render, visible
+from mibench.reporting.records import Record, Verdict
+from mibench.spec import fingerprint
+
+
+def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
+    """Returns the page: seeds of one cell make one row; refused files are named at the end.
+
+    Args:
+        verdicts: Of the files, in order.
+        root: The files' paths are told from here.
+
+    Raises:
+        ValueError: If no file is sound.
+    """
+    groups: dict[str, dict[str, tuple[Path, Record]]] = {}
+    for verdict in verdicts:
+        if verdict.record is not None:
+            found = groups.setdefault(_row_key(verdict.record), {})
+            found.setdefault(verdict.record["key"], (verdict.path, verdict.record))
+    if not groups:
+        raise ValueError(f"there is no sound record file among the {len(verdicts)} given")
+    metrics = {name for rs in groups.values() for _, r in rs.values() for name in _scores(r)}
+    columns = [name for name in METRICS if name in metrics]
+    return render(
+        "leaderboard.html.j2",
+        title="mibench leaderboard",
+        records=sum(len(found) for found in groups.values()),
+        columns=[
+            {
+                "name": name,
+                "heading": heading(name),
+                "unit": "%" if METRICS[name].unit == "percent" else "",
+            }
+            for name in columns
+        ],
+        rows=[
+            _row(f"r{i}", list(found.values()), columns, root)
+            for i, found in enumerate(groups.values())
+        ],
+        refused=[
+            {"path": visible(_told(v.path, root)), "problem": visible(v.problem)}
+            for v in verdicts
+            if v.problem
+        ],
+    )
+
+
+def _told(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _scores(record: Record) -> Mapping[str, Mapping[str, float | None]]:
+    scores: Mapping[str, Mapping[str, float | None]] = record["payload"]["scores"]
+    return {name: s for name, s in scores.items() if s["mean"] is not None}
+
+
+def _row_key(record: Record) -> str:
+    """Returns what the seeds of one row have in common."""
+    cell = {k: v for k, v in record["payload"]["cell"].items() if k != "seeds"}
+    return fingerprint([record["table"], record["row"], cell])
+
+
+def _row(
+    anchor: str, found: Sequence[tuple[Path, Record]], columns: Sequence[str], root: Path
+) -> dict[str, Any]:
+    first = found[0][1]
+    numbers = {}
+    for name in columns:
+        numbers[name] = _number([s[name] for _, r in found if name in (s := _scores(r))])
+    return {
+        "id": anchor,
+        "label": visible(first["row"]),
+        "table": visible(first["table"]),
+        "task": visible(first["payload"]["cell"]["setting"]["task"]["is"]),
+        "numbers": numbers,
+        "seeds": len(found),
+        "runs": [_run(path, record, root) for path, record in found],
+    }
+
+
+def _number(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+    """Returns a metric's mean over seeds, and as text with its spread."""
+    means = [s["mean"] for s in scores if s["mean"] is not None]
+    if not means:
+        return {"value": None, "text": ""}
+    over = interval(means)
+    entry = Entry(over.mean, scores[0]["std"], over, dict(enumerate(means)))
+    return {"value": over.mean, "text": show(entry, len(means))}
+
+
+def _run(path: Path, record: Record, root: Path) -> dict[str, Any]:
+    seeds = record["payload"]["cell"]["seeds"]
+    stages = []
+    data = ""
+    for stage in record["stages"]:
+        identity = stage["identity"]
+        name = f"{identity['kind']}/{stage['key']}"
+        meta = record["runs"].get(name, {})
+        data = identity.get("digest", data) if identity["kind"] == "images" else data
+        stages.append(
+            {
+                "name": identity["kind"],
+                "key": name,
+                "seconds": meta.get("seconds"),
+                "device": visible(meta.get("device", "")),
+                "versions": visible(", ".join(f"{k} {v}" for k, v in meta["versions"].items()))
+                if meta
+                else "",
+            }
+        )
+    return {
+        "path": visible(_told(path, root)),
+        "key": record["key"],
+        "sha256": record["sha256"],
+        "seeds": f"target {seeds['target']}, prior {seeds['prior']}, attack {seeds['attack']}",
+        "seed": seeds["target"],
+        "stages": stages,
+        "seconds": sum(s["seconds"] or 0 for s in stages),
+        "data": visible(str(data)),
+        "warnings": [visible(w) for w in record["payload"]["warnings"]],
+        "spec": visible(json.dumps(record["payload"]["cell"], indent=1, ensure_ascii=False)),
+    }

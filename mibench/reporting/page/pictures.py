@@ -1,0 +1,104 @@
+"""Reconstructions as sprites: one picture a row, cut into cells by the page's style sheet."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mibench.reporting.gallery import gallery, layout
+from mibench.running.stages import EvidenceStage
+from mibench.store import Store
+from mibench.ties import in_top
+
+LOSSLESS = 32
+"""Images up to so many pixels wide are stored without loss; larger ones as a photograph is."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A reconstruction and what the evaluator says of it.
+
+    Attributes:
+        label: The attacked class.
+        sample: Which reconstruction of it.
+        verdict: The class that the evaluator sees.
+        confidence: How sure it is, in percent.
+        hit: Whether the two are the same.
+        nearest: Whether the nearest private image of the class is shown.
+    """
+
+    label: int
+    sample: int
+    verdict: int
+    confidence: float
+    hit: bool
+    nearest: bool
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """Images of one size side by side, as the address of a WebP picture.
+
+    Attributes:
+        uri: "data:image/webp;base64,..."
+        columns: Images in a line.
+        lines: 1, or 2 where nearest private images stand below.
+        height: Of one image, in pixels.
+        width: Of one image, in pixels.
+    """
+
+    uri: str
+    columns: int
+    lines: int
+    height: int
+    width: int
+
+
+def sprite(lines: Sequence[Tensor]) -> Sprite:
+    """Returns lines of equally many images (n, c, h, w) in [0, 1] as one picture."""
+    from PIL import Image
+
+    n, channels, height, width = lines[0].shape
+    joined = torch.cat([torch.cat(list(line), dim=2) for line in lines], dim=1)
+    pixels = (joined.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    buffer = io.BytesIO()
+    lossless = max(height, width) <= LOSSLESS
+    picture.convert("RGB").save(buffer, "WEBP", lossless=lossless, quality=82, method=4)
+    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Sprite(uri, n, len(lines), height, width)
+
+
+def reconstructions(
+    stage: EvidenceStage, store: Store, most: int, *, private: bool
+) -> tuple[Sprite, list[Tile]]:
+    """Returns a row's picture and what to say of each image; arguments as of ``gallery``."""
+    shown = gallery(stage, store, most, private=private)
+    shares = shown.logits.double().softmax(1)
+    sure, verdicts = shares.max(1)
+    hits = in_top(shown.logits, shown.labels) == 1
+    tiles = [
+        Tile(label, sample, verdict, 100 * confidence, hit, private)
+        for label, sample, verdict, confidence, hit in zip(
+            shown.labels.tolist(),
+            shown.samples.tolist(),
+            verdicts.tolist(),
+            sure.tolist(),
+            hits.tolist(),
+            strict=True,
+        )
+    ]
+    lines = [shown.images] if shown.nearest is None else [shown.images, shown.nearest]
+    return sprite(lines), tiles
+
+
+def examples(stage: EvidenceStage, store: Store, most: int) -> tuple[Sprite, list[int]]:
+    """Returns the first private train images of the first classes, and their classes."""
+    run = stage.inversion
+    train = stage.images.splits(store.load).private.train
+    classes, samples = layout(run.classes, run.samples, most)
+    index = torch.cat([(train.labels == c).nonzero()[:samples, 0] for c in range(classes)])
+    return sprite([train.take(index).images]), train.labels[index].tolist()

@@ -1,0 +1,128 @@
+"""Published tables: record files, and the tables that follow from them alone."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mibench.benchmarks.cell import Cell, Seeds
+from mibench.benchmarks.tables import Table
+from mibench.reporting import tradeoff, tradeoff_files
+from mibench.reporting.export import Results, collect, render
+from mibench.reporting.records import Record, check, find
+from mibench.running.stages import RecordStage, record_stage
+from mibench.spec import canonical, fingerprint
+from mibench.store import Payload, Stage, Store
+
+FORMS = {"csv": "csv", "json": "json", "tex": "latex", "md": "markdown"}
+
+
+class Published(Store):
+    """A folder of record files, read as the store that they were written from.
+
+    A cell's record is the one whose cell is the same, versions of its specs included. Of the
+    stages that it rests on it holds what they ran on, and no payload: they are "recorded".
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If a file in it is not sound, or two tell of one cell.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._records: dict[str, Record] = {}
+        for verdict in (check(path) for path in find([root])):
+            if verdict.record is None:
+                raise ValueError(f"{verdict.path}: {verdict.problem}")
+            cell = fingerprint(verdict.record["payload"]["cell"])
+            if cell in self._records:
+                raise ValueError(f"{verdict.path} tells of a cell that another file tells of too")
+            self._records[cell] = verdict.record
+        self._runs = {k: v for r in self._records.values() for k, v in r["runs"].items()}
+
+    def tables(self) -> list[str]:
+        """Returns the names of the tables that the records were written for."""
+        return sorted({record["table"] for record in self._records.values()})
+
+    def seeds(self, table: Table) -> int:
+        """Returns how many seeds, from 0 on, the records tell of a table; 0 if of none."""
+        none = canonical(Seeds())
+        cells = {fingerprint(cell.at(0)) for cell in table.rows.values()}
+        told = [record["payload"]["cell"] for record in self._records.values()]
+        own = [cell for cell in told if fingerprint(cell | {"seeds": none}) in cells]
+        return 1 + max((cell["seeds"]["target"] for cell in own), default=-1)
+
+    def stages(self, table: Table, seeds: int) -> dict[str, list[RecordStage]]:
+        """Returns the last stages of every row, one per seed from 0 on; needs no raw data.
+
+        Their keys are those of the data that the records tell of.
+        """
+        known: dict[object, Any] = {}
+        return {
+            label: [self._stage(cell.at(seed), table, known) for seed in range(seeds)]
+            for label, cell in table.rows.items()
+        }
+
+    def results(self, table: Table, seeds: int | None = None) -> Results:
+        """Returns a table as the records have it, of all their seeds unless told."""
+        seeds = seeds or max(1, self.seeds(table))
+        return collect(table, self.stages(table, seeds), self)
+
+    def _stage(self, cell: Cell, table: Table, known: dict[object, Any]) -> RecordStage:
+        record = self._records.get(fingerprint(cell))
+        told = {s["identity"]["kind"]: s["identity"] for s in record["stages"]} if record else {}
+        data = told.get("images", {}).get("digest", "")
+        inception = told.get("evidence", {}).get("inception", "")
+        stage = record_stage(cell, table.columns, data, inception, known)
+        metrics = tuple(
+            (name, version) for name, version in told.get("record", {}).get("metrics", ())
+        )
+        if set(table.columns) <= {name for name, _ in metrics}:
+            stage = replace(stage, metrics=metrics)  # of the versions that it was scored by
+        return stage
+
+    def _of(self, stage: Stage) -> Record | None:
+        return (
+            self._records.get(fingerprint(stage.cell)) if isinstance(stage, RecordStage) else None
+        )
+
+    def state(self, stage: Stage) -> str:
+        """Returns "done" of a record, "recorded" of what one rests on, else "missing"."""
+        if isinstance(stage, RecordStage):
+            return "missing" if self._of(stage) is None else "done"
+        return "recorded" if f"{stage.kind}/{stage.key}" in self._runs else "missing"
+
+    def states(self, stages: Iterable[Stage]) -> dict[str, str]:
+        """Returns key → state."""
+        return {stage.key: self.state(stage) for stage in stages}
+
+    def read(self, stage: Stage) -> tuple[Payload, dict[str, Any]]:
+        """Returns a record's payload and what it tells of its own run."""
+        if (record := self._of(stage)) is None:
+            what = "record" if isinstance(stage, RecordStage) else "payload"
+            raise KeyError(f"there is no {what} of {stage.describe()} in {self.root}")
+        return record["payload"], record["runs"].get(f"record/{record['key']}", {})
+
+    def meta(self, stage: Stage) -> dict[str, Any]:
+        """Returns what the records tell of the run of a stage."""
+        record = self._of(stage)
+        name = f"{stage.kind}/{record['key'] if record else stage.key}"
+        if name not in self._runs:
+            raise KeyError(f"no record in {self.root} tells of the run of {name}")
+        found: dict[str, Any] = self._runs[name]
+        return found
+
+    def failed(self) -> frozenset[str]:
+        """Returns nothing: records tell of what was finished."""
+        return frozenset()
+
+
+def files_of(table: Table, seeds: int, store: Published) -> dict[str, str]:
+    """Returns the text of each file of a table, by name, from records alone."""
+    results = store.results(table, seeds)
+    told = {f"{table.name}.{suffix}": render(results, form) for suffix, form in FORMS.items()}
+    told["command.txt"] = f"mibench run {table.name} --seeds {seeds}\n"
+    if table.curves:
+        found = tradeoff.compare(table, store.stages(table, seeds), store)
+        told[f"{table.name}-curves.csv"] = tradeoff_files.csv(found)
+    return told

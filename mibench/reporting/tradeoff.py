@@ -1,0 +1,244 @@
+"""Defenses compared at equal utility, over the weights that a table sweeps.
+
+A point is (Accuracy, Attack Acc) of one target, both in percent; a curve is a defense's points
+over its weights, seed by seed. What two curves are compared in: Attack Acc at equal Accuracy,
+and the area that a curve dominates.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+
+from mibench.benchmarks.tables.base import Table
+from mibench.evaluation.significance import Interval, holm, interval, paired
+from mibench.running.stages import RecordStage
+from mibench.store import Store
+
+Point = tuple[float, float]
+NAN = float("nan")
+LEVELS = (99.0, 98.0, 95.0, 90.0, 80.0, 60.0)
+"""Accuracies, in percent, at which curves are compared."""
+
+
+# Of one seed ------------------------------------------------------------------------------
+
+
+def interpolate(points: Sequence[Point], accuracy: float) -> float:
+    """Returns Attack Acc where the curve has ``accuracy``, linear between neighbours.
+
+    Points are taken in the order of their accuracies; those of equal accuracy count as one,
+    with the mean of their Attack Acc.
+
+    Args:
+        points: (Accuracy, Attack Acc) in any order.
+        accuracy: In percent.
+
+    Returns:
+        Percent; NaN outside the accuracies that were measured: nothing is extrapolated.
+    """
+    groups: dict[float, list[float]] = {}
+    for x, y in points:
+        groups.setdefault(x, []).append(y)
+    known = sorted((x, statistics.fmean(ys)) for x, ys in groups.items())
+    for x, y in known:
+        if x == accuracy:
+            return y
+    for (x0, y0), (x1, y1) in pairwise(known):
+        if x0 < accuracy < x1:
+            return y0 + (y1 - y0) * (accuracy - x0) / (x1 - x0)
+    return NAN
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Returns the points that no other beats: Pareto's front, by falling accuracy.
+
+    One beats another if its Accuracy is no lower and its Attack Acc no higher, and one of the
+    two is better. Equal points count once.
+    """
+    best: list[Point] = []
+    for point in sorted(set(points), key=lambda p: (-p[0], p[1])):
+        if not best or point[1] < best[-1][1]:
+            best.append(point)
+    return best
+
+
+def hypervolume(points: Sequence[Point], chance: float) -> float:
+    """Returns the area that the front dominates, in percent of what can be dominated.
+
+    Utility is Accuracy, privacy 100 − Attack Acc. The reference point is (``chance``, 0): a
+    target that guesses and gives every class away; the whole area ends at (100, 100).
+
+    Args:
+        points: (Accuracy, Attack Acc); those no more accurate than chance add nothing.
+        chance: Accuracy of a blind guess, in percent, below 100.
+    """
+    area, top = 0.0, 0.0
+    for accuracy, attack in front(points):
+        privacy = 100 - attack
+        if accuracy > chance:
+            area += (accuracy - chance) * (privacy - top)
+            top = privacy
+    return area / (100 - chance)
+
+
+# Over seeds -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A defense's points.
+
+    Attributes:
+        name: What the table calls the curve.
+        labels: The rows, in the order of the sweep.
+        points: Seed → one point per row. A seed is there once all its rows are.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    points: Mapping[int, tuple[Point, ...]]
+
+    def means(self) -> list[tuple[Interval, Interval]]:
+        """Returns (Accuracy, Attack Acc) of each row over the seeds."""
+        rows = zip(*self.points.values(), strict=True)
+        return [(interval([x for x, _ in row]), interval([y for _, y in row])) for row in rows]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the comparison: a curve's own value, or its difference to another.
+
+    Attributes:
+        quantity: "attack_acc" at equal accuracy, or "hypervolume"; both in percent.
+        level: Where: an accuracy in percent, "as NAME" for that of a single-point curve at
+            each seed, or "" for an area.
+        curve: Whose.
+        versus: Whose is subtracted; "" for a curve's own value.
+        found: Over the seeds that have it; None if none has.
+        p: Of the paired t test of a difference; None where there is no test.
+        p_holm: After Holm's correction over all differences of the quantity.
+    """
+
+    quantity: str
+    level: str
+    curve: str
+    versus: str
+    found: Interval | None
+    p: float | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found.
+
+    Attributes:
+        curves: The curves, each with the seeds that all of them have.
+        lines: Values and differences.
+        seeds: Those seeds.
+        missing: Rows and seeds that are not in the store.
+        chance: Accuracy of a blind guess, in percent.
+    """
+
+    curves: tuple[Curve, ...]
+    lines: tuple[Line, ...]
+    seeds: tuple[int, ...]
+    missing: tuple[str, ...]
+    chance: float
+
+
+def compare(
+    table: Table, records: Mapping[str, Sequence[RecordStage]], store: Store
+) -> Comparison:
+    """Compares the curves of a table on the seeds of which every row is in the store.
+
+    Raises:
+        ValueError: If the table declares no curves.
+    """
+    if not table.curves:
+        raise ValueError(f"{table.name} sweeps nothing: it declares no curves")
+    labels = [label for curve in table.curves.values() for label in curve]
+    points: dict[tuple[str, int], Point] = {}
+    missing = []
+    for label in labels:
+        for seed, record in enumerate(records[label]):
+            if store.state(record) != "done":
+                missing.append(f"{label}, seed {seed}")
+                continue
+            scores = store.load(record)["scores"]
+            found = (scores["accuracy"]["mean"], scores["attack_acc"]["mean"])
+            if None in found:
+                missing.append(f"{label}, seed {seed}")
+            else:
+                points[label, seed] = found
+    counts = range(min(len(records[label]) for label in labels))
+    seeds = [s for s in counts if all((label, s) in points for label in labels)]
+    curves = [
+        Curve(name, tuple(rows), {s: tuple(points[label, s] for label in rows) for s in seeds})
+        for name, rows in table.curves.items()
+    ]
+    classes = {table.rows[label].setting.task.num_classes for label in labels}
+    chance = 100 / min(classes)
+    lines = [*matched(curves, seeds), *areas(curves, seeds, chance)]
+    return Comparison(tuple(curves), tuple(lines), tuple(seeds), tuple(missing), chance)
+
+
+def matched(curves: Sequence[Curve], seeds: Sequence[int]) -> list[Line]:
+    """Returns Attack Acc at equal Accuracy and all differences, level by level.
+
+    The levels are LEVELS, and for each curve of one point that point's accuracy, seed by seed.
+    Levels that no curve reaches are left out.
+    """
+    levels = {f"{level:g}": [level] * len(seeds) for level in LEVELS}
+    for curve in curves:
+        if len(curve.labels) == 1:
+            levels[f"as {curve.name}"] = [curve.points[s][0][0] for s in seeds]
+    values = {
+        level: {
+            c.name: [interpolate(c.points[s], x) for s, x in zip(seeds, at, strict=True)]
+            for c in curves
+        }
+        for level, at in levels.items()
+    }
+    return _lines("attack_acc", values)
+
+
+def areas(curves: Sequence[Curve], seeds: Sequence[int], chance: float) -> list[Line]:
+    """Returns the hypervolume of each curve, and all differences.
+
+    Those between curves of unequal numbers of points are not tested: the best of more points
+    is better, were they all of one distribution.
+    """
+    found = {c.name: [hypervolume(c.points[s], chance) for s in seeds] for c in curves}
+    points = {c.name: len(c.labels) for c in curves}
+    return _lines("hypervolume", {"": found}, lambda a, b: points[a] == points[b])
+
+
+def _lines(
+    quantity: str,
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    fair: Callable[[str, str], bool] = lambda a, b: True,
+) -> list[Line]:
+    """Returns the lines of level → curve → value of each seed; NaN is no value.
+
+    ``fair`` says which two curves may be tested.
+    """
+    own, differences = [], []
+    for level, found in values.items():
+        known = {name: [v for v in vs if not math.isnan(v)] for name, vs in found.items()}
+        if not any(known.values()):
+            continue
+        own += [
+            Line(quantity, level, name, "", interval(vs) if vs else None)
+            for name, vs in known.items()
+        ]
+        for (a, va), (b, vb) in combinations(found.items(), 2):
+            both = [(x, y) for x, y in zip(vb, va, strict=True) if not math.isnan(x + y)]
+            test = paired([x for x, _ in both], [y for _, y in both]) if both else None
+            p = test.p if test and fair(a, b) else None
+            between = test.interval if test else None
+            differences.append(Line(quantity, level, b, a, between, p))
+    adjusted = holm([line.p for line in differences])
+    return own + [replace(d, p_holm=p) for d, p in zip(differences, adjusted, strict=True)]

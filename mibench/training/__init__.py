@@ -1,0 +1,1 @@
+"""Training classifiers: recipes, samplers and augmentations."""
