@@ -62,7 +62,7 @@ PARTS = {
 @cache
 def schema(name: str) -> dict[str, Any]:
     """Returns the JSON schema of a "record" or a "table"."""
-    text = files("mibench.benchmarks").joinpath(f"schemas/{name}.schema.json").read_text()
+    text = files("mibench.reporting").joinpath(f"schemas/{name}.schema.json").read_text()
     found: dict[str, Any] = json.loads(text)
     return found
 
