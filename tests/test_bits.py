@@ -107,7 +107,8 @@ def test_two_stores_of_the_same_bits_agree_in_all_keys(store: Path, tmp_path: Pa
     done = call("compare", "--by-key", store, shutil.copytree(store, tmp_path / "b"))
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith(
-        "Equal keys: 2 (0 more in A, 0 more in B). To the bit, in every stage, 2 agree and 0 "
+        "Equal keys: 2 (0 more in A, 0 more in B). To the bit, in every stage that both tell of, "
+        "2 agree and 0 "
     )
     assert "First stage" not in done.stdout
     assert "Where kinds of machines differ" not in done.stdout
@@ -229,3 +230,12 @@ def test_runs_of_one_kind_agree_to_the_bit_and_other_instructions_differ_from_th
     assert "switches" not in a
     for meta in tmp_path.glob("c/*/*/meta.json"):
         assert json.loads(meta.read_text())["machine"]["aten"] == TOLD[HERE][0]
+
+
+def test_results_that_tell_of_no_stage_are_compared_themselves() -> None:
+    def run(digest: str) -> records.Run:
+        cell = {"seeds": {"target": 0, "prior": 0, "attack": 0}}
+        return records.Run("GMI / MID", cell, {}, ("images/a", "record/b"), digest=digest)
+
+    assert bits.agreement([run("x")], [run("x")]).first == {}
+    assert list(bits.agreement([run("x")], [run("y")]).first) == ["record/b"]

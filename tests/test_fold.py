@@ -176,3 +176,15 @@ def test_a_normalisation_is_folded_only_into_the_layer_that_it_follows(
     for slow in (shared, between):
         trained(slow)
         torch.testing.assert_close(quick(slow)(x), slow(x))
+
+
+class Rectified(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def test_what_derives_from_a_normalisation_is_not_folded() -> None:
+    with seeded("fold"):
+        network = nn.Sequential(nn.Linear(4, 4), Rectified(4)).eval()
+    x = torch.randn(8, 4, generator=generator("x"))
+    torch.testing.assert_close(quick(network)(x), network(x))

@@ -107,6 +107,18 @@ def test_further_answers_to_the_same_latents_count(target: Classifier) -> None:
     assert watched.remaining == 1
 
 
+def test_latents_are_answered_once_each_in_whatever_order(target: Classifier) -> None:
+    work = Work()
+    watched = Watched(target, work, 10)
+    a, b = (watched.latents(images(5))[-1] for _ in range(2))
+    watched.head(a)
+    watched.head(b[:2])
+    watched.head(b[2:])
+    assert work.queries == 10
+    with pytest.raises(ValueError, match="1 more answers, but 0 remain"):
+        watched.head(a[:1])
+
+
 def test_a_call_is_refused_before_it_is_split() -> None:
     work = Work()
     with pytest.raises(ValueError, match="8 more answers, but 7 remain"):

@@ -197,8 +197,8 @@ def test_undecided_evaluators_score_what_blind_guesses_do(evidence: Evidence) ->
     assert mean("accuracy") == pytest.approx(100 / CLASSES)
     assert mean("attack_acc") == mean("attack_acc_vote") == pytest.approx(100 / KNOWN)
     assert mean("attack_acc5") == pytest.approx(500 / KNOWN)
-    assert mean("attack_acc_all") == pytest.approx(100 / KNOWN**3)
-    assert mean("attack_acc_any") == pytest.approx(100 * (1 - (1 - 1 / KNOWN) ** SAMPLES))
+    assert mean("attack_acc_all") == pytest.approx(100 / KNOWN)
+    assert mean("attack_acc_any") == pytest.approx(100 / KNOWN)
     assert mean("evaluator_agreement") == pytest.approx(100 / KNOWN)
     assert mean("evaluator_kappa") == pytest.approx(0, abs=1e-12)
 

@@ -92,15 +92,16 @@ class Watched(Counted, Classifier):
         """Returns the target's latents."""
         self.spend(len(x))
         zs = self.target.latents(x)
-        self._unanswered = len(x)
+        self._unanswered += len(x)
         if zs[-1].requires_grad:
             zs[-1].register_hook(self._count)  # type: ignore[no-untyped-call]
         return zs
 
     def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
         """Returns the target's logits."""
-        self.spend(max(0, len(z) - self._unanswered))
-        self._unanswered = 0
+        paid = min(len(z), self._unanswered)  # with the latents
+        self.spend(len(z) - paid)
+        self._unanswered -= paid
         return self.target.head(z, noise)
 
     def look_at(self, public: ImageSet) -> None:

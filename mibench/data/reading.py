@@ -90,9 +90,12 @@ def _remark_on_copies(parts: Mapping[str, Sequence[File]], sets: Mapping[str, Im
                 if label in first:
                     pairs[part].append((path, first[label]))
                 first.setdefault(label, path)
+        firsts: dict[int, Path] = {}
         for path, label in private:
-            others = [other for other, owner in private if owner != label]
-            pairs["classes"] += [(path, other) for other in others[:1]]
+            firsts.setdefault(label, path)
+        for path, label in private if len(firsts) > 1 else ():
+            other = next(twin for owner, twin in firsts.items() if owner != label)
+            pairs["classes"].append((path, other))
     total = {part: len(files) for part, files in parts.items()}
     told = {
         "seen": "of {test} test images are train images too: Accuracy counts them as unseen",

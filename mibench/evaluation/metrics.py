@@ -90,10 +90,13 @@ def attack_acc_best(e: Evidence) -> Float[Tensor, " c"]:
 
 
 def attack_acc_any(e: Evidence) -> Float[Tensor, " c"]:
-    """100 for each attacked class of which the evaluator recognises any reconstruction."""
-    missed = 1 - attack_acc(e) / 100
-    classes = sorted(set(e.labels.tolist()))
-    return torch.stack([100 * (1 - missed[e.labels == c].prod()) for c in classes])
+    """100 for each attacked class of which the evaluator recognises any reconstruction.
+
+    Among classes of equal score it is the best image's chance: one order of the classes holds for
+    all images, so more images of the same answer are no more chances.
+    """
+    hits = attack_acc(e)
+    return torch.stack([hits[e.labels == c].amax() for c in sorted(set(e.labels.tolist()))])
 
 
 def confidence(e: Evidence) -> Float[Tensor, " n"]:
@@ -291,8 +294,11 @@ def attack_acc_vote(e: Evidence) -> Float[Tensor, " n"]:
 
 
 def attack_acc_all(e: Evidence) -> Float[Tensor, " n"]:
-    """Attack Acc by unanimity: 100 where every evaluator names the attacked class."""
-    return 100 * torch.stack([in_top(logits, e.labels) for logits in _panel(e)]).prod(0)
+    """Attack Acc by unanimity: 100 where every evaluator names the attacked class.
+
+    Among classes of equal score it is the least chance of an evaluator's.
+    """
+    return 100 * torch.stack([in_top(logits, e.labels) for logits in _panel(e)]).amin(0)
 
 
 def evaluator_agreement(e: Evidence) -> Float[Tensor, " n"]:

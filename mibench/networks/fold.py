@@ -50,7 +50,11 @@ def _fold(layers: nn.Sequential) -> None:
     # Not named_children, which tells of a layer used twice, such as one ReLU, once only.
     for before, norm in pairwise(list(layers._modules.items())):
         (name, layer), (norm_name, bn) = before, norm
-        if not isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d) or bn.running_mean is None:
+        # A subclass may do more than normalise.
+        if type(bn) is not nn.BatchNorm1d and type(bn) is not nn.BatchNorm2d:
+            continue
+        assert isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d)
+        if bn.running_mean is None:
             continue
         if bn.training or _hooked(layer) or _hooked(bn):
             continue

@@ -66,14 +66,14 @@ def _by_key(runs: Sequence[Run], side: str) -> dict[str, Run]:
 def _first(a: Run, b: Run) -> str | None:
     """Returns the first stage whose payload differs, in the order of the graph; None if none does.
 
-    Of stages of one kind the target comes before evaluators. What a side does not tell of is
-    passed over: a record tells of itself at least.
+    Of stages of one kind the target comes before evaluators. A stage that a side does not tell
+    of is passed over; the results themselves are compared in any case.
     """
     for name, role in _ordered(a):
         digests = [_payload(run.meta(name)) for run in (a, b)]
         if None not in digests and digests[0] != digests[1]:
             return f"{name}{role}"
-    return None
+    return a.stages[-1] if a.digest != b.digest else None
 
 
 def _ordered(run: Run) -> Iterator[tuple[str, str]]:
@@ -100,7 +100,8 @@ def in_text(found: Agreement) -> str:
     differ = sum(map(len, found.first.values()))
     lines = [
         f"Equal keys: {len(found.alike) + differ} ({found.only[0]} more in A, {found.only[1]} "
-        f"more in B). To the bit, in every stage, {len(found.alike)} agree and {differ} differ."
+        f"more in B). To the bit, in every stage that both tell of, {len(found.alike)} agree and "
+        f"{differ} differ."
     ]
     for stage, results in found.first.items():
         lines.append(f"First stage that differs: {stage} of {'; '.join(results)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mibench.attacks import PriorSamples
 from mibench.benchmarks.tables.base import Table
-from mibench.evaluation.significance import FEWEST_VALUES, LEVEL
+from mibench.evaluation.significance import LEVEL
 from mibench.reporting.contrasts import Contrast
 
 if TYPE_CHECKING:
@@ -52,20 +52,20 @@ def control_table(table: Table) -> Table:
 
 
 def is_above(contrast: Contrast) -> bool | None:
-    """Returns whether an attack's Attack Acc is significantly above its control's.
+    """Returns whether an attack's Attack Acc is significantly above its control's, one-sided.
 
     Args:
-        contrast: The attack's row minus its control.
+        contrast: The attack's row minus its control, class by class, averaged over seeds.
 
     Returns:
-        None where there are too few seeds and classes for a test.
+        None where there are too few classes for a test.
     """
     test = contrast.test
     if test.diff <= 0:
         return False
-    if test.p is None:  # differences that all agree are above without a test
-        return True if test.interval.n >= FEWEST_VALUES else None
-    return test.p <= LEVEL
+    if test.p is None:  # differences that all agree, of which none is below: a test of signs
+        return True if 2.0**-test.interval.n <= LEVEL else None
+    return test.p / 2 <= LEVEL
 
 
 def cautions(results: "Results") -> dict[str, list[str]]:
@@ -84,8 +84,8 @@ def _reasons(results: "Results", label: str) -> Iterator[str]:
         than = f"{LOW:g} %" if is_weak else f"{HIGH:g} % and not above the target's Accuracy"
         yield (
             f"the evaluation classifier is right about {evaluator:.2f} % of its test images, "
-            f"below {than}. Attack Acc can hardly exceed that, and a low one may be the "
-            "evaluator's error: this says nothing about leakage"
+            f"below {than}: a low Attack Acc may be its error, and a high one its "
+            "mistake: this says nothing about leakage"
         )
     control = results.controls.get(label)
     if control and control.contrast and is_above(control.contrast) is False:

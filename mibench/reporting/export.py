@@ -331,13 +331,11 @@ def _control(
     seeds = tuple(seed for seed in attack.values if seed in control.values)
     if not seeds:
         return control
-    a, b = ([entry.values[seed] for seed in seeds] for entry in (attack, control))
-    if len(seeds) < FEWEST_VALUES:
-        by_class = [
-            [_by_identity(found[seed]["values"]["attack_acc"], classes) for seed in seeds]
-            for found in (payloads, read)
-        ]
-        a, b = ([_mean(values) for values in zip(*each, strict=True)] for each in by_class)
+    by_class = [
+        [_by_identity(found[seed]["values"]["attack_acc"], classes) for seed in seeds]
+        for found in (payloads, read)
+    ]
+    a, b = ([_mean(values) for values in zip(*each, strict=True)] for each in by_class)
     test = paired(a, b)
     return replace(control, contrast=Contrast(label, CONTROL_TITLE, seeds, test, test.p, 1, None))
 

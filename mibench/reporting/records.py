@@ -438,6 +438,7 @@ class Run:
         scores: Metric → mean.
         stages: All that it rests on, as "kind/key", needs before needers, and last itself.
         meta: Returns what is told of the run of a stage; None if nothing is.
+        digest: Of the payload itself, whatever is told of it.
     """
 
     label: str | None
@@ -445,6 +446,7 @@ class Run:
     scores: dict[str, float]
     stages: tuple[str, ...] = ()
     meta: Callable[[str], dict[str, Any] | None] = lambda name: None
+    digest: str = ""
 
     @property
     def seed(self) -> tuple[int, int, int]:
@@ -462,7 +464,9 @@ def run_of(
     """Returns a record's payload as a run."""
     means = {k: s["mean"] for k, s in payload["scores"].items()}
     scores = {k: v for k, v in means.items() if v is not None}
-    return Run(label, payload["cell"], scores, (*payload["stages"], f"record/{key}"), meta)
+    text = json.dumps(payload, sort_keys=True).encode()
+    stages = (*payload["stages"], f"record/{key}")
+    return Run(label, payload["cell"], scores, stages, meta, hashlib.sha256(text).hexdigest())
 
 
 def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
