@@ -179,3 +179,9 @@ def test_lists_of_numbers_are_checked_as_the_schema_says(made: Path) -> None:
             place[0] = strange
             assert quick.is_valid(whole) == full.is_valid(whole), strange
         place[0] = kept
+
+
+def test_controls_that_records_lack_are_said_to_be_lacking() -> None:
+    done = call("table", "digits", "--records", str(ROOT / "results/digits/records"), "--controls")
+    assert done.exit_code == 0, done.output
+    assert "is of samples of a prior, so nothing tells whether a low Attack Acc" in done.stderr

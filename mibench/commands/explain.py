@@ -61,7 +61,7 @@ def explain(
         records = planned(chosen, seeds, data, done)
         controls = {}
         if "attack_acc" in chosen.columns:
-            controls = planned_controls(chosen.only([row]), seeds, data, done)
+            controls = planned_controls(chosen.only([row]), seeds, data, done, quiet=True)
         results = collect(chosen, records, done, controls)
     lacking = list(_lacking(chosen, row, records, done))
     if not results.found[row]:

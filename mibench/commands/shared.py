@@ -258,8 +258,13 @@ def planned(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
     return done.stages(table, there if is_default("seeds") else seeds)
 
 
-def planned_controls(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
-    """Returns the last stages of the samples of each row's prior; none that no record is of."""
+def planned_controls(
+    table: "Table", seeds: int, data: Path, done: "Store", *, quiet: bool = False
+) -> Records:
+    """Returns the last stages of the samples of each row's prior.
+
+    Where no record is of any, none, and a note says so unless ``quiet``.
+    """
     from mibench.reporting.cautions import control_table
     from mibench.reporting.published import Published
 
@@ -267,6 +272,12 @@ def planned_controls(table: "Table", seeds: int, data: Path, done: "Store") -> R
     if not isinstance(done, Published):
         return plan(others, seeds, data)
     if not (there := done.seeds(others)):
+        if not quiet:
+            click.echo(
+                f"note: no record in {done.root} is of samples of a prior, so nothing tells "
+                "whether a low Attack Acc is privacy or a failed attack",
+                err=True,
+            )
         return {}
     return done.stages(others, there if is_default("seeds") else seeds)
 

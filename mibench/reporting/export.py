@@ -440,8 +440,8 @@ def caution_notes(results: Results) -> list[str]:
     if results.controls:
         notes.append(
             f"{CONTROL_TITLE}: as many images drawn from the same prior, not optimised, for the "
-            "same targets. Attack Acc is compared with it by a paired t test over seeds, with "
-            f"fewer than {FEWEST_VALUES} over classes, at {100 * LEVEL:g} % and not corrected."
+            "same targets. Attack Acc is compared with it by a one-sided paired t test over the "
+            f"attacked classes at {100 * LEVEL:g} %, not corrected."
         )
     if lacking := [k for k, entry in results.controls.items() if entry.mean is None]:
         notes.append(f"{CONTROL_TITLE} is not computed for {_together(lacking, there)}.")
