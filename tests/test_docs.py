@@ -27,8 +27,9 @@ PLACEHOLDERS = {
 }
 """What the commands' capital words stand for here."""
 ELSEWHERE = (
-    "compare results/digits", "--by-key results/digits", "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
-    "diagnose tradeoff-digits", "--executor ray", "publish ",
+    "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
+    "diagnose tradeoff-digits", "--executor ray", "publish ", "compare results/digits",
+    "--by-key results/digits",
 )  # fmt: skip
 """Commands that need what only a reader has, or hours: only their options are checked."""
 

@@ -192,11 +192,11 @@ class Goal:
         return torch.cat(latents, 1).to(self.device)
 
     def noise(self, copies: int, *shape: int) -> Float[Tensor, "s n *shape"]:
-        """Returns standard normal draws (copies, classes, *shape), each block from its stream."""
+        """Returns standard normal draws (copies, classes, ...), each block from its stream."""
         return self._drawn(torch.randn, copies, *shape)
 
     def uniform(self, copies: int, *shape: int) -> Float[Tensor, "s n *shape"]:
-        """Returns draws from [0, 1), (copies, classes, *shape), each block from its stream."""
+        """Returns draws from [0, 1), (copies, classes, ...), each block from its stream."""
         return self._drawn(torch.rand, copies, *shape)
 
     def _drawn(self, draw: Callable[..., Tensor], copies: int, *shape: int) -> Tensor:
