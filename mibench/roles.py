@@ -3,9 +3,11 @@
 A component derives from one of them; a new one is one file and one line.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.store import Work
+from mibench.store import Work, tell
 from mibench.types import (
     Access,
     Classifier,
@@ -142,6 +144,24 @@ class Defense(ABC):
     version: ClassVar[int] = 1
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
+
+    def __init_subclass__(cls) -> None:
+        """Takes a ``loss_terms(network, x, y)``, too, and says how to write it now."""
+        super().__init_subclass__()
+        terms = vars(cls).get("loss_terms")
+        if callable(terms) and len(inspect.signature(terms).parameters) == 4:
+            tell(
+                f"{cls.__qualname__}.loss_terms takes (network, x, y): write loss_terms(self, "
+                "network, batch), with batch.x and batch.y"
+            )
+
+            @wraps(terms)
+            def adapted(self: Defense, network: Classifier, batch: Batch) -> dict[str, Scalar]:
+                found: dict[str, Scalar] = terms(self, network, batch.x, batch.y)
+                return found
+
+            del adapted.__wrapped__
+            setattr(cls, "loss_terms", adapted)  # noqa: B010 - mypy refuses an assignment
 
     def harden(self, network: Classifier) -> Classifier:
         """Returns the network to train; most defenses leave it as it is."""

@@ -148,7 +148,7 @@ def test_a_frozen_dataclass_and_what_only_renames_one_are_specs(cls: type) -> No
 class Short(Defense):
     name: ClassVar[str] = "short"
 
-    def loss_terms(self, network: Any, x: Any, y: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss_terms(self, network: Any) -> dict[str, Tensor]:  # type: ignore[override]
         return {}
 
 
