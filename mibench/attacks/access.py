@@ -50,8 +50,8 @@ class Watched(Counted, Classifier):
     """A target as a white-box attack sees it: all of it, and every use counted.
 
     ``work.queries`` counts the answers it gives, one for each image and one more for each
-    further answer to the same latents; ``work.gradients`` the images that a slope was taken
-    of. A call that asks for more answers than ``remaining`` raises a ValueError, answers
+    further answer to the same latents; ``work.gradients`` the images whose
+    gradient was taken. A call that asks for more answers than ``remaining`` raises a ValueError, answers
     nothing and counts nothing.
 
     Attributes:
@@ -80,7 +80,7 @@ class Watched(Counted, Classifier):
         return self.target.last
 
     def uncounted(self, answers: int) -> Classifier:
-        """Counts so many answers and returns the target, which gives them."""
+        """Counts ``answers`` as given and returns the target, which gives them."""
         self.spend(answers)
         return self.target
 
@@ -111,14 +111,14 @@ class Watched(Counted, Classifier):
         self.usual = predict(self, public, rng)[1].mean(0)
         self.usual = self.usual.to(next(self.parameters()).device)
 
-    def _count(self, slope: Tensor) -> None:
-        self._work.gradients += len(slope)
+    def _count(self, gradient: Tensor) -> None:
+        self._work.gradients += len(gradient)
 
 
 class Query(Counted):
     """Counted answers of a target that hides its inside, for black-box attacks.
 
-    It has no weights, latents or slopes, and holds nothing that does. ``work.queries`` counts
+    It has no weights, latents or gradients, and holds nothing that does. ``work.queries`` counts
     the images asked for. A call that asks for more answers than ``remaining`` raises a
     ValueError, answers nothing and counts nothing.
     """

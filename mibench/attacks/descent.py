@@ -33,14 +33,14 @@ def rounds(
         state: All that ``advance`` changes but the streams of the blocks: tensors and modules
             in place, plain values by assignment to this dict.
         advance: Takes the number of the round; may return a tensor that has to be finite.
-        count: At most so many rounds.
+        count: The greatest number of rounds.
         goal: What is reconstructed; its streams are saved along.
         work: Where the state is saved and the rounds are counted.
         result: Returns what is left, at the end; by default the state's tensors.
             When a later loop is resumed this one is not run again, and this is what it returns.
         until: Asked before each round whether to stop.
         what: Names the tensor that is checked, for the message.
-        every: It is checked, and progress told, after so many rounds.
+        every: The number of rounds between two checks and reports of progress.
 
     Raises:
         FloatingPointError: If what ``advance`` returned is not finite.

@@ -177,7 +177,7 @@ class Goal:
         )
 
     def rows(self, copies: int) -> Rows:
-        """Returns so many images of every class as rows, copy after copy."""
+        """Returns ``copies`` images of every class as rows, copy after copy."""
         sizes = self.sizes * copies
         weights = torch.cat([torch.full((n,), 1 / n) for n in sizes])
         return Rows(
