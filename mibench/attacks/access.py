@@ -51,8 +51,8 @@ class Watched(Counted, Classifier):
 
     ``work.queries`` counts the answers it gives, one for each image and one more for each
     further answer to the same latents; ``work.gradients`` the images whose
-    gradient was taken. A call that asks for more answers than ``remaining`` raises a ValueError, answers
-    nothing and counts nothing.
+    gradient was taken. A call that asks for more answers than ``remaining`` raises a ValueError,
+    answers nothing and counts nothing.
 
     Attributes:
         target: The network itself.
