@@ -18,8 +18,8 @@ from mibench.networks import MLP
 from mibench.reporting.gallery import Gallery
 from mibench.reporting.page import pictures
 from mibench.reporting.page.page import _leaks, _utility
-from mibench.running import stages
 from mibench.running.stages import ClassifierStage, EvidenceStage, ImagesStage, RecordStage
+from mibench.running.stages import evidence as evidence_stage
 from mibench.seeding import seeded
 from mibench.store import Store, Work
 from mibench.ties import drawn, in_top, votes
@@ -243,7 +243,7 @@ def test_the_moment_that_counts_is_chosen_alike_for_every_class() -> None:
             return (x.flatten(1),)
 
     dark, bright = torch.zeros(2, 3, 1, 1, 3), torch.eye(3).expand(2, 3, 3)[:, :, None, None]
-    images, *_ = stages._best(torch.stack([dark, bright]), Later())
+    images, *_ = evidence_stage._best(torch.stack([dark, bright]), Later())
     assert torch.equal(images, bright.flatten(0, 1))
 
 

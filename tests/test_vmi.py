@@ -19,7 +19,8 @@ from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.networks.foreign.weights import Weights
 from mibench.reporting.figures import draw_samples
-from mibench.running.stages import _best, graph, record_stage
+from mibench.running.stages import graph, record_stage
+from mibench.running.stages.evidence import _best
 from mibench.seeding import generator, seeded
 from mibench.spec import override
 from mibench.store import Store, Work

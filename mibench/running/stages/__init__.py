@@ -1,0 +1,31 @@
+"""A cell's stages, from data to record.
+
+    images ──┬─ classifier (evaluator) ───────────────────────┐
+             ├─ classifier (target) ──┬───────────┐           │
+             │                        └ if seen ┐ │           │
+             └─ prior ──────────────────────────┴─┴ inversion ┴ evidence ── record
+
+A stage is a pure function of its fields: specs, seeds and the stages it needs. None runs
+inside another, so none inherits another's ``no_grad``, seed or timer.
+"""
+
+from mibench.running.stages.base import Load, graph
+from mibench.running.stages.chain import record_stage
+from mibench.running.stages.classifier import ClassifierStage
+from mibench.running.stages.evidence import EvidenceStage
+from mibench.running.stages.images import ImagesStage
+from mibench.running.stages.inversion import InversionStage
+from mibench.running.stages.prior import PriorStage
+from mibench.running.stages.record import RecordStage
+
+__all__ = [
+    "ClassifierStage",
+    "EvidenceStage",
+    "ImagesStage",
+    "InversionStage",
+    "Load",
+    "PriorStage",
+    "RecordStage",
+    "graph",
+    "record_stage",
+]

@@ -1,0 +1,90 @@
+"""From a cell to its stages."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+from mibench.benchmarks.cell import Cell
+from mibench.defenses import NoDefense
+from mibench.roles import Attack
+from mibench.running.stages.classifier import ClassifierStage
+from mibench.running.stages.evidence import EvidenceStage
+from mibench.running.stages.images import ImagesStage
+from mibench.running.stages.inversion import InversionStage
+from mibench.running.stages.prior import PriorStage
+from mibench.running.stages.record import RecordStage
+from mibench.store import Stage
+
+S = TypeVar("S", bound=Stage)
+
+
+def record_stage(
+    cell: Cell,
+    columns: Iterable[str],
+    digest: str,
+    inception: str = "",
+    known: dict[object, Any] | None = None,
+) -> RecordStage:
+    """Returns the last stage of a cell; the others hang on it.
+
+    Args:
+        cell: The cell.
+        columns: Names of metrics.
+        digest: Of the task's raw data.
+        inception: Of the weights of Inception-v3, if they are there; used where a column asks.
+        known: Stages made before, which are shared where they are the same. Only so that a
+            large grid is planned soon: equal stages have equal keys anyway.
+    """
+    s, trials, protocol = cell.setting, cell.trials, cell.protocol
+    columns = tuple(columns)
+    if protocol.least_fid and "fid" not in columns:
+        columns = (*columns, "fid")  # so that its version is in the key, and its value in sight
+    known = {} if known is None else known
+    measured = tuple((c, protocol.metric(c).version) for c in columns)
+
+    def one(cls: type[S], *fields: object) -> S:
+        same = tuple(f if isinstance(f, int | str) else id(f) for f in fields)
+        if (cls, same) not in known:
+            known[cls, same] = cls(*fields)
+        made: S = known[cls, same]
+        return made
+
+    images = one(ImagesStage, s.task, digest)
+    target = one(
+        ClassifierStage, images, "private", s.network, cell.defense, cell.recipe, cell.seeds.target
+    )
+    none = known.setdefault(NoDefense, NoDefense())
+    judges = tuple(
+        one(
+            ClassifierStage, images, "evaluation", e.network, none, e.recipe, s.evaluator_seed + i
+        )
+        for i, e in enumerate(s.evaluators)
+    )  # fmt: skip
+    others = known.setdefault(("others", *map(id, judges)), judges[1:])
+    asked = any("inception" in protocol.metric(c).name for c in columns)
+
+    def evidence(
+        attack: Attack, select: Literal["last", "evaluator"]
+    ) -> tuple[EvidenceStage, ...]:
+        seen = target if attack.prior.sees_target else None
+        prior = one(PriorStage, images, seen, attack.prior, cell.seeds.prior)
+        inversions = [
+            one(
+                InversionStage, target, prior, attack, trials.classes, trials.samples,
+                trials.block, cell.seeds.attack, repeat,
+            )
+            for repeat in range(trials.repeats)
+        ]  # fmt: skip
+        return tuple(
+            one(
+                EvidenceStage, images, i, judges[0], others, protocol.real, protocol.real_part,
+                select, inception if asked else "",
+            )
+            for i in inversions
+        )  # fmt: skip
+
+    return RecordStage(
+        cell,
+        evidence(cell.attack, protocol.select),
+        known.setdefault(measured, measured),
+        evidence(cell.control, "last") if cell.control is not None else (),
+    )

@@ -1,0 +1,116 @@
+"""Runs of attacks."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mibench.attacks.access import NO_LIMIT, Query, Watched
+from mibench.attacks.bases import WhiteBox
+from mibench.attacks.goal import Goal
+from mibench.roles import Attack
+from mibench.running.stages.base import Load
+from mibench.running.stages.classifier import ClassifierStage
+from mibench.running.stages.prior import PriorStage
+from mibench.seeding import generator, seeded
+from mibench.spec import brief
+from mibench.store import Payload, Stage, Work, check_finite
+from mibench.types import Classifier, Reconstructions
+
+
+@dataclass(frozen=True)
+class InversionStage(Stage):
+    """One run of an attack on a target.
+
+    The random stream is named by the seed, the attack, the repeat and the block, not by the
+    defense: every defense meets the same initial latents.
+    """
+
+    kind: ClassVar[str] = "inversion"
+    version: ClassVar[int] = 2
+
+    target: ClassifierStage
+    prior: PriorStage
+    attack: Attack
+    classes: int
+    samples: int
+    block: int
+    seed: int
+    repeat: int
+
+    def describe(self) -> str:
+        """Returns the attack and the defense it meets."""
+        return f"{self.attack.name} on {brief(self.target.defense)}"
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """The classes of each block."""
+        return list(torch.arange(self.classes).split(self.block))  # type: ignore[no-untyped-call]
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns images (samples, classes, c, h, w) as float16, and their latents."""
+        target = self.target.classifier(load, work.device)
+        prior = self.prior.prior(load, work.device)
+        name = (self.seed, self.attack.name, self.repeat)
+        rngs = [generator(*name, i) for i in range(len(self.blocks))]
+        seen = self._handed(target, load, work)
+        steps = self.attack.planned_steps(len(rngs), self.samples) or 0
+        shape = self.target.images.task.shape
+        goal = Goal(self.blocks, self.samples, rngs, shape, work.device, planned=steps)
+        with seeded(*name, "noise"):  # for targets that draw on their own
+            found = self.attack.invert(seen, prior, goal, work)
+        self._check(found)
+        return {
+            "images": found.images.half(),
+            "earlier": None if found.earlier is None else found.earlier.half(),
+            "latents": found.latents,
+            "budget": {
+                **{name: getattr(work, name) for name in ("steps", "queries", "gradients")},
+                **({"shared": seen.shared} if seen.shared else {}),
+            },
+        }
+
+    def _check(self, found: object) -> None:
+        """Refuses what an attack must not return."""
+        name = self.attack.name
+        if not isinstance(found, Reconstructions):
+            raise ValueError(
+                f"invert of {name} must return mibench.Reconstructions(images, latents), "
+                f"got {type(found).__name__}"
+            )
+        shape = (self.samples, self.classes, *self.target.images.task.shape)
+        expected: dict[str, tuple[int, ...]] = {"images": shape}
+        if found.earlier is not None:
+            expected["earlier"] = (len(found.earlier), *shape)
+        for which, wanted in expected.items():
+            x = getattr(found, which)
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                raise ValueError(
+                    f"{name} must return {which} as a tensor of floats in [0, 1], "
+                    f"got {getattr(x, 'dtype', type(x).__name__)}"
+                )
+            if x.shape != wanted:
+                raise ValueError(
+                    f"{name} returned {which} of shape {tuple(x.shape)}, not {wanted}: samples, "
+                    "classes, channels, height, width"
+                )
+            check_finite(x, f"a reconstruction of {name}")
+            if ((x < 0) | (x > 1)).any():
+                raise ValueError(f"{name} returned {which} with pixels outside [0, 1]; clamp them")
+        front = getattr(found.latents, "shape", ())[:2]
+        if front != shape[:2]:
+            raise ValueError(
+                f"{name} must return latents as a tensor (samples, classes, ...) that begins "
+                f"with {shape[:2]}, got {tuple(front) or type(found.latents).__name__}"
+            )
+
+    def _handed(self, target: Classifier, load: Load, work: Work) -> Watched | Query:
+        """Returns what the attack's access lets it have of the target."""
+        limit = self.attack.max_queries * self.classes or NO_LIMIT
+        if self.attack.access != "white":
+            return Query(target, self.attack.access, work, limit)
+        watched = Watched(target, work, limit)
+        if isinstance(self.attack, WhiteBox) and self.attack.identity.public:
+            watched.look_at(self.target.images.splits(load).public)
+        return watched
