@@ -18,10 +18,10 @@ from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MLP
 from mibench.reporting import records
 from mibench.reporting.export import collect, render
-from mibench.running import stages
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.progress import Watcher
-from mibench.running.stages import graph, record_stage
+from mibench.running.stages import RecordStage, graph, record_stage
+from mibench.running.stages import classifier as classifier_stage
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Store, Work
 from mibench.types import Classifier, Prior
@@ -135,7 +135,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return made
 
 
-def record(cell: Cell, columns: tuple[str, ...] = COLUMNS) -> stages.RecordStage:
+def record(cell: Cell, columns: tuple[str, ...] = COLUMNS) -> RecordStage:
     return record_stage(cell, columns, cell.setting.task.digest(Path()))
 
 
@@ -233,7 +233,7 @@ def test_a_protocol_scores_what_is_stored_and_runs_no_training_or_attack(
         raise RerunError
 
     cell = small_cell()
-    monkeypatch.setattr(stages, "train_classifier", again)
+    monkeypatch.setattr(classifier_stage, "train_classifier", again)
     monkeypatch.setattr(type(cell.attack), "invert", again)
     monkeypatch.setattr(PriorSamples, "invert", again)
     monkeypatch.setattr(type(cell.attack.prior), "train", again)
