@@ -1,5 +1,6 @@
 """Tasks: what is private, what is public, what they look like. To add one: file, line."""
 
+from mibench.data.avatars import Avatars
 from mibench.data.base import Corpus, Sizes, Splits, Task
 from mibench.data.celeba import CelebA
 from mibench.data.celeba_vmi import CelebAVMI
@@ -10,13 +11,14 @@ from mibench.data.mnist import MNIST
 from mibench.data.synthetic import Blobs
 
 TASKS: dict[str, type[Task]] = {
-    t.name: t for t in (Digits, MNIST, CIFAR10, CelebA, CelebAVMI, Folder, Blobs)
+    t.name: t for t in (Avatars, Digits, MNIST, CIFAR10, CelebA, CelebAVMI, Folder, Blobs)
 }
 
 __all__ = [
     "CIFAR10",
     "MNIST",
     "TASKS",
+    "Avatars",
     "Blobs",
     "CelebA",
     "CelebAVMI",
