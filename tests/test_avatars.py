@@ -24,7 +24,7 @@ for size, count in ((32, 120), (57, 10), (128, 4)):
     drawn.update(portraits(people(1, count), 2, size).tobytes())
 print(drawn.hexdigest())
 """
-FROZEN = "0ae1b91948915cd42c74abf5cc0cdd878b1a2a44a01a032622643012584eaff7"
+FROZEN = "a8c8ac55c70686b6ebfe2836bc41f4dd0aa8e5cb3a16dcc3810297bdf7b61b7e"
 SMALL = Avatars(num_classes=3, images=4, tests=2, evaluation=5, strangers=6, each=2)
 
 
@@ -110,8 +110,8 @@ def test_the_parts_share_no_person_and_no_image() -> None:
     private = SMALL.truth(torch.arange(3))
     fresh = SMALL.fresh("regressor", 4)[1]
     public = torch.from_numpy(SMALL._cast("public", 6))
-    persons = torch.cat([private, fresh, public])
-    assert len(persons.unique(dim=0)) == 3 + 4 + 6
+    persons = {tuple(traits.tolist()) for traits in torch.cat([private, fresh, public])}
+    assert len(persons) == 3 + 4 + 6
     assert splits.sizes == SMALL.sizes(NOWHERE)
     assert splits.public.labels.min() == 3
 

@@ -27,7 +27,7 @@ Colour: TypeAlias = tuple[Floats | float, Floats | float, Floats | float]
 TRAITS: Ranges = {
     "face_width": (0.42, 0.60),
     "face_height": (0.50, 0.68),
-    "jaw": (0.0, 0.50),  # how much narrower the chin is than the temples
+    "jaw": (0.0, 0.60),  # how much narrower the chin is than the temples
     "skin": (0.15, 0.70),  # light to dark
     "undertone": (-1.0, 1.0),  # yellow to pink
     "hair_tone": (0.0, 0.70),  # black, brown, blond
@@ -44,11 +44,10 @@ TRAITS: Ranges = {
     "eye_slant": (-0.5, 0.5),
     "brow_weight": (0.02, 0.08),
     "brow_tilt": (-0.6, 0.6),
-    "nose_width": (0.05, 0.16),
-    "nose_length": (0.12, 0.30),
+    "nose_length": (0.10, 0.34),
     "mouth_width": (0.13, 0.31),
     "mouth_height": (0.28, 0.42),
-    "lips": (0.02, 0.09),
+    "lips": (0.02, 0.11),
     "lip_red": (0.0, 1.0),
     "beard": (-0.6, 1.0),  # there from 0 on
     "glasses": (-0.8, 1.0),  # there from 0 on, then bolder
@@ -314,7 +313,7 @@ def _draw(traits: Floats, scene: Floats, key: int, rows: Bits, size: int, muted:
     lobe = np.abs(part.u + aside) - wide - 0.3 * ears
     part.paint(_ellipse(lobe, part.v - 0.03, ears, 1.35 * ears), _times(skin, 0.88))
     down = np.minimum(np.maximum(v * (1 / high), 0), 1)
-    narrowed = u / (1 - t["jaw"] * down * down)
+    narrowed = u / (1 - t["jaw"] * down * (1.4 - 0.4 * down))
     head = _ellipse(narrowed, v, wide, high)
     q, down = narrowed * (1 / wide), v * (1 / high)
     rim = 1.04 - 0.22 * np.minimum(q * q + down * down, 1)
@@ -329,7 +328,7 @@ def _draw(traits: Floats, scene: Floats, key: int, rows: Bits, size: int, muted:
     above = _ellipse(mx, my + 0.06, 0.9 * t["mouth_width"], 0.05)
     grown = np.clip(2 * t["beard"], 0, 1) * 0.95
     part.paint(np.minimum(shave, above), _times(hair, 0.9), grown)
-    nose, long = t["nose_width"], t["nose_length"]
+    nose, long = 0.09, t["nose_length"]
     tip, bridge = 1.25 * middle, s["pitch"] + t["eye_height"] + 0.04
     part = canvas.around(tip, bridge + 0.6 * long, 1.3 * nose + 0.06, 0.6 * long + 0.25)
     nx, ny = (part.u - tip) / narrow, part.v - bridge - long
