@@ -156,3 +156,34 @@ def _limit(group: Path) -> float:
         time, period = ((group / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
         return int(time) / int(period) if int(time) > 0 else math.inf
     return math.inf
+
+
+def forget_peak(device: torch.device) -> None:
+    """Starts :func:`peak` anew, where that can be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> int | None:
+    """Returns the most bytes held at once: of the GPU's memory, else of the process.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return None
+
+
+def device_name(device: torch.device) -> str:
+    """Returns a GPU's name; of a CPU, its kind and the vector instructions in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":  # kernels, and so the last bits, go by its vector instructions
+        return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type} {platform.machine()}"
