@@ -37,11 +37,11 @@ from mibench.commands.stores import finished, left_over, tasks_of
 from mibench.data import CIFAR10, MNIST, Folder
 from mibench.networks.foreign.checkpoints import read_checkpoint
 from mibench.networks.foreign.pickles import read_network
+from mibench.override import paths
 from mibench.reporting.export import FORMATS, collect, render
 from mibench.running.plan import planned_steps
 from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.seeding import generator
-from mibench.spec import paths
 from mibench.store import (
     AbsentError,
     DamagedError,
