@@ -1,7 +1,8 @@
 """Architectures, by the names the literature gives them. To add one: file, line."""
 
-from mibench.networks.classifiers.facenet import IR152, IRSE50, FaceNet, FaceNet64, MobileFaceNet
+from mibench.networks.classifiers.facenet import IR152, IRSE50, FaceNet, FaceNet64
 from mibench.networks.classifiers.lenet import MCNN, MLP, SCNN
+from mibench.networks.classifiers.mobilefacenet import MobileFaceNet
 from mibench.networks.classifiers.resnet import ResNet34
 from mibench.networks.classifiers.vgg import VGG16, VGG19
 from mibench.networks.foreign.imported import Imported
