@@ -42,7 +42,7 @@ class Work:
         data: Folder of raw data sets.
         steps: Optimisation steps that an attack took.
         queries: Answers that an attack or a prior had of the target.
-        gradients: Images at which it took the gradient of the target's answers.
+        gradients: Images that it took the slope of the target's answers at.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Work:
         self._path = folder and folder / "state.bin"
         self._report = report
         self._every = every
-        self._saved = self._begun = time.monotonic()
-        self._at = self._safe = (0, 0)
-        self._just_saved = False
+        self._saved = time.monotonic()
+        self._begun = time.monotonic()
+        self._at = self._safe = self._unsaved = (0, 0)
 
     @property
     def seconds(self) -> float:
@@ -89,7 +89,7 @@ class Work:
             tell(f"{self._path} {error}: the stage starts over")
             self._path.unlink(missing_ok=True)
             return None
-        self._at = self._safe = saved["at"]
+        self._at = self._safe = self._unsaved = saved["at"]
         self.steps, self.queries, self.gradients = saved["budget"]
         self._begun -= saved["seconds"]
         state: Payload = saved["state"]
@@ -110,9 +110,10 @@ class Work:
             saved: Payload = dict(unpack(tensors, tree))
             other = saved["versions"] != _versions()
             done, total = map(int, saved["at"])
-            steps, queries, gradients = map(int, saved["budget"])
-            saved |= {"at": (done, total), "budget": (steps, queries, gradients)}
-            saved["seconds"] = float(saved["seconds"])
+            budget = tuple(map(int, saved["budget"]))
+            if len(budget) != 3:
+                raise TypeError
+            saved |= {"at": (done, total), "budget": budget, "seconds": float(saved["seconds"])}
             if not isinstance(saved["state"], dict):
                 raise TypeError
             if not other:
@@ -134,13 +135,14 @@ class Work:
         """
         if self._path is None or time.monotonic() - self._saved < self._every:
             return
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         tensors, tree = pack(
             {
                 "state": state(),
                 "budget": [self.steps, self.queries, self.gradients],
                 "seconds": self.seconds,
                 "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "cuda": cuda,
                 "at": self._at,
                 "versions": _versions(),
             }
@@ -163,13 +165,13 @@ class Work:
                     fresh.unlink()
                 raise
         self._saved = time.monotonic()
-        self._just_saved = True
+        self._unsaved = (-1, -1)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Reports how far the stage is; called just after :meth:`save`."""
+        """Tells the outside how far the stage is."""
         self._at = (done, total)
-        if self._just_saved:
-            self._safe, self._just_saved = self._at, False
+        if self._unsaved == (-1, -1):  # a state is saved just before this is told
+            self._safe = self._unsaved = self._at
         if self._report is not None:
             self._report(done, total, note)
 
