@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.machinery import PathFinder
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -111,15 +111,14 @@ def _text(value: object) -> str:
     return text
 
 
-_names: dict[type, tuple[str, ...]] = {}
+@cache
+def _field_names(cls: Any) -> tuple[str, ...]:  # noqa: ANN401 - a dataclass
+    return tuple(f.name for f in dataclasses.fields(cls))
 
 
 def field_values(spec: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
     """Returns name → value of a dataclass's fields, none of them copied."""
-    cls = type(spec)
-    if cls not in _names:
-        _names[cls] = tuple(f.name for f in dataclasses.fields(spec))
-    return {name: getattr(spec, name) for name in _names[cls]}
+    return {name: getattr(spec, name) for name in _field_names(type(spec))}
 
 
 def _braces(fields: dict[str, Any]) -> str:
@@ -387,10 +386,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Returns what to ask of a name that is none of the known ones; "" if none is near it.
+    """Returns the question whether another name was meant; "" if no known one is near.
 
     Args:
-        name: What was asked for.
+        name: The name that somebody gave.
         known: Names that there are.
         prefix: What ``name`` and all of them begin with, but left out of ``known``.
     """

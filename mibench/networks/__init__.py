@@ -18,18 +18,6 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
 """``Imported`` is none of them: it is another architecture with weights from a file."""
 
 __all__ = [
-    "IR152",
-    "IRSE50",
-    "MCNN",
-    "MLP",
-    "NETWORKS",
-    "SCNN",
-    "VGG16",
-    "VGG19",
-    "FaceNet",
-    "FaceNet64",
-    "Imported",
-    "MobileFaceNet",
-    "ResNet34",
-    "Weights",
-]
+    "IR152", "IRSE50", "MCNN", "MLP", "NETWORKS", "SCNN", "VGG16", "VGG19", "FaceNet",
+    "FaceNet64", "Imported", "MobileFaceNet", "ResNet34", "Weights",
+]  # fmt: skip

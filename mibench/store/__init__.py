@@ -20,27 +20,7 @@ from mibench.store.store import MENDED, Store
 from mibench.store.work import Report, State, Work, check_finite, frozen, restore
 
 __all__ = [
-    "FILES",
-    "MENDED",
-    "QUARANTINE",
-    "AbsentError",
-    "DamagedError",
-    "Payload",
-    "Report",
-    "Stage",
-    "State",
-    "Store",
-    "StoreError",
-    "Work",
-    "check_finite",
-    "frozen",
-    "move_aside",
-    "pack",
-    "read_payload",
-    "read_stage",
-    "remark",
-    "restore",
-    "seal",
-    "tell",
-    "unpack",
-]
+    "FILES", "MENDED", "QUARANTINE", "AbsentError", "DamagedError", "Payload", "Report", "Stage",
+    "State", "Store", "StoreError", "Work", "check_finite", "frozen", "move_aside", "pack",
+    "read_payload", "read_stage", "remark", "restore", "seal", "tell", "unpack",
+]  # fmt: skip

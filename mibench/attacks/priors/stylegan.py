@@ -85,18 +85,19 @@ class StyleGAN2(PriorSpec):
     """StyleGAN2-ADA; it never sees the target, so every target shares it.
 
     The defaults are VMI's, for 64x64 faces: 1,169 thousand images and then 2,298 more. A step
-    updates the generator, then the discriminator. Either regularisation is a step of its own
-    at every so many, which counts as much more; learning rate and decay rates are lowered to
-    make up for these steps (Appendix B of StyleGAN2). A weight of 0 turns one off.
+    updates the generator, then the discriminator. Each regularisation is an update of its own at
+    every r1_every-th or path_every-th step, with a weight larger by that factor; learning rate
+    and decay rates are lowered to make up for it (Appendix B of StyleGAN2). A weight of 0 turns
+    one off.
 
     Attributes:
         z_dim: Size of z.
         w_dim: Size of w.
         mapping_layers: Dense layers from z to w.
-        channel_base: Maps at resolution r: channel_base / r, …
-        channel_max: … and at most so many.
+        channel_base: Maps at resolution r: channel_base / r, at most channel_max.
+        channel_max: Most maps.
         conv_clamp: Activations stay within ± this.
-        num_fp16_res: So many of the highest resolutions compute with 16 bits on a GPU.
+        num_fp16_res: How many of the highest resolutions compute with 16 bits on a GPU.
         mbstd_group: Images that the discriminator compares.
         kimg: Length: thousands of public images shown, with repetition.
         batch_size: Images per step.
@@ -275,7 +276,7 @@ class _Run:
         self.pictured: list[float] = []
 
     def _adam(self, network: nn.Module, weight: float, every: int) -> torch.optim.Optimizer:
-        """Returns an optimiser that makes up for a second update at ``every`` so many steps."""
+        """Returns an optimiser that makes up for a second update at each ``every``-th step."""
         share = every / (every + 1) if weight else 1.0
         first, second = (beta**share for beta in self.spec.betas)
         return torch.optim.Adam(

@@ -41,7 +41,7 @@ DEFAULTS: dict[str, dict[str, Json]] = {
     "mapping_kwargs": {"num_layers": 8},
     "synthesis_kwargs": {"channel_base": 32768, "channel_max": 512, "conv_clamp": None},
 }
-"""What NVIDIA's generator takes where it is not told."""
+"""NVIDIA's defaults of the generator's arguments."""
 
 NETWORK = "torch_utils.persistence _reconstruct_persistent_obj"
 PARAMETER = "torch._utils _rebuild_parameter"
@@ -62,8 +62,10 @@ CALLS = STATEFUL | {
 VALUES = {"numpy ndarray", "torch float16", "torch float32", "torch float64"}
 NAMES = frozenset(DICTS | SETS | CALLS | VALUES)
 DTYPES = {
-    "torch HalfStorage": torch.float16, "torch FloatStorage": torch.float32,
-    "torch DoubleStorage": torch.float64, "torch ByteStorage": torch.uint8,
+    "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
+    "torch FloatStorage": torch.float32, "torch DoubleStorage": torch.float64,
+    "torch BoolStorage": torch.bool, "torch ByteStorage": torch.uint8,
+    "torch CharStorage": torch.int8, "torch ShortStorage": torch.int16,
     "torch IntStorage": torch.int32, "torch LongStorage": torch.int64,
 }  # fmt: skip
 INNER = frozenset([*DTYPES, PERSISTENT])

@@ -134,12 +134,12 @@ class Discriminator(nn.Sequential):
     An image's logit depends on its minibatch.
 
     Args:
-        resolution: Side of the images: 8, 16, 32, …
+        resolution: Side of the images; this and the others are as the generator's.
         channels: Of the images.
-        channel_base: Maps at resolution r: channel_base / r, …
-        channel_max: … and at most so many.
+        channel_base: Maps at resolution r: channel_base / r, at most channel_max.
+        channel_max: Most maps.
         conv_clamp: Activations stay within ± this.
-        num_fp16_res: So many of the highest resolutions compute with 16 bits on a GPU.
+        num_fp16_res: How many of the highest resolutions compute with 16 bits on a GPU.
         mbstd_group: Images that the minibatch deviation looks across.
 
     Raises:

@@ -51,10 +51,10 @@ class Generator(nn.Module):
         resolution: Side of the images: 8, 16, 32, …
         channels: Of the images.
         mapping_layers: Dense layers from z to w.
-        channel_base: Maps at resolution r: channel_base / r, …
-        channel_max: … and at most so many.
+        channel_base: Maps at resolution r: channel_base / r, at most channel_max.
+        channel_max: Most maps.
         conv_clamp: Activations stay within ± this.
-        num_fp16_res: So many of the highest resolutions compute with 16 bits on a GPU.
+        num_fp16_res: How many of the highest resolutions compute with 16 bits on a GPU.
 
     Raises:
         ValueError: If the resolution is not one of these, or leaves no maps.
