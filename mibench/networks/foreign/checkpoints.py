@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from mibench.networks.foreign import pickles
 from mibench.networks.foreign.pickles import (
-    DTYPES,
     INSTRUCTIONS,
     PARAMETER,
     PERSISTENT,
@@ -42,6 +42,10 @@ AVERAGED = frozenset({"ema", "swa", "avg", "averaged", "average"})
 DEEPEST = 4
 """So many dictionaries may lie around it."""
 
+DTYPES = pickles.DTYPES | {
+    "torch BFloat16Storage": torch.bfloat16, "torch BoolStorage": torch.bool,
+    "torch CharStorage": torch.int8, "torch ShortStorage": torch.int16,
+}  # fmt: skip
 NUMPY = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar", "numpy dtype"}
 NAMES = frozenset(
     {"collections OrderedDict", PARAMETER, TENSOR, PERSISTENT, "torch Size", *DTYPES, *NUMPY}

@@ -62,10 +62,8 @@ CALLS = STATEFUL | {
 VALUES = {"numpy ndarray", "torch float16", "torch float32", "torch float64"}
 NAMES = frozenset(DICTS | SETS | CALLS | VALUES)
 DTYPES = {
-    "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
-    "torch FloatStorage": torch.float32, "torch DoubleStorage": torch.float64,
-    "torch BoolStorage": torch.bool, "torch ByteStorage": torch.uint8,
-    "torch CharStorage": torch.int8, "torch ShortStorage": torch.int16,
+    "torch HalfStorage": torch.float16, "torch FloatStorage": torch.float32,
+    "torch DoubleStorage": torch.float64, "torch ByteStorage": torch.uint8,
     "torch IntStorage": torch.int32, "torch LongStorage": torch.int64,
 }  # fmt: skip
 INNER = frozenset([*DTYPES, PERSISTENT])
