@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -111,14 +111,15 @@ def _text(value: object) -> str:
     return text
 
 
-@cache
-def _field_names(cls: Any) -> tuple[str, ...]:  # noqa: ANN401 - a dataclass
-    return tuple(f.name for f in dataclasses.fields(cls))
+_names: dict[type, tuple[str, ...]] = {}
 
 
 def field_values(spec: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
     """Returns name → value of a dataclass's fields, none of them copied."""
-    return {name: getattr(spec, name) for name in _field_names(type(spec))}
+    cls = type(spec)
+    if cls not in _names:
+        _names[cls] = tuple(f.name for f in dataclasses.fields(spec))
+    return {name: getattr(spec, name) for name in _names[cls]}
 
 
 def _braces(fields: dict[str, Any]) -> str:

@@ -31,7 +31,8 @@ class Mapping(nn.Sequential):
     def forward(self, z: Float[Tensor, "n z"], psi: float = 1.0) -> Float[Tensor, "n s d"]:
         """Returns (n, num_ws, w_dim) styles, ``psi`` of the way from the mean w to their own."""
         x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        x = super().forward(x)
+        for layer in self:
+            x = layer(x)
         if psi != 1:
             x = self.w_avg.lerp(x, psi)
         return x[:, None].expand(-1, self.num_ws, -1)

@@ -221,14 +221,15 @@ class Synthesis(nn.ModuleDict):
                 raise ValueError("random noise needs a generator that draws it")
             sides = [layer.resolution for layer in layers]
             drawn = torch.randn(len(ws), sum(s * s for s in sides), generator=rng).to(ws.device)
-            parts = drawn.split([s * s for s in sides], dim=1)
+            parts = torch.split(drawn, [s * s for s in sides], dim=1)
             shifts = [p.view(-1, 1, s, s) for p, s in zip(parts, sides, strict=True)]
         each = ws.unbind(1)
-        x: Any = None
-        image: Any = None
+        x: Tensor | None = None
+        image: Tensor | None = None
         at = 0
         for block in blocks:
             end = at + len(block.layers)
             x, image = block(x, image, each[at : end + 1], shifts[at:end])
             at = end
+        assert image is not None
         return image
