@@ -1,7 +1,7 @@
 """What this process may use of its machine, and which kernels fix the last bits of a result.
 
 Sums are rounded in another order by other vector instructions, and a training that starts equal
-then ends elsewhere. None of this enters a key: a key names what was asked for.
+then ends elsewhere. None of this enters a key: a key names the computation, not the machine.
 """
 
 import ctypes
@@ -28,14 +28,14 @@ SWITCHES = (
 
 @cache
 def machine() -> dict[str, str]:
-    """Returns what the kernels of this process go by, as they tell it themselves.
+    """Returns what chooses the kernels of this process, as the libraries say themselves.
 
     "processor" is its model; "aten", "mkl" and "onednn" say which vector instructions each
     library uses, which may be fewer than the processor has, "none" where there is no such
-    library and "unknown" where it does not tell; "build" is the commit that torch was built
+    library and "unknown" where it does not say; "build" is the commit that torch was built
     from; "switches", if any is set, the environment variables that choose kernels.
     """
-    told = {
+    kernels = {
         "processor": _processor(),
         "aten": torch.backends.cpu.get_cpu_capability(),
         "mkl": _mkl() if torch._C.has_mkl else "none",
@@ -43,22 +43,22 @@ def machine() -> dict[str, str]:
         "build": (torch.version.git_version or UNKNOWN)[:12],
     }
     switches = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
-    return told | ({"switches": " ".join(switches)} if switches else {})
+    return kernels | ({"switches": " ".join(switches)} if switches else {})
 
 
 def in_words(meta: Mapping[str, Any]) -> str:
     """Returns what a stage was computed on, from its meta.json."""
     versions = meta["versions"]
     threads = meta.get("threads", UNKNOWN)
-    told = (
+    basis = (
         f"python {versions.get('python', UNKNOWN)}, torch {versions.get('torch', UNKNOWN)}, "
         f"on {meta['device']}, CPU threads {threads}"
     )
-    if not (found := meta.get("machine")):
-        return f"{told}; which vector instructions libraries used there is not recorded"
+    if not (kernels := meta.get("machine")):
+        return f"{basis}; which vector instructions libraries used there is not recorded"
     names = {"processor": "processor", "aten": "ATen", "mkl": "MKL", "onednn": "oneDNN",
              "build": "torch of commit", "switches": "switches"}  # fmt: skip
-    return "; ".join([told, *(f"{names.get(k, k)} {v}" for k, v in found.items())])
+    return "; ".join([basis, *(f"{names.get(k, k)} {v}" for k, v in kernels.items())])
 
 
 def _processor() -> str:
@@ -84,18 +84,18 @@ def _mkl() -> str:
     with suppress(OSError, AttributeError, StopIteration):  # linked in another way
         folder = Path(torch.__file__).parent / "lib"
         library = ctypes.CDLL(str(next(folder.glob("libtorch_cpu.*"))))
-        found = _Version()
-        library.mkl_serv_get_version(ctypes.byref(found))
-        if found.processor:
-            version = f"{found.major}.{found.minor}.{found.update}"
-            return f"{version} {found.processor.decode('ascii', 'replace')}"
+        mkl = _Version()
+        library.mkl_serv_get_version(ctypes.byref(mkl))
+        if mkl.processor:
+            processor = mkl.processor.decode("ascii", "replace")
+            return f"{mkl.major}.{mkl.minor}.{mkl.update} {processor}"
     return UNKNOWN
 
 
 def _onednn() -> str:
     """Returns oneDNN's version and the instructions that it uses.
 
-    It tells them only in the head of its log, which goes to the standard output of the process.
+    It prints them only in the head of its log, which goes to the standard output of the process.
     """
     if {"ONEDNN_VERBOSE", "DNNL_VERBOSE"} & os.environ.keys():  # the log is somebody else's
         return UNKNOWN
@@ -112,9 +112,9 @@ def _onednn() -> str:
         log.seek(0)
         lines = log.read().splitlines(keepends=True)
         os.write(1, b"".join(x for x in lines if not x.startswith(b"onednn_verbose")))
-    told = [line.decode("ascii", "replace").strip().rpartition("info,")[2] for line in lines]
-    version = [x.removeprefix("oneDNN ").partition(" ")[0] for x in told if "oneDNN v" in x]
-    used = [x.removeprefix("cpu,isa:") for x in told if x.startswith("cpu,isa:")]
+    heads = [line.decode("ascii", "replace").strip().rpartition("info,")[2] for line in lines]
+    version = [x.removeprefix("oneDNN ").partition(" ")[0] for x in heads if "oneDNN v" in x]
+    used = [x.removeprefix("cpu,isa:") for x in heads if x.startswith("cpu,isa:")]
     return " ".join(version + used) if used else UNKNOWN
 
 
@@ -156,3 +156,34 @@ def _limit(group: Path) -> float:
         time, period = ((group / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
         return int(time) / int(period) if int(time) > 0 else math.inf
     return math.inf
+
+
+def forget_peak(device: torch.device) -> None:
+    """Starts :func:`peak` anew, where that can be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> int | None:
+    """Returns the most bytes held at once: of the GPU's memory, else of the process.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return None
+
+
+def device_name(device: torch.device) -> str:
+    """Returns a GPU's name; of a CPU, its kind and the vector instructions in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":  # kernels, and so the last bits, go by its vector instructions
+        return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type} {platform.machine()}"

@@ -10,14 +10,13 @@ import itertools
 import json
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
@@ -44,16 +43,6 @@ def canonical(value: object) -> Json:
 def fingerprint(value: object) -> str:
     """Returns the 16-digit hexadecimal name of a spec: of its canonical JSON, keys sorted."""
     return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
-
-
-def hashed(plain: Json) -> str:
-    """Returns the same of what is canonical JSON already, as read from a file.
-
-    Raises:
-        ValueError: If it holds a number that is not finite.
-    """
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 _texts: dict[int, tuple[object, str]] | None = None
@@ -186,19 +175,19 @@ def source_files(modules: Iterable[types.ModuleType]) -> set[Path]:
     """
     starts = {Path(str(m.__file__)) for m in modules}
     roots = [str(path.resolve().parent) for path in starts]
-    found: set[Path] = set()
+    files: set[Path] = set()
     todo = list(starts)
     while todo:
         path = todo.pop()
-        if path.resolve() in found or not is_users(path):
+        if path.resolve() in files or not is_users(path):
             continue
-        found.add(path.resolve())
+        files.add(path.resolve())
         folders = itertools.takewhile(lambda f: (f / "__init__.py").is_file(), path.parents)
         todo += [folder / "__init__.py" for folder in folders]
         for level, name in _imports(path.read_bytes()) if path.suffix == ".py" else ():
             places = [str(path.parents[level - 1])] if level else roots
             todo += _locate(name, places, anywhere=not level)
-    return found
+    return files
 
 
 def _foreign(module: types.ModuleType) -> bool:
@@ -276,7 +265,7 @@ def _locate(name: str, places: list[str], *, anywhere: bool) -> Iterator[Path]:
 @lru_cache(maxsize=4096)
 def _imports(source: bytes) -> tuple[tuple[int, str], ...]:
     """Returns (dots before it, dotted name) of all that a source imports, wherever in it."""
-    found: list[tuple[int, str]] = []
+    imports: list[tuple[int, str]] = []
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):  # Python could not import it either
@@ -284,17 +273,17 @@ def _imports(source: bytes) -> tuple[tuple[int, str], ...]:
     for node in nodes:
         match node:
             case ast.Import(names=names):
-                found += [(0, alias.name) for alias in names]
+                imports += [(0, alias.name) for alias in names]
             case ast.ImportFrom(module=module, names=names, level=level):
                 base = f"{module}." if module else ""
-                found += [(level, f"{base}{alias.name}") for alias in names]
+                imports += [(level, f"{base}{alias.name}") for alias in names]
             case ast.Call(
                 func=ast.Name(id=caller) | ast.Attribute(attr=caller),
                 args=[ast.Constant(value=str(name)), *_],
             ) if caller in ("import_module", "__import__"):
                 bare = name.lstrip(".")
-                found.append((len(name) - len(bare), bare))
-    return tuple(found)
+                imports.append((len(name) - len(bare), bare))
+    return tuple(imports)
 
 
 def check_class(cls: type) -> None:
@@ -398,10 +387,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Returns what to ask of a name that is none of the known ones; "" if none is near it.
+    """Returns the question whether another name was meant; "" if no known one is near.
 
     Args:
-        name: What was asked for.
+        name: The name that somebody gave.
         known: Names that there are.
         prefix: What ``name`` and all of them begin with, but left out of ``known``.
     """
@@ -422,163 +411,3 @@ def brief(spec: object) -> str:
             value = f"{f.name.rstrip('_')}={number}"
         words.append(value)
     return " ".join([getattr(spec, "name", type(spec).__name__), *words])
-
-
-def paths(spec: object, prefix: str = "") -> list[str]:
-    """Returns the dotted paths of all fields below ``spec`` that hold a value."""
-    if isinstance(spec, tuple) and any(map(dataclasses.is_dataclass, spec)):
-        named: list[tuple[str, Any]] = [(str(i), v) for i, v in enumerate(spec)]
-    elif dataclasses.is_dataclass(spec) and dataclasses.fields(spec):
-        named = list(field_values(spec).items())
-    else:
-        return [prefix]
-    return [p for n, v in named for p in paths(v, f"{prefix}.{n}" if prefix else n)]
-
-
-def unknown_path(path: str, known: Iterable[str]) -> str:
-    """Returns a sentence that lists the fields nearest to a path that names none."""
-    known = list(known)
-    steps = path.split(".")
-    while steps and not any(p.startswith(".".join(steps) + ".") for p in known):
-        steps.pop()
-    prefix = "".join(f"{step}." for step in steps)
-    near = sorted({p.split(".")[len(steps)] for p in known if p.startswith(prefix)})
-    names = ", ".join(prefix + n + ("" if prefix + n in known else ".…") for n in near)
-    if len(steps) == len(path.split(".")):
-        return f"{path} holds several fields; set one of: {names}"
-    whole = sorted((p for p in known if p.endswith(f".{path}")), key=len)
-    wrong = ".".join(path.split(".")[: len(steps) + 1])
-    hint = nearest(whole[0], known) if whole else nearest(wrong, near, prefix)
-    return f"no field {path!r}{hint}; known: {names}"
-
-
-def takes(spec: object, path: str, text: str) -> bool:
-    """Whether ``path`` names a field that ``text`` may replace.
-
-    That is one that holds a value; or one that holds a whole spec in a role, such as a network,
-    if the text is a JSON object: the fields of another, with its name under "is".
-    """
-    known = paths(spec)
-    if path in known:
-        return True
-    if not text.lstrip().startswith("{") or not any(p.startswith(f"{path}.") for p in known):
-        return False
-    *above, last = path.split(".")
-    for step in above:
-        spec = spec[int(step)] if isinstance(spec, tuple) else getattr(spec, step)
-    hints = typing.get_type_hints(type(spec)) if dataclasses.is_dataclass(spec) else {}
-    return inspect.isabstract(hints.get(last))
-
-
-def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns what it is given
-    """Returns ``spec`` with the field at ``path`` replaced by the value that ``text`` spells.
-
-    Raises:
-        KeyError: If ``path`` names no field; the message lists those that exist.
-        ValueError: If ``text`` does not spell a value of the field's type, or the spec
-            refuses it.
-    """
-    if not takes(spec, path, text):
-        known = paths(spec)
-        raise KeyError(unknown_path(path, known))
-    return _replace(spec, path.split("."), text, path)
-
-
-def _replace(spec: Any, steps: list[str], text: str, path: str) -> Any:  # noqa: ANN401
-    head, *rest = steps
-    if isinstance(spec, tuple):
-        i = int(head)
-        return (*spec[:i], _replace(spec[i], rest, text, path), *spec[i + 1 :])
-    if rest:
-        new = _replace(getattr(spec, head), rest, text, path)
-    else:
-        new = _read(text, typing.get_type_hints(type(spec))[head], path)
-    return dataclasses.replace(spec, **{head: new})
-
-
-def _read(text: str, hint: Any, path: str) -> Any:  # noqa: ANN401
-    """Returns the value of type ``hint`` that ``text`` spells."""
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        value = text
-    try:
-        return _fit(value, hint)
-    except TypeError:
-        literal = typing.get_origin(hint) is Literal
-        names = (
-            typing.get_args(hint)
-            if literal
-            else _players(hint)
-            if inspect.isabstract(hint)
-            else ()
-        )
-        near = nearest(text, map(str, names))
-        raise ValueError(f"{path} takes {describe(hint)}, got {text!r}{near}") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
-
-
-def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
-    """Returns ``value`` as ``hint`` wants it; raises TypeError if it cannot be."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        for arg in args:
-            try:
-                return _fit(value, arg)
-            except TypeError:
-                continue
-    elif origin is Literal:
-        if value in args:
-            return value
-    elif origin is tuple and isinstance(value, list):
-        hints = [args[0]] * len(value) if len(args) == 2 and args[1] is ... else list(args)
-        if len(hints) == len(value):
-            return tuple(_fit(v, h) for v, h in zip(value, hints, strict=True))
-    elif hint is float and type(value) in (int, float) and abs(value) < float("inf"):
-        try:
-            return float(value)
-        except OverflowError:
-            raise TypeError from None
-    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        fields = typing.get_type_hints(hint)
-        if value.keys() <= fields.keys():
-            make: Any = hint
-            return make(**{k: _fit(v, fields[k]) for k, v in value.items()})
-    elif inspect.isabstract(hint):  # a role: a name, or the fields with the name as "is"
-        fields = {"is": value} if isinstance(value, str) else value
-        if isinstance(fields, dict) and (cls := _players(hint).get(fields.get("is"))):
-            return _fit({k: v for k, v in fields.items() if k != "is"}, cls)
-    elif hint in (int, str, bool, type(None)) and type(value) is hint:
-        return value
-    raise TypeError
-
-
-def _players(role: type[Any]) -> dict[Any, type[Any]]:
-    """Returns the specs that can stand where ``role`` is wanted, by name."""
-    found: dict[Any, type[Any]] = {}
-    for player in role.__subclasses__():
-        found |= _players(player)
-        if dataclasses.is_dataclass(player) and not inspect.isabstract(player):
-            found[getattr(player, "name", player.__qualname__)] = player
-    return found
-
-
-def describe(hint: Any) -> str:  # noqa: ANN401
-    """Returns in words what a field of a type takes."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
-    if origin in (Union, types.UnionType):
-        return " or ".join(describe(a) for a in args)
-    if origin is tuple:
-        inside = ", ".join("…" if a is ... else describe(a) for a in args)
-        return f"a list such as [{inside}]"
-    if inspect.isabstract(hint):
-        return f'one of {", ".join(_players(hint))}, or its fields with that name as "is"'
-    if dataclasses.is_dataclass(hint):
-        return f"an object of {', '.join(f.name for f in dataclasses.fields(hint))}"
-    names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
-    return "null" if hint is type(None) else names.get(hint, str(hint))

@@ -37,11 +37,11 @@ from mibench.commands.stores import finished, left_over, tasks_of
 from mibench.data import CIFAR10, MNIST, Folder
 from mibench.networks.foreign.checkpoints import read_checkpoint
 from mibench.networks.foreign.pickles import read_network
+from mibench.override import paths
 from mibench.reporting.export import FORMATS, collect, render
 from mibench.running.plan import planned_steps
 from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.seeding import generator
-from mibench.spec import paths
 from mibench.store import (
     AbsentError,
     DamagedError,
@@ -52,7 +52,9 @@ from mibench.store import (
     move_aside,
     pack,
     read_stage,
+    seal,
 )
+from mibench.store.lease import is_abandoned
 from tests.test_pickles import snapshot
 
 SECONDS = 10.0
@@ -243,8 +245,6 @@ def stage_files() -> dict[str, bytes]:
 
 def read_store(value: tuple[str, list[Edit], bool, Any, str], folder: Path) -> None:
     """Loads a stage of which a file was changed, or forged with the right digest."""
-    import hashlib
-
     name, how, forge, tree, holder = value
     stage, store = Numbers(0), Store(folder, lease_seconds=0.01)
     path = store.path(stage)
@@ -253,9 +253,8 @@ def read_store(value: tuple[str, list[Edit], bool, Any, str], folder: Path) -> N
     files[name] = changed(files[name], how)
     if forge:
         files["payload.json"] = json.dumps(tree).encode()
-        meta = {"sha256": {n: hashlib.sha256(d).hexdigest() for n, d in files.items()}}
-        del meta["sha256"]["meta.json"]
-        files["meta.json"] = json.dumps(meta).encode()
+        del files["meta.json"]
+        files["meta.json"] = seal(stage, files, {})
     for file, data in files.items():
         (path / file).write_bytes(data)
     path.with_suffix(".lease").write_text(holder, encoding="utf-8", errors="replace")
@@ -269,7 +268,7 @@ def read_store(value: tuple[str, list[Edit], bool, Any, str], folder: Path) -> N
     list(left_over(folder))
     for found in finished(folder):
         read_stage(found) if not forge else None
-    store._abandoned(holder, 0.0)
+    is_abandoned(holder, 0.0, 60.0)
 
 
 def read_state(value: tuple[list[Edit], bool, Any], folder: Path) -> None:

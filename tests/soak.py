@@ -25,7 +25,6 @@ from typing import ClassVar
 
 import torch
 
-import mibench.store
 from mibench.commands.stores import finished, left_over
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.progress import Watcher
@@ -262,7 +261,6 @@ def judge(
 def soak(seconds: float, seed: int) -> Tally:
     """Plays rounds for so long, every fifth without faults."""
     torch.set_num_threads(1)
-    mibench.store.SAVE_SECONDS = 0.0
     Work.__init__.__defaults__ = (*(Work.__init__.__defaults__ or ())[:-1], 0.0)
     tally, rng, begin = Tally(), random.Random(seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -83,7 +83,7 @@ def test_an_image_is_read_as_viewers_show_it(
     with Image.open(path) as image:
         upright = save(tmp_path / "upright.png", np.array(ImageOps.exif_transpose(image)))
     told: dict[str, list[Path]] = {}
-    found = decode([path, upright], 16, 3, told=told).int()
+    found = decode([path, upright], 16, 3, remarks=told).int()
     assert (found[0] - found[1]).abs().max() <= 2
     assert ["turned upright" in what for what in told] == [True] * (orientation > 1)
 
@@ -102,7 +102,7 @@ def test_an_orientation_that_is_none_changes_nothing(tmp_path: Path, tag: int) -
     exif[0x0112] = tag
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     told: dict[str, list[Path]] = {}
-    found = decode([tmp_path / "a.png"], 8, 3, told=told)
+    found = decode([tmp_path / "a.png"], 8, 3, remarks=told)
     assert torch.equal(found[0], torch.from_numpy(pixels).permute(2, 0, 1))
     assert not told
 
@@ -133,7 +133,7 @@ def test_transparent_pixels_are_white_whatever_they_hide(tmp_path: Path, name: s
         image = cut_outs(hidden)[name]
         image.save(tmp_path / name, lossless=True)
         told: dict[str, list[Path]] = {}
-        found.append(decode([tmp_path / name], 8, channels, told=told))
+        found.append(decode([tmp_path / name], 8, channels, remarks=told))
         assert ["transparent" in what for what in told] == [True]
     assert torch.equal(*found)
     assert (found[0][..., 0] == 255).all()
@@ -144,7 +144,7 @@ def test_an_alpha_channel_that_hides_nothing_changes_nothing(tmp_path: Path) -> 
     pixels = noise(8, 8, 3)
     path = save(tmp_path / "a.png", np.dstack([pixels, np.full((8, 8), 255, np.uint8)]))
     told: dict[str, list[Path]] = {}
-    found = decode([path], 8, 3, told=told)
+    found = decode([path], 8, 3, remarks=told)
     assert torch.equal(found[0], torch.from_numpy(pixels).permute(2, 0, 1))
     assert not told
 

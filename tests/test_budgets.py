@@ -12,7 +12,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import mibench.store
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.evaluation.significance import Interval
@@ -136,7 +135,7 @@ def test_the_peak_is_each_stages_own(tmp_path: Path) -> None:
 
 
 def test_seconds_before_a_death_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mibench.store, "Work", partial(Work, every=0.0))
+    monkeypatch.setattr("mibench.store.store.Work", partial(Work, every=0.0))
     store = Store(tmp_path)
     (tmp_path / "stone").touch()
     with pytest.raises(RuntimeError, match="stumbled"):

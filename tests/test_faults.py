@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-import mibench.store
 from mibench.attacks import GMI
 from mibench.cli import main
 from mibench.defenses import NoDefense
@@ -77,7 +76,7 @@ def accident(data: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(mibench.store, "Work", partial(Work, every=0.0))
+    monkeypatch.setattr("mibench.store.store.Work", partial(Work, every=0.0))
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = [
-    {"types", "roles", "seeding", "spec", "ties", "machine", "store"},
+    {"types", "roles", "seeding", "spec", "override", "ties", "machine", "store"},
     {"data", "networks", "training"},
     {"defenses", "attacks", "evaluation"},
     {"benchmarks"},
@@ -60,7 +60,9 @@ def test_no_room_holds_most_of_the_house() -> None:
 def test_the_lowest_floor_knows_only_torch_and_the_standard_library() -> None:
     allowed = sys.stdlib_module_names | {"torch", "jaxtyping", "safetensors", "mibench"}
     for name in FLOORS[0]:
-        used = {m.split(".")[0] for m in imported(ROOT / f"{name}.py")}
+        files = [*ROOT.glob(f"{name}.py"), *(ROOT / name).glob("*.py")]
+        used = {module.split(".")[0] for path in files for module in imported(path)}
+        assert files, name
         assert used <= allowed, name
 
 

@@ -26,15 +26,9 @@ from mibench.networks import (
     ResNet34,
     Weights,
 )
-from mibench.networks.classifiers.facenet import (
-    ALIGN,
-    Decoder,
-    Face,
-    FaceMobile,
-    Inverted,
-    align,
-    resize,
-)
+from mibench.networks.classifiers.face import Face, resize
+from mibench.networks.classifiers.facenet import Decoder
+from mibench.networks.classifiers.mobilefacenet import ALIGN, FaceMobile, align
 from mibench.networks.classifiers.vgg import VGG
 from mibench.networks.foreign.weights import IMAGENET, imagenet, load_exactly, read_weights
 from mibench.roles import Batch, NetworkSpec
@@ -265,17 +259,6 @@ def test_the_mobile_backbone_sees_standardised_pixels() -> None:
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     torch.testing.assert_close(network.prepare(mean), torch.zeros(1, 3, 112, 112))
     torch.testing.assert_close(network.prepare(mean + std), torch.ones(1, 3, 112, 112))
-
-
-@pytest.mark.parametrize(("width", "stride", "adds"), [(4, 1, True), (4, 2, False), (6, 1, False)])
-def test_an_inverted_residual_adds_its_input_where_it_fits(
-    width: int, stride: int, adds: bool, rng: torch.Generator
-) -> None:
-    with seeded("tests"):
-        block = Inverted(4, width, stride, expansion=2)
-    x = torch.randn(2, 4, 8, 8, generator=rng)
-    want = block.conv(x) + x if adds else block.conv(x)
-    torch.testing.assert_close(block(x), want)
 
 
 @pytest.mark.parametrize(("old", "new"), [(64, 112), (32, 112), (112, 64), (100, 112), (48, 48)])

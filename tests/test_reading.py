@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import mibench.store
+import mibench
 from mibench import machine
 from mibench.attacks import InversionGAN
 from mibench.attacks.access import Watched
@@ -488,7 +488,7 @@ class Wide(Stage):
 def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store(tmp_path / "store")
     store.complete(Wide())
-    monkeypatch.setattr(mibench.store, "LARGE", 1000)
+    monkeypatch.setattr("mibench.store.files.LARGE", 1000)
     return store
 
 

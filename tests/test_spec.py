@@ -15,8 +15,9 @@ from mibench.attacks import GMI, KEDMI, WGANGP
 from mibench.benchmarks.tables import TABLES
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.networks import MCNN
+from mibench.override import override, paths
 from mibench.running.userfile import load_user_file
-from mibench.spec import canonical, fingerprint, override, paths, source_digest
+from mibench.spec import canonical, fingerprint, source_digest
 
 CELL = TABLES["smoke"].rows["GMI / BiDO-HSIC"]
 assert isinstance(CELL.attack, GMI)

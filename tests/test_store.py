@@ -21,10 +21,10 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
-import mibench.store
 from mibench.machine import machine
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Store, Work, check_finite, pack, unpack
+from mibench.store.lease import lease
 
 Load = Callable[[Stage], Payload]
 
@@ -367,7 +367,7 @@ def test_a_finished_stage_leaves_nothing_else_behind(store: Store, data: Path) -
 def test_state_goes_from_missing_over_partial_to_done(
     store: Store, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mibench.store, "Work", partial(Work, every=0.0))
+    monkeypatch.setattr("mibench.store.store.Work", partial(Work, every=0.0))
     assert store.state(Walk()) == "missing"
     (data / "stone").touch()
     with pytest.raises(RuntimeError, match="stumbled"):
@@ -390,7 +390,7 @@ def test_a_failed_stage_has_nothing_under_its_final_name(store: Store, data: Pat
 def test_the_next_attempt_resumes_from_the_checkpoint(
     store: Store, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mibench.store, "Work", partial(Work, every=0.0))
+    monkeypatch.setattr("mibench.store.store.Work", partial(Work, every=0.0))
     (data / "stone").touch()
     with pytest.raises(RuntimeError, match="stumbled"):
         store.complete(Walk(), data=data)
@@ -419,7 +419,7 @@ def test_a_stage_that_lost_its_folder_while_it_ran_still_finishes(
     store: Store, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were two to hold a lease after all, the first to commit clears what both save into."""
-    monkeypatch.setattr(mibench.store, "Work", partial(Work, every=0.0))
+    monkeypatch.setattr("mibench.store.store.Work", partial(Work, every=0.0))
     save = Work.save
 
     def lose(work: Work, state: Callable[[], Payload]) -> None:
@@ -495,11 +495,11 @@ def test_a_lease_that_beats_is_respected(tmp_path: Path, data: Path) -> None:
 
 
 def test_a_lease_that_somebody_took_over_is_not_removed(store: Store, data: Path) -> None:
-    lease = store.path(Draw(0)).with_suffix(".lease")
-    with store._lease(Draw(0)) as ours:
+    path = store.path(Draw(0)).with_suffix(".lease")
+    with lease(path, lambda: False, 60) as ours:
         assert ours
-        lease.write_text("another-machine 1 nonce")
-    assert lease.exists()
+        path.write_text("another-machine 1 nonce")
+    assert path.exists()
 
 
 def _complete(root: Path, data: Path, stage: Stage) -> bool:

@@ -22,19 +22,17 @@ from mibench.cli import main
 from mibench.commands.shared import choose_table, plan
 from mibench.data.synthetic import Blobs
 from mibench.networks.generators.ada import SYM6, augment, colour, geometry, recolour, sample, warp
-from mibench.networks.generators.stylegan2 import (
-    Conv,
+from mibench.networks.generators.stylegan2 import Discriminator, Generator
+from mibench.networks.generators.stylegan2.discriminator import Conv, minibatch_deviation
+from mibench.networks.generators.stylegan2.layers import (
     Dense,
-    Discriminator,
-    Generator,
     activate,
     binomial_filter,
-    minibatch_deviation,
-    modulated_convolution,
     profile,
     smooth,
     upsample,
 )
+from mibench.networks.generators.stylegan2.synthesis import modulated_convolution
 from mibench.reporting.tensorboard import write_events
 from mibench.running.stages import ImagesStage, PriorStage, graph
 from mibench.seeding import generator, seeded
@@ -747,7 +745,7 @@ def test_a_regularisation_at_every_so_many_steps_counts_so_much_more(
             ((n, penalty),) = penalties
             assert n == 2
             assert descended[1][0] == pytest.approx(2 * 2 * penalty.item())
-            r1 = trainer.sums["r1"].item()
+            r1 = trainer.sums[stylegan.MEANS.index("r1"), 0].item()
             assert descended[3][0] == pytest.approx(3 * 0.0128 / 2 * r1)
         descended.clear()
 

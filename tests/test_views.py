@@ -23,8 +23,8 @@ from mibench.attacks.views import (
 from mibench.benchmarks.tables import TABLES
 from mibench.defenses import MID
 from mibench.networks import MLP
+from mibench.override import override
 from mibench.seeding import generator, seeded
-from mibench.spec import override
 from mibench.store import Work
 from mibench.types import Classifier, ImageSet, predict
 

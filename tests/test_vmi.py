@@ -18,11 +18,11 @@ from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.networks.foreign.weights import Weights
+from mibench.override import override
 from mibench.reporting.figures import draw_samples
 from mibench.running.stages import graph, record_stage
 from mibench.running.stages.evidence import _best
 from mibench.seeding import generator, seeded
-from mibench.spec import override
 from mibench.store import Store, Work
 from mibench.types import Classifier
 from tests.test_contracts import tiny

@@ -46,7 +46,8 @@ def check(name: str, settings: Sequence[str], data: Path, download: bool, classe
     or are there twice.
     """
     from mibench.data import TASKS
-    from mibench.spec import override, unknown
+    from mibench.override import override
+    from mibench.spec import unknown
 
     with refusing():
         if name not in TASKS:

@@ -97,7 +97,7 @@ def _fields(cls: type[Any], given: Mapping[str, object]) -> Iterator[str]:
     import dataclasses
     import typing
 
-    from mibench.spec import describe as words
+    from mibench.override import describe as words
 
     hints, told = typing.get_type_hints(cls), meanings(cls)
     fields = dataclasses.fields(cls)

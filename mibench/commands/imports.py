@@ -136,7 +136,8 @@ def bring(
     from mibench.networks import NETWORKS
     from mibench.networks.foreign.checkpoints import read_checkpoint
     from mibench.networks.foreign.released import released_classifier
-    from mibench.spec import canonical, override, unknown
+    from mibench.override import override
+    from mibench.spec import canonical, unknown
 
     with refusing():
         if name_of_network not in NETWORKS:

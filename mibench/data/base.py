@@ -1,6 +1,7 @@
 """What every task provides."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -138,12 +139,12 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
     """
     if labels.is_floating_point():
         raise ValueError(f"{where} has labels that are no whole numbers")
-    found = set(labels.tolist())
-    if strange := sorted(found - set(range(classes))):
+    given, known = set(labels.tolist()), set(range(classes))
+    if strange := sorted(given - known):
         raise ValueError(
             f"{where} has the label {strange[0]}, and labels go from 0 to {classes - 1}"
         )
-    if missing := sorted(set(range(classes)) - found):
+    if missing := sorted(known - given):
         raise ValueError(f"{where} has no image of class {missing[0]}")
 
 
@@ -183,6 +184,22 @@ def split_by_class(
             torch.cat([s.pixels for s in others]), torch.cat([s.labels for s in others])
         ),
     )
+
+
+def one_corpus(
+    sets: Mapping[str, ImageSet], num_classes: int, validation: float, rng: torch.Generator
+) -> Splits:
+    """Makes splits whose evaluation classifiers are trained on the private images, too.
+
+    Args:
+        sets: "train", "test" and "public" images.
+        num_classes: Classes of the former two.
+        validation: Share of each class held out for selection.
+        rng: Draws what is held out.
+    """
+    train = sets["train"]
+    corpus = Corpus(train, hold_out(train.labels, validation, rng), sets["test"], num_classes)
+    return Splits(private=corpus, evaluation=corpus, public=sets["public"])
 
 
 def sizes_by_class(train: Tensor, test: Tensor, private: int) -> Sizes:

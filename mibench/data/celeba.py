@@ -1,6 +1,6 @@
 """CelebA, Liu et al., ICCV 2015, http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
 
-The split is that of GMI, KED-MI and BiDO, found again from the identity list by a rule.
+The split is that of GMI, KED-MI and BiDO, by a rule that gives it from the identity list.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
+from mibench.data.base import Sizes, Splits, Task, one_corpus
 from mibench.data.images import Box, Frame, file_digests, manifest_digest
 from mibench.data.reading import read_images
 from mibench.seeding import generator
@@ -68,10 +68,8 @@ class AlignedFaces(Task):
                 "are not those of the paper, and results are not comparable with it."
             )
         sets = read_images(files, self.size, 3, (ALIGNED, self.box))
-        train = sets["train"]
-        mask = hold_out(train.labels, self.validation, generator(self.name, "validation"))
-        corpus = Corpus(train, mask, sets["test"], self.num_classes)
-        return Splits(private=corpus, evaluation=corpus, public=sets["public"])
+        rng = generator(self.name, "validation")
+        return one_corpus(sets, self.num_classes, self.validation, rng)
 
     def classes(self, root: Path) -> list[str]:
         """Returns the identities' numbers in the list."""
@@ -165,9 +163,7 @@ def identity_list(root: Path) -> Path:
 
 
 def read_identities(root: Path) -> dict[str, int]:
-    """Returns image file → identity, in the list's order.
-
-    Blank lines at the end are no matter.
+    """Returns image file → identity, in the list's order; blank lines at its end do not count.
 
     Raises:
         FileNotFoundError: If there is no list.
@@ -176,7 +172,7 @@ def read_identities(root: Path) -> dict[str, int]:
     path = identity_list(root)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; {HOW}")
-    found: dict[str, int] = {}
+    identities: dict[str, int] = {}
     twice: list[str] = []
     text = path.read_text("utf-8", errors="replace").rstrip()
     for number, line in enumerate(text.splitlines(), 1):
@@ -184,14 +180,14 @@ def read_identities(root: Path) -> dict[str, int]:
         if len(rest) != 1 or not rest[0].isdigit() or Path(name).name != name:
             raise ValueError(f"{path}, line {number}: expected a file name and an identity")
         identity = int(rest[0])
-        if found.setdefault(name, identity) != identity:
-            twice.append(f"{name} under {found[name]} and {identity} (line {number})")
+        if identities.setdefault(name, identity) != identity:
+            twice.append(f"{name} under {identities[name]} and {identity} (line {number})")
     if twice:
         raise ValueError(
             f"{path} has {len(twice)} files under two identities, first {twice[0]}; leave each "
             "under the one that it shows"
         )
-    return found
+    return identities
 
 
 def by_identity(identities: dict[str, int]) -> dict[int, list[str]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
+from mibench.data.base import Sizes, Splits, Task, one_corpus
 from mibench.data.images import (
     counted,
     file_digests,
@@ -97,41 +97,48 @@ class Folder(Task):
                     f"no folder {path}; the task folder reads private/train/<identity>/*, "
                     f"private/test/<identity>/* and public/* below {base}"
                 )
-        found = {p: {d.name: image_files(d) for d in subfolders(f)} for p, f in parts.items()}
-        names = list(found["train"])[: self.num_classes]
+        train, test = (
+            {folder.name: image_files(folder) for folder in subfolders(part)}
+            for part in parts.values()
+        )
+        names = list(train)[: self.num_classes]
         if len(names) < self.num_classes:
             raise ValueError(
                 f"{parts['train']} has {len(names)} identities, fewer than the "
-                f"{self.num_classes} of setting.task.num_classes"
-                + _beside(parts["train"], found["train"])
+                f"{self.num_classes} of setting.task.num_classes{_beside(parts['train'], train)}"
             )
         for name in names:
-            if len(found["train"][name]) < self.min_images:
+            if len(train[name]) < self.min_images:
+                place = parts["train"] / name
                 raise ValueError(
-                    f"{parts['train'] / name} has {len(found['train'][name])} images, fewer than "
-                    f"the {self.min_images} of setting.task.min_images"
-                    + _beside(parts["train"] / name)
+                    f"{place} has {len(train[name])} images, fewer than the {self.min_images} of "
+                    f"setting.task.min_images{_beside(place)}"
                 )
-            if not found["test"].get(name):
+            if not test.get(name):
                 place = parts["test"] / name
                 raise ValueError(
                     f"{place} has no image to test on" + (_beside(place) if place.is_dir() else "")
                 )
         public = {d.name: image_files(d) for d in subfolders(base / "public")}
         public[""] = image_files(base / "public")
-        if both := sorted(set(public) & set(found["train"])):
+        if both := sorted(set(public) & set(train)):
             raise ValueError(f"identity {both[0]!r} is both private and public under {base}")
         if (count := sum(map(len, public.values()))) < 2:
             raise FileNotFoundError(
                 f"a prior needs two images or more, {base / 'public'} has {count}"
                 f"{_beside(base / 'public')}"
             )
-        kept = {part: {n: found[part][n] for n in names} for part in parts}
-        return kept | {"public": dict(sorted(public.items()))}
+        return {
+            "train": {name: train[name] for name in names},
+            "test": {name: test[name] for name in names},
+            "public": dict(sorted(public.items())),
+        }
 
     def sizes(self, root: Path) -> Sizes:
         """Returns how many image files there are."""
-        counts = {p: sum(map(len, found.values())) for p, found in self.files(root).items()}
+        counts = {
+            p: sum(map(len, identities.values())) for p, identities in self.files(root).items()
+        }
         return Sizes(counts["train"], counts["train"], counts["public"])
 
     def load(self, root: Path) -> Splits:
@@ -139,24 +146,20 @@ class Folder(Task):
         files = self.files(root)
         base = root / self.folder
         every = {d.name for d in subfolders(base / "private" / "train")}
-        for part, found in files.items():
+        for part, identities in files.items():
             top = base / "public" if part == "public" else base / "private" / part
-            remark_on_left_out(part, top, found, every - set(found))
+            remark_on_left_out(part, top, identities, every - set(identities))
         numbered = {
             part: [
                 (path, i + (self.num_classes if part == "public" else 0))
-                for i, paths in enumerate(found.values())
+                for i, paths in enumerate(identities.values())
                 for path in paths
             ]
-            for part, found in files.items()
+            for part, identities in files.items()
         }
         sets = read_images(numbered, self.size, self.channels)
-        train = sets["train"]
         rng = generator("folder", "validation")
-        corpus = Corpus(
-            train, hold_out(train.labels, self.validation, rng), sets["test"], self.num_classes
-        )
-        return Splits(private=corpus, evaluation=corpus, public=sets["public"])
+        return one_corpus(sets, self.num_classes, self.validation, rng)
 
     def classes(self, root: Path) -> list[str]:
         """Returns the identities' names."""
@@ -170,5 +173,5 @@ def _beside(place: Path, identities: Collection[str] | None = None) -> str:
         place: The folder.
         identities: Names of the folders in it, where its images lie in these.
     """
-    found = left_out(place, own=identities is None, within=identities or ())
-    return f" (left out: {counted(found)})" if found else ""
+    reasons = left_out(place, own=identities is None, within=identities or ())
+    return f" (left out: {counted(reasons)})" if reasons else ""

@@ -126,25 +126,25 @@ def left_out(
         own: Whether the images that lie in it directly are read.
         within: Names of the folders in it that are not to be looked at.
     """
-    found: dict[str, list[Path]] = defaultdict(list)
+    reasons: dict[str, list[Path]] = defaultdict(list)
     for entry in _entries(folder):
         path = Path(entry.path)
         if _is(entry, "dir"):
             if entry.name not in within:
                 images = (p for p in path.rglob("*") if suffix(p.name) in formats())
-                found["images in deeper or unknown folders"] += images
+                reasons["images in deeper or unknown folders"] += images
         elif not _is(entry, "file"):
-            found["broken links"].append(path)
+            reasons["broken links"].append(path)
         elif suffix(entry.name) not in formats():
-            found["files whose names do not end as an image's"].append(path)
+            reasons["files whose names do not end as an image's"].append(path)
         elif not own:
-            found["images beside the folders"].append(path)
-    return {reason: sorted(paths) for reason, paths in sorted(found.items()) if paths}
+            reasons["images beside the folders"].append(path)
+    return {reason: sorted(paths) for reason, paths in sorted(reasons.items()) if paths}
 
 
-def counted(found: Mapping[str, Sequence[object]]) -> str:
+def counted(reasons: Mapping[str, Sequence[object]]) -> str:
     """Returns the reasons, each with how many there are."""
-    return ", ".join(f"{reason} ({len(paths)})" for reason, paths in found.items())
+    return ", ".join(f"{reason} ({len(paths)})" for reason, paths in reasons.items())
 
 
 def file_digests(root: Path, files: Sequence[Path]) -> dict[str, str]:
@@ -156,14 +156,14 @@ def file_digests(root: Path, files: Sequence[Path]) -> dict[str, str]:
     read: a later change then shows in its ctime, which no copying program can set.
     """
     begun = time.time_ns()
-    found = {path.relative_to(root).as_posix(): path for path in sorted(files)}
-    stats = {name: path.stat() for name, path in found.items()}
+    paths = {path.relative_to(root).as_posix(): path for path in sorted(files)}
+    stats = {name: path.stat() for name, path in paths.items()}
     large = sum(stat.st_size for stat in stats.values()) > SMALL
     notes = _notes(root) if large else None
     known = _remembered(notes)
     digests: dict[str, str] = {}
     fresh: dict[str, list[object]] = {}
-    for name, path in found.items():
+    for name, path in paths.items():
         stat = stats[name]
         mark = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
         entry = known.get(name)
@@ -211,7 +211,7 @@ def decode(
     size: int,
     channels: int,
     cut: tuple[Frame, Box] | None = None,
-    told: dict[str, list[Path]] | None = None,
+    remarks: dict[str, list[Path]] | None = None,
 ) -> Tensor:
     """Returns the images as bytes (n, channels, size, size), bilinearly resized.
 
@@ -226,7 +226,7 @@ def decode(
         channels: 3 for colour (grey images are taken as such), 1 for grey.
         cut: The size that all images have, and what to cut out before resizing; without it,
             the largest central square of images of any size.
-        told: Gets what was read otherwise than it is stored → the files.
+        remarks: Gets what was read otherwise than it is stored → the files.
 
     Raises:
         ValueError: If a file is no whole image, is too large or of another size than ``cut``
@@ -248,11 +248,11 @@ def decode(
         left = list(pool.map(read, range(len(files))))
     for i in (i for i, is_left in enumerate(left) if is_left):
         read(i, MAX_PIXELS)
-    found: dict[str, list[Path]] = {} if told is None else told
+    remarks = {} if remarks is None else remarks
     for path, fact in zip(files, facts, strict=True):
         for what in sorted(fact):
-            found.setdefault(what, []).append(path)
-    if coloured := found.get(COLOURED):
+            remarks.setdefault(what, []).append(path)
+    if coloured := remarks.get(COLOURED):
         first = ", ".join(map(str, coloured[:3])) + ", ..." * (len(coloured) > 3)
         raise ValueError(
             f"{len(coloured)} of {len(files)} images are in colour where grey ones are asked for "

@@ -35,10 +35,10 @@ def read_images(
     """
     sets = {}
     for part, files in parts.items():
-        told: dict[str, list[Path]] = {}
-        pixels = decode([path for path, _ in files], size, channels, cut, told)
+        remarks: dict[str, list[Path]] = {}
+        pixels = decode([path for path, _ in files], size, channels, cut, remarks)
         sets[part] = ImageSet(pixels, torch.tensor([label for _, label in files]))
-        for what, paths in told.items():
+        for what, paths in remarks.items():
             remark(f"{len(paths)} of {len(files)} {part} images {what}.", _such_as(paths))
     _remark_on_copies(parts, sets)
     return sets
@@ -55,13 +55,13 @@ def remark_on_left_out(part: str, top: Path, read: Collection[str], known: Itera
     """
     looks = [left_out(top, own="" in read, within={*read, *known})]
     looks += [left_out(top / name) for name in read if name]
-    found: dict[str, list[Path]] = defaultdict(list)
+    reasons: dict[str, list[Path]] = defaultdict(list)
     for look in looks:
         for reason, paths in look.items():
-            found[reason] += paths
-    if found:
-        examples = [paths[0] for paths in found.values()]
-        remark(f"Left out of the {part} images: {counted(found)}.", _such_as(examples))
+            reasons[reason] += paths
+    if reasons:
+        examples = [paths[0] for paths in reasons.values()]
+        remark(f"Left out of the {part} images: {counted(reasons)}.", _such_as(examples))
 
 
 def _such_as(paths: Iterable[object]) -> str:
@@ -97,7 +97,7 @@ def _remark_on_copies(parts: Mapping[str, Sequence[File]], sets: Mapping[str, Im
             other = next(twin for owner, twin in firsts.items() if owner != label)
             pairs["classes"].append((path, other))
     total = {part: len(files) for part, files in parts.items()}
-    told = {
+    sentences = {
         "seen": "of {test} test images are train images too: Accuracy counts them as unseen",
         "train": "of {train} train images repeat one of their class: they weigh more, and what "
         "is held out for validation may be trained on",
@@ -107,7 +107,7 @@ def _remark_on_copies(parts: Mapping[str, Sequence[File]], sets: Mapping[str, Im
         "public": "of {public} public images are private ones too: the prior has seen what it "
         "is to find",
     }
-    for what, sentence in told.items():
+    for what, sentence in sentences.items():
         if copies := pairs[what]:
             examples = [f"{path} (as {other})" for path, other in copies]
             remark(f"{len(copies)} {sentence.format(**total)}.", _such_as(examples))

@@ -1,7 +1,8 @@
 """Architectures, by the names the literature gives them. To add one: file, line."""
 
-from mibench.networks.classifiers.facenet import IR152, IRSE50, FaceNet, FaceNet64, MobileFaceNet
+from mibench.networks.classifiers.facenet import IR152, IRSE50, FaceNet, FaceNet64
 from mibench.networks.classifiers.lenet import MCNN, MLP, SCNN
+from mibench.networks.classifiers.mobilefacenet import MobileFaceNet
 from mibench.networks.classifiers.resnet import ResNet34
 from mibench.networks.classifiers.vgg import VGG16, VGG19
 from mibench.networks.foreign.imported import Imported
@@ -17,18 +18,6 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
 """``Imported`` is none of them: it is another architecture with weights from a file."""
 
 __all__ = [
-    "IR152",
-    "IRSE50",
-    "MCNN",
-    "MLP",
-    "NETWORKS",
-    "SCNN",
-    "VGG16",
-    "VGG19",
-    "FaceNet",
-    "FaceNet64",
-    "Imported",
-    "MobileFaceNet",
-    "ResNet34",
-    "Weights",
-]
+    "IR152", "IRSE50", "MCNN", "MLP", "NETWORKS", "SCNN", "VGG16", "VGG19", "FaceNet",
+    "FaceNet64", "Imported", "MobileFaceNet", "ResNet34", "Weights",
+]  # fmt: skip

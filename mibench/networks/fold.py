@@ -20,9 +20,9 @@ from mibench.networks.generators.dcgan import MinibatchDiscrimination
 Module = TypeVar("Module", bound=nn.Module)
 
 NARROW = 3
-"""Up to so many channels of images, a convolution's gradient is better a product and a fold."""
+"""Most channels of images for which a convolution's gradient is quicker as product and fold."""
 PACKED_ROWS = 64
-"""Up to so many rows, a product with a big matrix is quicker where that is laid out for it."""
+"""Most rows for which a product is quicker with a matrix that is laid out for it."""
 
 
 def quick(network: Module) -> Module:

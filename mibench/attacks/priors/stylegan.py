@@ -24,7 +24,7 @@ from mibench.networks.generators.stylegan2 import Discriminator, Generator
 from mibench.roles import PriorSpec
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
-from mibench.store import Payload, Work, check_finite
+from mibench.store import Payload, State, Work, check_finite, frozen, restore
 from mibench.types import Classifier, Images, ImageSet, Prior, Scalar, Shape
 
 INF = float("inf")
@@ -34,6 +34,10 @@ GRIDS = 10
 """Pictures of samples that a run keeps, at most."""
 SAMPLES = 16
 """Samples in such a picture."""
+MEANS = ("generator", "discriminator", "signs", "r1", "path length")
+"""Statistics of which a row has the mean since the row before."""
+PLAIN = ("step", "p", "rows", "pictures", "pictured")
+"""What of a training is saved as it is; the rest is restored in place."""
 
 
 class StyleGANPrior(Prior):
@@ -81,18 +85,19 @@ class StyleGAN2(PriorSpec):
     """StyleGAN2-ADA; it never sees the target, so every target shares it.
 
     The defaults are VMI's, for 64x64 faces: 1,169 thousand images and then 2,298 more. A step
-    updates the generator, then the discriminator. Either regularisation is a step of its own
-    at every so many, which counts as much more; learning rate and decay rates are lowered to
-    make up for these steps (Appendix B of StyleGAN2). A weight of 0 turns one off.
+    updates the generator, then the discriminator. Each regularisation is an update of its own at
+    every r1_every-th or path_every-th step, with a weight larger by that factor; learning rate
+    and decay rates are lowered to make up for it (Appendix B of StyleGAN2). A weight of 0 turns
+    one off.
 
     Attributes:
         z_dim: Size of z.
         w_dim: Size of w.
         mapping_layers: Dense layers from z to w.
-        channel_base: Maps at resolution r: channel_base / r, …
-        channel_max: … and at most so many.
+        channel_base: Maps at resolution r: channel_base / r, at most channel_max.
+        channel_max: Most maps.
         conv_clamp: Activations stay within ± this.
-        num_fp16_res: So many of the highest resolutions compute with 16 bits on a GPU.
+        num_fp16_res: How many of the highest resolutions compute with 16 bits on a GPU.
         mbstd_group: Images that the discriminator compares.
         kimg: Length: thousands of public images shown, with repetition.
         batch_size: Images per step.
@@ -220,18 +225,17 @@ class StyleGAN2(PriorSpec):
             load_exactly(prior.generator, state, f"the weights in {self.weights.file}")
             return
         run = _Run(self, prior, public, rng, work)
-        steps = self.planned_steps(len(public))
         if (saved := work.load()) is not None:
             run.restore(saved)
+        steps = self.planned_steps(len(public))
         prior.train()
-        for step in range(run.step, steps):
+        for done in range(run.step + 1, steps + 1):
             run.advance()
-            done = step + 1
             if done % ceil(steps / ROWS) == 0 or done == steps:
                 run.note()
             if done % ceil(steps / GRIDS) == 0 or done == steps:
                 run.picture()
-            work.save(run.state)
+            work.save(lambda: frozen(run.state()))
             work.progress(done, steps, f"p {run.p:.3f}" if self.pipeline != "none" else "")
         prior.history = {k: torch.tensor(v) for k, v in run.rows.items()}
         prior.history |= {
@@ -266,45 +270,31 @@ class _Run:
         self.p = 0.0
         self.path = torch.zeros((), device=self.device)
         self.signs = torch.zeros((), device=self.device)
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.sums = torch.zeros(len(MEANS), 2, device=self.device)
         self.rows: dict[str, list[float]] = {}
         self.pictures: list[Tensor] = []
         self.pictured: list[float] = []
 
     def _adam(self, network: nn.Module, weight: float, every: int) -> torch.optim.Optimizer:
-        """Returns an optimiser that makes up for a second update at ``every`` so many steps."""
+        """Returns an optimiser that makes up for a second update at each ``every``-th step."""
         share = every / (every + 1) if weight else 1.0
         first, second = (beta**share for beta in self.spec.betas)
         return torch.optim.Adam(
             network.parameters(), self.spec.lr * share, (first, second), self.spec.eps
         )
 
-    def state(self) -> Payload:
-        """Returns all that :meth:`restore` needs."""
-        return {
-            "prior": self.prior.state_dict(),
-            "generator": self.G.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "rng": self.rng,
-            **{name: getattr(self, name) for name in self.CHANGING},
-        }
-
-    CHANGING = (
-        "step", "p", "path", "signs", "sums", "counts", "rows", "pictures", "pictured"
-    )  # fmt: skip
+    def state(self) -> State:
+        """Returns all that changes, by name."""
+        names = ("prior", "G", "rng", "path", "signs", "sums", *PLAIN)
+        adam = dict(zip(("adam of G", "adam of D"), self.optimizers, strict=True))
+        return {name: getattr(self, name) for name in names} | adam
 
     def restore(self, saved: Payload) -> None:
         """Continues where ``saved`` was taken."""
-        self.prior.load_state_dict(saved["prior"])
-        self.G.load_state_dict(saved["generator"])
-        for optimizer, moments in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(moments)
-        self.rng.set_state(saved["rng"])
-        for name in self.CHANGING:
-            setattr(self, name, saved[name])
-        self.path, self.signs = self.path.to(self.device), self.signs.to(self.device)
-        self.sums = {k: v.to(self.device) for k, v in self.sums.items()}
+        state = self.state()
+        restore(state, saved)
+        for name in PLAIN:
+            setattr(self, name, state[name])
 
     # What a step needs ----------------------------------------------------------------
 
@@ -343,19 +333,18 @@ class _Run:
         return logits
 
     def descend(self, loss: Scalar, which: int) -> None:
-        """Takes one step of an optimiser; with 16 bits, infinite slopes become large ones."""
+        """Takes one step of an optimiser; with 16 bits, infinite gradients become large ones."""
         optimizer = self.optimizers[which]
         weights = [p for group in optimizer.param_groups for p in group["params"]]
-        slopes = torch.autograd.grad(loss, weights, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         half = self.device.type == "cuda" and self.spec.num_fp16_res > 0
-        for p, g in zip(weights, slopes, strict=True):
+        for p, g in zip(weights, gradients, strict=True):
             p.grad = torch.nan_to_num(g, 0.0, 1e5, -1e5) if half else g
         optimizer.step()
 
     def count(self, name: str, value: Tensor) -> None:
         """Adds a statistic to its mean, without waiting for the device."""
-        self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.sums[MEANS.index(name)] += torch.stack([value.detach(), torch.ones_like(value)])
 
     # The step -------------------------------------------------------------------------
 
@@ -372,12 +361,13 @@ class _Run:
         with torch.no_grad():
             fake = self.draw(self.styles(n))
         real = self.real()
-        seen = self.judge(real)
-        loss = F.softplus(self.judge(fake)).mean() + F.softplus(-seen).mean()
+        logits = self.judge(real)
+        loss = F.softplus(self.judge(fake)).mean() + F.softplus(-logits).mean()
         self.descend(loss, 1)
         self.count("discriminator", loss)
-        self.signs += seen.detach().sign().mean()
-        self.count("signs", seen.sign().mean())
+        signs = logits.detach().sign().mean()
+        self.signs += signs
+        self.count("signs", signs)
         if s.r1_gamma and self.step % s.r1_every == 0:
             penalty = r1_penalty(self.judge, real)
             self.descend(s.r1_every * s.r1_gamma / 2 * penalty, 1)
@@ -400,9 +390,9 @@ class _Run:
         ws = self.styles(n)
         x = self.draw(ws)
         y = torch.randn(x.shape, generator=self.rng).to(x.device) / sqrt(x[0, 0].numel())
-        (slope,) = torch.autograd.grad((x * y).sum(), ws, create_graph=True)
-        lengths = slope.square().sum(2).mean(1).sqrt()
-        self.path = self.path.lerp(lengths.detach().mean(), self.spec.path_decay)
+        (gradient,) = torch.autograd.grad((x * y).sum(), ws, create_graph=True)
+        lengths = gradient.square().sum(2).mean(1).sqrt()
+        self.path.lerp_(lengths.detach().mean(), self.spec.path_decay)
         self.count("path length", lengths.mean())
         return (lengths - self.path).square().mean()
 
@@ -425,18 +415,13 @@ class _Run:
         Raises:
             FloatingPointError: If a loss was not finite.
         """
-        row = {"kimg": self.step * self.spec.batch_size / 1000, "p": self.p}
-        names = ("generator", "discriminator", "signs", "r1", "path length")
-        zero = torch.zeros((), device=self.device)
-        means = torch.stack(
-            [self.sums.get(name, zero) / self.counts.get(name, 1) for name in names]
-        ).cpu()
-        check_finite(means, f"a loss before image {self.step * self.spec.batch_size}")
-        row |= dict(zip(names, means.tolist(), strict=True))
+        shown = self.step * self.spec.batch_size
+        means = (self.sums[:, 0] / self.sums[:, 1].clamp(min=1)).cpu()
+        check_finite(means, f"a loss before image {shown}")
+        row = {"kimg": shown / 1000, "p": self.p} | dict(zip(MEANS, means.tolist(), strict=True))
         for name, value in row.items():
             self.rows.setdefault(name, []).append(value)
-        self.sums.clear()
-        self.counts.clear()
+        self.sums.zero_()
 
     @torch.no_grad()
     def picture(self) -> None:
@@ -452,8 +437,8 @@ def r1_penalty(judge: Callable[[Tensor], Tensor], real: Float[Tensor, "n c h w"]
 
     Args:
         judge: The discriminator, with its augmentations.
-        real: Images; the slope is taken where they enter the augmentations.
+        real: Images; the gradient is taken where they enter the augmentations.
     """
     x = real.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(judge(x).sum(), x, create_graph=True)
-    return slope.square().sum((1, 2, 3)).mean()
+    (gradient,) = torch.autograd.grad(judge(x).sum(), x, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()

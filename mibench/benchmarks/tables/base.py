@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from mibench.benchmarks.cell import Cell, Setting, Trials
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
+from mibench.override import override, paths, takes, unknown_path
 from mibench.roles import Attack, Defense
-from mibench.spec import nearest, override, paths, takes, unknown, unknown_path
+from mibench.spec import nearest, unknown
 
 Reported = Mapping[str, tuple[float, float | None]]
 """Metric → (mean, standard deviation or None), as a paper prints them."""

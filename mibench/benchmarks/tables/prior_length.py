@@ -13,7 +13,7 @@ from mibench.benchmarks.tables.digits import DIGITS
 from mibench.benchmarks.tables.table3 import ON_MNIST, TABLE3_MNIST_SHORT
 from mibench.defenses import Recipe
 from mibench.networks import MLP, SCNN
-from mibench.spec import override
+from mibench.override import override
 
 SAMPLES = (
     "Prior samples: draws from the same prior, not optimised; what the evaluator takes for the "

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from mibench.networks.foreign import pickles
 from mibench.networks.foreign.pickles import (
     INSTRUCTIONS,
     PARAMETER,
@@ -41,12 +42,9 @@ AVERAGED = frozenset({"ema", "swa", "avg", "averaged", "average"})
 DEEPEST = 4
 """So many dictionaries may lie around it."""
 
-DTYPES = {
-    "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
-    "torch FloatStorage": torch.float32, "torch DoubleStorage": torch.float64,
-    "torch BoolStorage": torch.bool, "torch ByteStorage": torch.uint8,
+DTYPES = pickles.DTYPES | {
+    "torch BFloat16Storage": torch.bfloat16, "torch BoolStorage": torch.bool,
     "torch CharStorage": torch.int8, "torch ShortStorage": torch.int16,
-    "torch IntStorage": torch.int32, "torch LongStorage": torch.int64,
 }  # fmt: skip
 NUMPY = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar", "numpy dtype"}
 NAMES = frozenset(
@@ -171,28 +169,28 @@ def _plain(data: bytes) -> tuple[object, Callable[[str], bytes]]:
     tree = follow(file, NAMES, INSTRUCTIONS, checkpoint=True)
     keys = follow(file, none, INSTRUCTIONS)
     kinds = {key: dtype.itemsize for key, dtype, _ in map(_claim, _persistent(tree))}
-    found: dict[str, bytes] = {}
+    storages: dict[str, bytes] = {}
     if not isinstance(keys, list):
         raise ValueError("it does not list its storages")
     for key in keys:
-        if not isinstance(key, str) or key in found:
+        if not isinstance(key, str) or key in storages:
             raise ValueError("it lists a storage twice")
         (count,) = struct.unpack("<q", file.read(8))
         size = count * kinds[key]
         if not 0 <= size <= len(data):
             raise ValueError("a storage is larger than the file")
-        found[key] = file.read(size)
-    return tree, found.__getitem__
+        storages[key] = file.read(size)
+    return tree, storages.__getitem__
 
 
 def _persistent(tree: object) -> Iterator[Call]:
     """Yields what stands for storages, each once."""
-    todo, seen = [tree], set[int]()
+    todo, known = [tree], set[int]()
     while todo:
         node = todo.pop()
-        if id(node) in seen:
+        if id(node) in known:
             continue
-        seen.add(id(node))
+        known.add(id(node))
         if isinstance(node, Call):
             if node.name == PERSISTENT:
                 yield node
@@ -253,8 +251,8 @@ class Checkpoint(Reader):
             and all(isinstance(k, str) and isinstance(v, Call) for k, v in tree.items())
         ):
             raise ValueError("it holds no state dict, that is, no mapping of names to tensors")
-        found = {name: self._tensor(v) for name, v in self._entries_of(tree)}
-        bare, counter = _unwrapped(found)
+        tensors = {name: self._tensor(v) for name, v in self._entries_of(tree)}
+        bare, counter = _unwrapped(tensors)
         return bare, average or counter
 
     def _storage(self, value: object) -> Tensor:
@@ -297,8 +295,8 @@ def same_places(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
         ValueError: If an entry is of another kind (weight, bias, running_mean, …) or shape than
             the one in its place, there are more or fewer, or ``state`` is sorted by name.
     """
-    found = places(state, own)
-    for other, (name, value) in zip(state, found.items(), strict=True):
+    renamed = places(state, own)
+    for other, (name, value) in zip(state, renamed.items(), strict=True):
         kinds = name.rpartition(".")[2], other.rpartition(".")[2]
         if kinds[0] != kinds[1] or value.shape != own[name].shape:
             raise ValueError(
@@ -306,4 +304,4 @@ def same_places(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
             )
     if len(state) > 1 and list(state) == sorted(state):  # as safetensors files are
         raise ValueError("the weights are sorted by name, which says nothing of their places")
-    return found
+    return renamed

@@ -41,7 +41,7 @@ DEFAULTS: dict[str, dict[str, Json]] = {
     "mapping_kwargs": {"num_layers": 8},
     "synthesis_kwargs": {"channel_base": 32768, "channel_max": 512, "conv_clamp": None},
 }
-"""What NVIDIA's generator takes where it is not told."""
+"""NVIDIA's defaults of the generator's arguments."""
 
 NETWORK = "torch_utils.persistence _reconstruct_persistent_obj"
 PARAMETER = "torch._utils _rebuild_parameter"

@@ -19,7 +19,7 @@ from mibench.networks.generators.dcgan import Generator
 from mibench.types import Classifier, Shape
 
 SIZES = (32, 64, 112, 128, 160, 224, 28, 16, 8)
-"""Pixels a side that are tried where the size of the images is not told."""
+"""Pixels a side to try where nobody says the size of the images."""
 
 
 def _classifier(layers: str, last: str) -> Callable[[str], str]:
@@ -137,7 +137,7 @@ def _nearest(complaints: Sequence[ValueError]) -> ValueError:
 def _ends(
     state: Mapping[str, Tensor], build: Callable[[Shape, int], Classifier], side: int
 ) -> tuple[int, int]:
-    """Returns the channels and classes that the first and last weights have, found by their names.
+    """Returns the channels and classes of the weights whose names are those of the ends.
 
     3 and 2 where there are no such names.
     """

@@ -2,12 +2,13 @@
 
 from dataclasses import fields
 
+from mibench.override import override, paths
 from mibench.running.executors.base import Bench, Executor, Outcome, execute, prepare
 from mibench.running.executors.local import Local
 from mibench.running.executors.ray import Ray
 from mibench.running.executors.serial import Serial
 from mibench.running.executors.slurm import Slurm
-from mibench.spec import nearest, override, paths
+from mibench.spec import nearest
 
 EXECUTORS: dict[str, type[Executor]] = {e.name: e for e in (Serial, Local, Ray, Slurm)}
 
