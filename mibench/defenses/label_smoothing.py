@@ -32,7 +32,7 @@ class LabelSmoothing(Defense):
     full: float = 0.75
 
     def __post_init__(self) -> None:
-        require(self, alpha=(-1e6, 1), start=(0, 1), full=(0, 1))
+        require(self, alpha=(float("-inf"), 1), start=(0, 1), full=(0, 1))
 
     def strength(self, epoch: int, epochs: int) -> float:
         """Returns the alpha of an epoch, from 0 on."""
