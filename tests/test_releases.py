@@ -1,5 +1,6 @@
 """Releases: what an owner lets out of a trained target's scores."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,13 +9,15 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
-from mibench.attacks import WGANGP, BlackBox, Goal
+from mibench.attacks import GMI, WGANGP, BlackBox, Goal
 from mibench.attacks.access import Query
 from mibench.attacks.controls import OtherClass
 from mibench.benchmarks.cell import Cell
 from mibench.benchmarks.tables import TABLES, Table
+from mibench.cli import main
 from mibench.data.synthetic import Blobs
 from mibench.defenses import (
     DEFENSES,
@@ -28,11 +31,13 @@ from mibench.defenses import (
 )  # fmt: skip
 from mibench.networks import MLP
 from mibench.reporting.diagnostics import dependence_stages
+from mibench.reporting.records import check, digest, write
 from mibench.roles import Defense, PriorSpec
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.progress import Watcher
 from mibench.running.stages import RecordStage, ReleaseStage, graph, record_stage
 from mibench.seeding import generator, seeded
+from mibench.spec import canonical, hashed
 from mibench.store import Store, Work
 from mibench.ties import in_top
 from mibench.types import Access, Classifier, Images, ImageSet, Prior, Reconstructions, predict
@@ -352,6 +357,46 @@ def test_a_release_has_no_latents_of_its_own_to_diagnose(
     assert list(dependence_stages({k: [r] for k, r in records.items()})) == ["No Def."]
 
 
+def test_records_of_releases_are_published_checked_and_compared(
+    done: tuple[Mapping[str, RecordStage], Store], tmp_path: Path
+) -> None:
+    records, store = done
+    paths = write("t", {k: [r] for k, r in records.items()}, store, tmp_path)
+    assert [check(path).problem for path in paths] == [""] * 4
+    assert json.loads(paths[1].read_text())["payload"]["facts"].keys() == {"score_distance"}
+    told = CliRunner().invoke(main, ["compare", "--by-key", str(store.root), str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    assert "4 agree and 0 differ" in told.output
+
+
+def test_a_record_that_passes_off_another_defense_as_what_is_behind_a_release_is_found(
+    done: tuple[Mapping[str, RecordStage], Store], tmp_path: Path
+) -> None:
+    records, store = done
+    plain = records["Ask / No Def."].evidence[0].inversion.target
+    (path,) = write("t", {"r": [records["Ask / Labels"]]}, store, tmp_path)
+    evidence = records["Ask / Labels"].evidence[0]
+    trained = evidence.inversion.target.trained
+    for target, problem in (
+        (plain, f"classifier/{plain.key}.defense is not the cell's defense"),
+        (ReleaseStage(plain.trained, LabelOnly(MID(lambda_=0.02))),
+         f"classifier/{plain.key}.defense is not the cell's defense"),
+        (strange := ReleaseStage(trained, TopK(1)),
+         f"release/{strange.key}.defense is not the cell's defense"),
+    ):  # fmt: skip
+        record = json.loads(path.read_text())
+        below = graph([replace(evidence, inversion=replace(evidence.inversion, target=target))])
+        last = record["stages"][-1]
+        last["identity"]["evidence"] = [{"is": "evidence", "key": below[-1].key}]
+        last["key"] = record["key"] = hashed(last["identity"])
+        told: list[Any] = [{"key": s.key, "identity": canonical(s.identity)} for s in below]
+        record |= {"stages": [*told, last], "runs": {}}
+        record["payload"]["stages"] = [f"{s.kind}/{s.key}" for s in below]
+        record["sha256"] = digest(record)
+        (tmp_path / "forged.json").write_text(json.dumps(record))
+        assert check(tmp_path / "forged.json").problem == problem
+
+
 # What is refused ----------------------------------------------------------------------------
 
 
@@ -417,7 +462,7 @@ def test_an_attack_that_sees_the_target_is_not_handed_one_behind_a_release(
 ) -> None:
     records, _ = done
     run = records["Ask / Rounding"].evidence[0].inversion
-    white = replace(run, attack=replace(SMOKE["GMI / No Def."].attack, prior=run.attack.prior))
+    white = replace(run, attack=GMI(run.attack.prior))
     outcome = execute(graph([white]), Bench(tmp_path, Path()), Watcher(), Serial())
     (sentence,) = outcome.failures.values()
     assert "gmi sees the whole target, and the release rounding changes its answers" in sentence

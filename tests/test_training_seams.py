@@ -27,9 +27,11 @@ from mibench.running.progress import Watcher
 from mibench.running.stages import ClassifierStage, ImagesStage, OutlierStage, graph, record_stage
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Store, Work
+from mibench.training.augment import AUGMENTATIONS
 from mibench.training.samplers import poisson
 from mibench.training.train import train_classifier
 from mibench.types import Classifier, ImageSet, Scalar
+from tests.test_helpers import KilledError, Mortal
 
 TASK = Blobs(num_classes=4)
 RECIPE = Recipe(epochs=2, batch_size=16)
@@ -40,11 +42,19 @@ def corpus() -> Corpus:
     return TASK.load(Path()).private
 
 
-def train(corpus: Corpus, defense: Any, recipe: Recipe = RECIPE, **given: Any) -> Payload:
+def train(
+    corpus: Corpus,
+    defense: Any,
+    recipe: Recipe = RECIPE,
+    work: Work | None = None,
+    **given: Any,
+) -> Payload:
     with seeded("test"):
         network = MLP().build(TASK.shape, TASK.num_classes)
+    streams = generator("batches"), generator("own")
+    work = work or Work()
     return train_classifier(
-        network, defense, recipe, corpus, generator("batches"), Work(), generator("own"), **given
+        network, defense, recipe, corpus, streams[0], work, streams[1], **given
     )
 
 
@@ -89,9 +99,14 @@ class Sizes(NoDefense):
         return super().step(network, batch, optimizer)
 
 
-def test_empty_batches_are_passed_over(corpus: Corpus) -> None:
+def test_empty_batches_are_passed_over(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shift(x: Tensor, rng: torch.Generator) -> Tensor:
+        assert len(x), "an empty batch is augmented"
+        return x
+
+    monkeypatch.setitem(AUGMENTATIONS, "shift", shift)
     Sizes.seen.clear()
-    recipe = Recipe(epochs=1, batch_size=2, sampler="poisson", augment=("flip", "crop", "cutout"))
+    recipe = Recipe(epochs=1, batch_size=2, sampler="poisson", augment=("shift",))
     trained = train(corpus, Sizes(), recipe)
     assert min(Sizes.seen) == (0, 2)
     assert max(Sizes.seen) > (2, 2)
@@ -178,6 +193,19 @@ def test_what_draws_outliers_moves_nothing_else(corpus: Corpus, tmp_path: Path) 
     blind = train(corpus, Blind(), recipe, outliers=pair)
     plain = train(corpus, NoDefense(), recipe)
     assert all(torch.equal(v, plain["state"][k]) for k, v in blind["state"].items())
+
+
+def test_training_with_outliers_resumes_to_the_same_bits(corpus: Corpus, tmp_path: Path) -> None:
+    def exposed(work: Work) -> Payload:
+        pair = (Wild(num_classes=4).outliers(Path()), generator("outliers"))
+        return train(corpus, Exposed(), replace(RECIPE, epochs=3), work, outliers=pair)
+
+    whole = exposed(Work())
+    with pytest.raises(KilledError):
+        exposed(Mortal(tmp_path, 1))
+    resumed = exposed(Work(tmp_path))
+    assert resumed["history"] == whole["history"]
+    assert all(torch.equal(v, whole["state"][k]) for k, v in resumed["state"].items())
 
 
 def test_only_defenses_that_want_outliers_have_a_stage_of_them() -> None:
