@@ -214,7 +214,7 @@ def test_stored_scores_are_logarithms_and_zero_counts_as_little(target: Classifi
 
 @dataclass(frozen=True)
 class Ask(BlackBox):
-    """Asks once about what the prior draws."""
+    """Asks once about what the prior draws; what it is answered stands in for latents."""
 
     name: ClassVar[str] = "ask"
     access: ClassVar[Access] = "scores"
@@ -223,9 +223,9 @@ class Ask(BlackBox):
     max_queries: int = 0
 
     def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
-        found = goal.reconstructions(prior, goal.draws(prior))
-        target(found.images.flatten(0, 1))
-        return found
+        images = goal.reconstructions(prior, goal.draws(prior)).images
+        answers = target(images.flatten(0, 1))
+        return Reconstructions(images, answers.unflatten(0, images.shape[:2]))
 
 
 @dataclass(frozen=True)
@@ -291,6 +291,19 @@ def test_one_trained_target_serves_all_releases_of_it(
     assert records["Ask / Labels"].evidence[0].inversion.describe() == (
         "ask on label-only of mid lambda=0.02"
     )
+
+
+def test_an_attack_is_answered_through_the_release(
+    done: tuple[Mapping[str, RecordStage], Store],
+) -> None:
+    records, store = done
+    plain, rounded = (
+        store.load(records[f"Ask / {name}"].evidence[0].inversion)
+        for name in ("No Def.", "Rounding")
+    )
+    assert torch.equal(plain["images"], rounded["images"])
+    assert torch.equal(plain["latents"].round(decimals=1), rounded["latents"])
+    assert plain["budget"] == rounded["budget"]
 
 
 def test_scores_utility_and_distance_are_those_of_what_is_let_out(
