@@ -17,13 +17,13 @@ from mibench.roles import Batch
 
 @dataclass(frozen=True)
 class LabelSmoothing(Defense):
-    """Cross-entropy against (1 - alpha) one-hot + alpha / k.
+    """Cross-entropy against (1 - alpha) one-hot + alpha / k, the same in all epochs.
 
     Attributes:
         alpha: Smoothing; below 0 it pushes other classes away.
     """
 
-    name: ClassVar[str] = "label-smoothing"
+    name: ClassVar[str] = "constant-smoothing"
 
     alpha: float
 

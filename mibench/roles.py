@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ from mibench.types import (
 )
 
 if TYPE_CHECKING:
+    import mibench.data
+    import mibench.training.train
     from mibench.attacks.goal import Goal
 
 
@@ -115,6 +118,9 @@ class Batch:
         expected: The recipe's batch size, whatever this batch's.
         rng: A source of randomness for the defense alone, on the CPU; saved and resumed.
         helper: What ``Defense.assist`` returned.
+        outliers: As many images in [0, 1] as the batch has, augmented likewise, of people or
+            things that are neither private nor public; None unless the defense
+            ``wants_outliers``.
     """
 
     x: Images
@@ -124,6 +130,7 @@ class Batch:
     expected: int = 0
     rng: torch.Generator = field(default_factory=torch.Generator)
     helper: Helper | None = None
+    outliers: Images | None = None
 
     @property
     def done(self) -> float:
@@ -137,13 +144,15 @@ class Defense(ABC):
     What it may override, from the least to the most: ``loss_terms``; ``harden``, where the
     network changes; ``mature``, where a schedule must have begun before weights are kept;
     ``assist``, where other networks are trained beside the target; ``step``, where a step is
-    more than the gradient of a sum.
+    more than the gradient of a sum. What it says of itself: ``refuse``, ``twin``, ``facts``.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
+    wants_outliers: ClassVar[bool] = False
+    """Whether batches bring images that are neither private nor public; see ``Task.outliers``."""
 
     def __init_subclass__(cls) -> None:
         """Takes a ``loss_terms(network, x, y)``, too, and says how to write it now."""
@@ -176,14 +185,16 @@ class Defense(ABC):
     ) -> dict[str, Scalar]:
         """Takes one step of the network's weights and returns the loss terms.
 
-        The network is left in the mode, training or not, that it was found in. Nothing is
-        returned where nothing was done, such as for an empty batch.
+        The network is left in the mode, training or not, that it was found in. No terms are
+        returned where nothing was done, such as here for an empty batch.
 
         Args:
             network: What is trained.
             batch: Images, classes and where the training is.
             optimizer: Moves the network's trainable weights, and those alone.
         """
+        if not len(batch.y):
+            return {}
         terms = self.loss_terms(network, batch)
         _check_terms(self, terms)
         optimizer.zero_grad(set_to_none=True)
@@ -191,11 +202,20 @@ class Defense(ABC):
         optimizer.step()
         return terms
 
-    def assist(self, network: Classifier, rng: torch.Generator) -> Helper | None:
+    def assist(
+        self,
+        network: Classifier,
+        recipe: "mibench.training.train.Recipe",
+        corpus: "mibench.data.Corpus",
+        rng: torch.Generator,
+    ) -> Helper | None:
         """Returns networks to train beside the target, on its device, if there are any.
 
         Args:
             network: The hardened network, initialised, on its device.
+            recipe: How the target is trained; ``recipe.optimize(helper)`` gives its optimiser.
+            corpus: The private images. Those of ``validation`` are not for training where the
+                recipe selects by them, and ``test`` never is.
             rng: For their initial weights and their draws, on the CPU.
         """
         return None
@@ -203,6 +223,39 @@ class Defense(ABC):
     def mature(self, epoch: int, epochs: int) -> bool:
         """Whether the weights of an epoch, from 0 on, may be kept: its schedule has begun."""
         return True
+
+    def refuse(self, cell: Any) -> str:  # noqa: ANN401 - a Cell, which only higher floors know
+        """Returns why the defense cannot stand in a cell, as a whole sentence; "" if it can."""
+        return ""
+
+    def twin(self) -> "Defense":
+        """Returns its undefended twin: the same change of the network, and the plain loss.
+
+        With the same recipe it shows what the defense itself does.
+        """
+        return NoDefense()
+
+    def facts(self, recipe: "mibench.training.train.Recipe", images: int) -> dict[str, float]:
+        """Returns numbers that hold of every target trained so, such as epsilon and delta.
+
+        They are stored with the target and quoted in records.
+
+        Args:
+            recipe: How it is trained.
+            images: How many images it is trained on.
+        """
+        return {}
+
+
+@dataclass(frozen=True)
+class NoDefense(Defense):
+    """Plain empirical risk minimisation, Eq. (6) of Peng et al., KDD 2022."""
+
+    name: ClassVar[str] = "none"
+
+    def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
+        """Returns the cross-entropy alone."""
+        return {"task": F.cross_entropy(network(batch.x), batch.y)}
 
 
 def _check_terms(defense: Defense, terms: object) -> None:

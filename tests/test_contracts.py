@@ -145,6 +145,17 @@ class TestDefense:
             logits = network(splits.private.train.images[:3])
         assert logits.shape == (3, TASK.num_classes)
 
+    def test_its_twin_changes_the_network_alike_and_is_its_own_twin(self, name: str) -> None:
+        defense = tiny(DEFENSES[name])
+        twin = defense.twin()
+        shapes = []
+        for one in (defense, twin):
+            with seeded("test"):
+                network = one.harden(MLP().build(TASK.shape, TASK.num_classes))
+            shapes.append({k: v.shape for k, v in network.state_dict().items()})
+        assert shapes[0] == shapes[1]
+        assert twin.twin() == twin
+
 
 @dataclasses.dataclass(frozen=True)
 class Partly(Defense):

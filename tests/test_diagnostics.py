@@ -249,7 +249,7 @@ class Made(Store):
         self.places: dict[str, tuple[int, int]] = {}
         for i, (label, rows) in enumerate(RECORDS.items()):
             for seed, record in enumerate(rows):
-                target = record.evidence[0].inversion.target
+                target = record.evidence[0].inversion.target.trained
                 if label != gap or seed != 2:
                     self.places[record.key] = (i, seed)
                 self.places[dependence_stage(target).key] = (i, seed)
@@ -302,7 +302,7 @@ def test_dependences_of_other_seeds_are_no_pairs() -> None:
     store = Made()
     bare = next(label for label in RECORDS if label.endswith("No Def."))
     for label, seed in ((bare, 0), ("KED-MI / BiDO-HSIC (0.5, 0.5)", 2)):
-        target = RECORDS[label][seed].evidence[0].inversion.target
+        target = RECORDS[label][seed].evidence[0].inversion.target.trained
         del store.places[dependence_stage(target).key]
     text = diagnostics_files.text(diagnose(RECORDS, store), ["nhsic"])
     assert "BiDO-HSIC (0.5, 0.5), nhsic d(X,Z): --" in text
@@ -366,7 +366,7 @@ def test_diagnose_trains_measures_and_the_second_time_computes_nothing(tmp_path:
 
 
 def test_clean_keeps_the_diagnosis_of_a_built_in_table(tmp_path: Path) -> None:
-    stage = dependence_stage(RECORDS["KED-MI / MID (1)"][0].evidence[0].inversion.target)
+    stage = dependence_stage(RECORDS["KED-MI / MID (1)"][0].evidence[0].inversion.target.trained)
     digest = TABLES["tradeoff-digits"].rows["KED-MI / MID (1)"].setting.task.digest(tmp_path)
     target = replace(stage.target, images=replace(stage.target.images, digest=digest))
     kept = tmp_path / "store" / "dependence" / dependence_stage(target).key

@@ -428,7 +428,7 @@ def test_the_evidence_has_the_first_real_images_of_each_attacked_class_with_thei
     images = stage.images.compute(lambda _: {}, Work())
     splits = stage.images.splits(lambda _: images)
     classifiers = {}
-    for made in (stage.evaluator, stage.inversion.target):
+    for made in (stage.evaluator, stage.inversion.target.trained):
         classes = getattr(splits, made.part).num_classes
         with seeded("tests"):
             network = made.network.build(cell.setting.task.shape, classes)

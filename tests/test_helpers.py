@@ -61,7 +61,9 @@ class Judge(Helper):
 class Trapdoor(NoDefense):
     name: ClassVar[str] = "trapdoor"
 
-    def assist(self, network: Classifier, rng: torch.Generator) -> Helper:
+    def assist(
+        self, network: Classifier, recipe: Recipe, corpus: Corpus, rng: torch.Generator
+    ) -> Helper:
         return Judge(TASK.shape[0] * TASK.shape[1] * TASK.shape[2], rng)
 
     def step(

@@ -1,6 +1,7 @@
 """What an attack may do with a target: all of it, its scores or its labels, each use counted."""
 
 import sys
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -120,17 +121,27 @@ class Query(Counted):
 
     It has no weights, latents or gradients, and holds nothing that does. ``work.queries`` counts
     the images asked for. A call that asks for more answers than ``remaining`` raises a
-    ValueError, answers nothing and counts nothing.
+    ValueError, answers nothing and counts nothing. Where the owner changes scores before they
+    are let out, ``released`` returns those of logits and their images.
     """
 
     def __init__(
-        self, target: Classifier, access: Access, work: Work, limit: int = NO_LIMIT
+        self,
+        target: Classifier,
+        access: Access,
+        work: Work,
+        limit: int = NO_LIMIT,
+        released: Callable[[Logits, Images], Tensor] | None = None,
     ) -> None:
         @torch.no_grad()
         def answer(x: Images) -> Tensor:
             self.spend(len(x))
-            logits: Logits = target(x)
-            return logits.softmax(1) if access == "scores" else drawn(logits)
+            scores: Tensor = target(x)  # logits, whose order is that of the probabilities
+            if released is not None:
+                scores = released(scores, x)
+            elif access == "scores":
+                scores = scores.softmax(1)
+            return scores if access == "scores" else drawn(scores)
 
         self.num_classes = target.num_classes
         self._work, self._limit = work, limit

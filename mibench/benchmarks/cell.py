@@ -102,8 +102,8 @@ class Cell:
             TypeError: If the defense, the attack or its prior cannot be a spec.
             ValueError: If more classes are attacked than are private, or the attack's access
                 or limit is none, or a black-box attack has a prior that is trained on the
-                whole target, or the attack's queries do not pay for a step, or a network is
-                neither trained nor comes so.
+                whole target, or the attack's queries do not pay for a step, or a recipe of no
+                epochs leaves a network untrained, or the defense refuses the cell.
         """
         check_role(self.defense, Defense, "a cell's defense")
         check_role(self.attack, Attack, "a cell's attack")
@@ -130,6 +130,8 @@ class Cell:
                     f"a recipe of 0 epochs leaves {network.name} untrained: let it take an "
                     "epoch, or take a network that comes trained (see mibench import target)"
                 )
+        if sentence := self.defense.refuse(self):
+            raise ValueError(sentence)
         check_maturity(self.defense, self.recipe)
         if self.trials.classes > self.setting.task.num_classes:
             raise ValueError(

@@ -120,6 +120,20 @@ class Task(ABC):
         """Returns what the private classes are called, by label; raises like ``digest``."""
         return [str(label) for label in range(self.num_classes)]
 
+    def outliers(self, root: Path) -> ImageSet:
+        """Returns images like the task's, of people or things neither private nor public.
+
+        Some defenses train with them. Their labels serve only to prove that they share no class
+        with the others; their files are part of ``digest``. Raises like ``digest``.
+
+        Raises:
+            ValueError: If the task has none.
+        """
+        raise ValueError(
+            f"{self.name} has no images that are neither private nor public: a defense that "
+            "trains with outliers needs a task that has some"
+        )
+
     def download(self, root: Path) -> None:
         """Fetches the raw files into ``root``.
 

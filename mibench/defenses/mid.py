@@ -1,6 +1,6 @@
 """Mutual information regularization, Wang et al., AAAI 2021, https://arxiv.org/abs/2009.05241."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -49,6 +49,10 @@ class MID(Defense):
         mu, std = last.encode(network.latents(x)[-1])
         logits = last.decode(mu, std, None)
         return {"task": F.cross_entropy(logits, y), "I(X;Z)": self.lambda_ * gaussian_kl(mu, std)}
+
+    def twin(self) -> Defense:
+        """Returns the same bottleneck without a bound on what passes."""
+        return replace(self, lambda_=0.0)
 
 
 class Bottleneck(nn.Module):

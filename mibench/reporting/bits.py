@@ -7,7 +7,9 @@ from typing import Any
 from mibench.machine import in_words as made_on
 from mibench.reporting.records import Run, in_words
 
-KINDS = ("images", "classifier", "prior", "inversion", "evidence", "record")
+KINDS = (
+    "images", "outliers", "classifier", "release", "prior", "inversion", "evidence", "record",
+)  # fmt: skip
 """In the order of the stage graph."""
 PAYLOAD = ("payload.safetensors", "payload.json")
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from mibench.defenses import Release
 from mibench.defenses.dependence import KERNELS, MEASURES
 from mibench.running.stages import ClassifierStage, Load, RecordStage
 from mibench.seeding import generator
@@ -126,11 +127,13 @@ def dependence_stages(
     """Returns defense → its stages, one per seed; rows of several attacks share a target.
 
     The defense is the last part of a row's label. Where rows of one label defend other targets
-    (two tasks in a table), the whole label stands for them.
+    (two tasks in a table), the whole label stands for them. Rows of releases are left out: a
+    release changes no latents.
     """
     stages = {
-        label: [dependence_stage(r.evidence[0].inversion.target) for r in rows]
+        label: [dependence_stage(r.evidence[0].inversion.target.trained) for r in rows]
         for label, rows in records.items()
+        if not isinstance(rows[0].cell.defense, Release)
     }
     keys: dict[str, set[str]] = {}
     for label, own in stages.items():
@@ -198,6 +201,8 @@ def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diag
     missing = []
     for label, rows in records.items():
         attack = label.rpartition(" / ")[0]
+        if isinstance(rows[0].cell.defense, Release):
+            continue
         for seed, record in enumerate(rows):
             if store.state(record) != "done":
                 missing.append(f"{label}, seed {seed}")

@@ -148,7 +148,7 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
     """
     targets: dict[str, tuple[str, ClassifierStage]] = {}
     for label, stages in records.items():
-        target = stages[0].evidence[0].inversion.target
+        target = stages[0].evidence[0].inversion.target.trained
         if store.state(target) == "done":
             targets.setdefault(target.key, (label.rpartition(" / ")[2], target))
     if _current(path, stamp := fingerprint(["training", VERSION, list(targets)])):

@@ -48,7 +48,7 @@ def training(source: Source, path: Path, *, private: bool) -> None:
     """
     curves: dict[str, tuple[str, list[float]]] = {}
     for label, stages in source.records.items():
-        target = stages[0].evidence[0].inversion.target
+        target = stages[0].evidence[0].inversion.target.trained
         if source.store.state(target) == "done" and target.key not in curves:
             history = source.store.load(target)["history"]
             if history and all("accuracy" in epoch for epoch in history):

@@ -45,6 +45,7 @@ TOLERANCE = 1e-6
 """By how much a score may differ from what its values give, relative to it."""
 PARTS = {
     "classifier": {"network": "setting.network", "recipe": "recipe", "defense": "defense"},
+    "release": {"defense": "defense"},
     "prior": {"spec": "attack.prior", "seed": "seeds.prior"},
     "inversion": {
         "attack": "attack", "classes": "trials.classes", "samples": "trials.samples",
@@ -250,9 +251,12 @@ def _check_stages(record: Record) -> None:
         raise ValueError("its cell is not the one its key stands for")
     if sorted(payload["stages"]) != sorted(below):
         raise ValueError("its payload names other stages")
+    trained = cell
+    if any(identity["kind"] == "release" for identity in known.values()):
+        trained = {**cell, "defense": cell["defense"].get("inner")}
     for name, identity in known.items():
         if identity.get("part") != "evaluation":
-            _check_part(name, identity, cell)
+            _check_part(name, identity, trained if identity["kind"] == "classifier" else cell)
     if strangers := record["runs"].keys() - known.keys():
         raise ValueError(f"it tells of a run of {min(strangers)}, on which it does not rest")
     wanted = [name for name, _ in known[last]["metrics"]]

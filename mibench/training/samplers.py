@@ -56,7 +56,22 @@ def balanced(
     return batches
 
 
+def poisson(labels: Tensor, batch_size: int, instances: int, rng: torch.Generator) -> list[Tensor]:
+    """Returns as many batches as :func:`shuffled`; each image is in each by a draw of its own.
+
+    Its chance is ``batch_size`` over the number of images, so sizes vary and a batch may be
+    empty: the sampling that differential privacy is accounted for. ``instances`` is not used.
+    """
+    share = min(1.0, batch_size / len(labels))
+    draws = (
+        torch.rand(len(labels), generator=rng, dtype=torch.float64)
+        for _ in range(max(1, len(labels) // batch_size))
+    )
+    return [(draw < share).nonzero()[:, 0] for draw in draws]
+
+
 SAMPLERS: dict[str, Callable[[Tensor, int, int, torch.Generator], list[Tensor]]] = {
     "shuffle": shuffled,
     "balanced": balanced,
+    "poisson": poisson,
 }

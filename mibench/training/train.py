@@ -14,7 +14,7 @@ from mibench.store import Payload, State, Work, check_finite, frozen, restore
 from mibench.ties import in_top
 from mibench.training.augment import AUGMENTATIONS
 from mibench.training.samplers import SAMPLERS
-from mibench.types import Classifier, ImageSet, predict
+from mibench.types import Classifier, Images, ImageSet, predict
 
 INF = float("inf")
 
@@ -33,8 +33,9 @@ class Recipe:
         weight_decay: Added to the gradient, times the weight.
         milestones: Epochs after which the learning rate is multiplied by ``gamma``.
         gamma: That factor.
-        sampler: "shuffle", or "balanced": each batch has ``instances`` images of each of
-            ``batch_size / instances`` classes.
+        sampler: "shuffle"; "balanced": each batch has ``instances`` images of each of
+            ``batch_size / instances`` classes; or "poisson": each image is in each batch by a
+            draw of its own, so that sizes vary around ``batch_size`` and may be 0.
         instances: That many.
         augment: Random changes to each training batch, names in AUGMENTATIONS.
         select: Which epoch's weights are kept: the "last"; the best on a part of the train
@@ -52,7 +53,7 @@ class Recipe:
     weight_decay: float = 0.0
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
-    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    sampler: Literal["shuffle", "balanced", "poisson"] = "shuffle"
     instances: int = 4
     augment: tuple[str, ...] = ()
     select: Literal["last", "validation", "test"] = "validation"
@@ -98,6 +99,7 @@ def train_classifier(
     rng: torch.Generator,
     work: Work,
     own: torch.Generator | None = None,
+    outliers: tuple[ImageSet, torch.Generator] | None = None,
 ) -> Payload:
     """Runs Algorithm 1 and returns the weights it keeps.
 
@@ -109,6 +111,8 @@ def train_classifier(
         rng: Draws batches and augmentations.
         work: Where state is saved and progress told.
         own: The defense's and its helper's source of randomness; it orders no batch.
+        outliers: Images that are neither private nor public, with what draws and augments
+            them, for a defense that wants them.
 
     Returns:
         "state": the state dict of the selected epoch. "epoch": which it was, from 1, or 0 if
@@ -128,7 +132,7 @@ def train_classifier(
     train, judge = _select_data(recipe, corpus)
     train = train.to(work.device)
     own = own or generator("defense")
-    helper = defense.assist(network, own)
+    helper = defense.assist(network, recipe, corpus, own)
     optimizer = recipe.optimize(network)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(
         optimizer, list(recipe.milestones), recipe.gamma
@@ -141,6 +145,8 @@ def train_classifier(
     if helper is not None:
         moving |= {"helper": helper, "helper's rng": helper.rng}
         moving |= {f"helper's {name}": o for name, o in helper.optimizers.items()}
+    if outliers is not None:
+        moving["outliers' rng"] = outliers[1]
     if (saved := work.load()) is not None:
         restore(moving, saved["moving"])
         history, best = saved["history"], saved["best"]
@@ -158,15 +164,17 @@ def train_classifier(
         batches = sampler(train.labels, recipe.batch_size, recipe.instances, rng)
         for index in batches:
             taken = train.take(index.to(work.device))
-            x = taken.images
-            for name in recipe.augment:
-                x = AUGMENTATIONS[name](x, rng)
-            batch = Batch(x, taken.labels, epoch, recipe.epochs, recipe.batch_size, own, helper)
+            x = _augmented(taken, recipe, rng)
+            others = _drawn(outliers, len(x), recipe, work.device)
+            batch = Batch(
+                x, taken.labels, epoch, recipe.epochs, recipe.batch_size, own, helper, others
+            )
             for name, term in defense.step(network, batch, optimizer).items():
                 sums[name] = sums.get(name, 0) + term.detach()
                 counts[name] = counts.get(name, 0) + 1
         scheduler.step()
-        check_finite(torch.stack(list(sums.values())), f"the loss in epoch {epoch + 1}")
+        if sums:  # else every batch was empty
+            check_finite(torch.stack(list(sums.values())), f"the loss in epoch {epoch + 1}")
         history.append({name: float(total) / counts[name] for name, total in sums.items()})
         accuracy = _accuracy(network, judge, epoch) if judge is not None else 0.0
         if judge is not None:
@@ -180,6 +188,28 @@ def train_classifier(
         work.save(everything)
         work.progress(epoch + 1, recipe.epochs)
     return _kept(best, history)
+
+
+def _augmented(taken: ImageSet, recipe: Recipe, rng: torch.Generator) -> Images:
+    """Returns images in [0, 1], changed at random as the recipe says."""
+    x = taken.images
+    for name in recipe.augment if len(x) else ():
+        x = AUGMENTATIONS[name](x, rng)
+    return x
+
+
+def _drawn(
+    outliers: tuple[ImageSet, torch.Generator] | None,
+    count: int,
+    recipe: Recipe,
+    device: torch.device,
+) -> Images | None:
+    """Returns so many outliers, drawn with replacement, if there are any."""
+    if outliers is None:
+        return None
+    images, rng = outliers
+    index = torch.randint(len(images), (count,), generator=rng)
+    return _augmented(images.take(index).to(device), recipe, rng)
 
 
 def check_maturity(defense: Defense, recipe: Recipe) -> None:

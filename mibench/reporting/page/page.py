@@ -450,7 +450,8 @@ def _curves(
     for label, record in done.items():
         run = record.evidence[0].inversion
         defense = label.rpartition(" / ")[2]
-        targets.setdefault(run.target.key, (defense, run.target))
+        trained = run.target.trained
+        targets.setdefault(trained.key, (defense, trained))
         name = f"{run.prior.spec.name} of {label}" if run.prior.target else run.prior.spec.name
         priors.setdefault(run.prior.key, (name, run.prior))
     terms: dict[str, dict[str, tuple[list[float], list[float]]]] = {}

@@ -1,9 +1,12 @@
 """A cell's stages, from data to record.
 
     images ──┬─ classifier (evaluator) ───────────────────────┐
-             ├─ classifier (target) ──┬───────────┐           │
+             ├─ classifier (target) ──┬ (release) ┐           │
              │                        └ if seen ┐ │           │
              └─ prior ──────────────────────────┴─┴ inversion ┴ evidence ── record
+
+A release stands between a target and the attacks on it, where a cell has one. A defense that
+trains with outliers has a stage of theirs beside the images.
 
 A stage is a pure function of its fields: specs, seeds and the stages it needs. None runs
 inside another, so none inherits another's ``no_grad``, seed or timer.
@@ -15,8 +18,10 @@ from mibench.running.stages.classifier import ClassifierStage
 from mibench.running.stages.evidence import EvidenceStage
 from mibench.running.stages.images import ImagesStage
 from mibench.running.stages.inversion import InversionStage
+from mibench.running.stages.outliers import OutlierStage
 from mibench.running.stages.prior import PriorStage
 from mibench.running.stages.record import RecordStage
+from mibench.running.stages.release import ReleaseStage
 
 __all__ = [
     "ClassifierStage",
@@ -24,8 +29,10 @@ __all__ = [
     "ImagesStage",
     "InversionStage",
     "Load",
+    "OutlierStage",
     "PriorStage",
     "RecordStage",
+    "ReleaseStage",
     "graph",
     "record_stage",
 ]

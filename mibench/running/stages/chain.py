@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 from mibench.benchmarks.cell import Cell
-from mibench.defenses import NoDefense
+from mibench.defenses import NoDefense, Release
 from mibench.roles import Attack
 from mibench.running.stages.classifier import ClassifierStage
 from mibench.running.stages.evidence import EvidenceStage
@@ -12,6 +12,7 @@ from mibench.running.stages.images import ImagesStage
 from mibench.running.stages.inversion import InversionStage
 from mibench.running.stages.prior import PriorStage
 from mibench.running.stages.record import RecordStage
+from mibench.running.stages.release import ReleaseStage
 from mibench.store import Stage
 
 S = TypeVar("S", bound=Stage)
@@ -49,9 +50,12 @@ def record_stage(
         return made
 
     images = one(ImagesStage, s.task, digest)
-    target = one(
-        ClassifierStage, images, "private", s.network, cell.defense, cell.recipe, cell.seeds.target
+    release = cell.defense if isinstance(cell.defense, Release) else None
+    defense = release.inner if release is not None else cell.defense
+    trained = one(
+        ClassifierStage, images, "private", s.network, defense, cell.recipe, cell.seeds.target
     )
+    target = one(ReleaseStage, trained, release) if release is not None else trained
     none = known.setdefault(NoDefense, NoDefense())
     judges = tuple(
         one(

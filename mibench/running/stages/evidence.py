@@ -78,6 +78,11 @@ class EvidenceStage(Stage):
         seed = run.target.seed
         target_logits, _ = predict(target, x, generator(seed, "reconstructions"))
         test_logits, _ = predict(target, private.test, generator(seed, "test"))
+        if (released := run.target.released(load, torch.device("cpu"))) is not None:
+            rng = generator(seed, "release", "reconstructions")
+            target_logits = released.logits(target_logits, x, rng)
+            rng = generator(seed, "release", "test")
+            test_logits = released.logits(test_logits, private.test.images, rng)
         try:
             place = nearest(features, labels, real_features, owned.labels)[1]
             similar = structural_similarity(x, real[place])

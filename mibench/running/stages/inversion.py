@@ -13,8 +13,8 @@ from mibench.roles import Attack
 from mibench.running.stages.base import Load
 from mibench.running.stages.classifier import ClassifierStage
 from mibench.running.stages.prior import PriorStage
+from mibench.running.stages.release import ReleaseStage
 from mibench.seeding import generator, seeded
-from mibench.spec import brief
 from mibench.store import Payload, Stage, Work, check_finite
 from mibench.types import Classifier, Reconstructions
 
@@ -30,7 +30,7 @@ class InversionStage(Stage):
     kind: ClassVar[str] = "inversion"
     version: ClassVar[int] = 2
 
-    target: ClassifierStage
+    target: ClassifierStage | ReleaseStage
     prior: PriorStage
     attack: Attack
     classes: int
@@ -41,7 +41,7 @@ class InversionStage(Stage):
 
     def describe(self) -> str:
         """Returns the attack and the defense it meets."""
-        return f"{self.attack.name} on {brief(self.target.defense)}"
+        return f"{self.attack.name} on {self.target.title}"
 
     @property
     def blocks(self) -> list[Tensor]:
@@ -106,10 +106,20 @@ class InversionStage(Stage):
             )
 
     def _handed(self, target: Classifier, load: Load, work: Work) -> Watched | Query:
-        """Returns what the attack's access lets it have of the target."""
+        """Returns what the attack's access lets it have of the target.
+
+        Raises:
+            ValueError: If that is all of a target of which a release lets out the answers alone.
+        """
         limit = self.attack.max_queries * self.classes or NO_LIMIT
+        released = self.target.released(load, work.device)
         if self.attack.access != "white":
-            return Query(target, self.attack.access, work, limit)
+            return Query(target, self.attack.access, work, limit, released)
+        if released is not None:
+            raise ValueError(
+                f"{self.attack.name} sees the whole target, and the release "
+                f"{released.release.name} changes its answers alone: it is not applicable"
+            )
         watched = Watched(target, work, limit)
         if isinstance(self.attack, WhiteBox) and self.attack.identity.public:
             watched.look_at(self.target.images.splits(load).public)

@@ -10,8 +10,8 @@ from mibench.roles import PriorSpec
 from mibench.running.stages.base import Load
 from mibench.running.stages.classifier import ClassifierStage
 from mibench.running.stages.images import ImagesStage
+from mibench.running.stages.release import ReleaseStage
 from mibench.seeding import generator, seeded
-from mibench.spec import brief
 from mibench.store import Payload, Stage, Work
 from mibench.types import Prior
 
@@ -23,18 +23,23 @@ class PriorStage(Stage):
     kind: ClassVar[str] = "prior"
 
     images: ImagesStage
-    target: ClassifierStage | None
+    target: ClassifierStage | ReleaseStage | None
     spec: PriorSpec
     seed: int
 
     def describe(self) -> str:
         """Returns the prior's name, and of its target's defense."""
-        seen = f" of {brief(self.target.defense)}" if self.target else ""
+        seen = f" of {self.target.title}" if self.target else ""
         return f"prior {self.spec.name}{seen}"
 
     def compute(self, load: Load, work: Work) -> Payload:
         """Returns the weights, the history and how often the target was asked."""
         public = self.images.splits(load).public.to(work.device)
+        if self.target and self.target.released(load, work.device):
+            raise ValueError(
+                f"the prior {self.spec.name} sees the whole target, and a release changes its "
+                "answers alone: it is not applicable"
+            )
         target = Watched(self.target.classifier(load, work.device), work) if self.target else None
         with seeded(self.seed, "init", self.spec.name):
             prior = self._build().to(work.device)

@@ -52,7 +52,8 @@ class RecordStage(Stage):
         "sizes" how many images of each kind FID compares, in how many dimensions, and how many
         classes the evaluator knows; "panel" each evaluator's test accuracy and Attack Acc;
         "budget" what the attack spent, summed over repeats, and how often its prior asked the
-        target.
+        target; "facts", if there are any, what the defense says of the target, and what a
+        release costs: see :class:`ReleaseStage`.
         Seconds and memory vary between runs, so they are in the ``meta.json`` of each stage.
         """
         protocol = self.cell.protocol
@@ -86,6 +87,7 @@ class RecordStage(Stage):
             del found["undefined"]
             scores[name] = found
             values[name] = [v.tolist() if isinstance(v, Tensor) else v for v in each]
+        facts = self.evidence[0].inversion.target.facts(load)
         return {
             "scores": scores,
             "values": values,
@@ -105,6 +107,7 @@ class RecordStage(Stage):
             "stages": [f"{s.kind}/{s.key}" for s in graph([self]) if s is not self],
             "budget": self._budget(load),
             "warnings": warnings,
+            **({"facts": facts} if facts else {}),
         }
 
     def _budget(self, load: Load) -> dict[str, int]:
