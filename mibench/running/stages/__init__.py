@@ -17,6 +17,7 @@ from mibench.running.stages.images import ImagesStage
 from mibench.running.stages.inversion import InversionStage
 from mibench.running.stages.prior import PriorStage
 from mibench.running.stages.record import RecordStage
+from mibench.running.stages.student import StudentStage
 
 __all__ = [
     "ClassifierStage",
@@ -26,6 +27,7 @@ __all__ = [
     "Load",
     "PriorStage",
     "RecordStage",
+    "StudentStage",
     "graph",
     "record_stage",
 ]
