@@ -294,6 +294,7 @@ class Work:
         self._part = ""  # the path of the running part; the whole has none
         self._states: dict[str, Payload] | None = None  # of the parts that have begun
         self._ended: dict[str, Payload] = {}
+        self._numbers: dict[str, int] = {}  # of the parts of each part
         self._path = folder and folder / "state.bin"
         self._report = report
         self._every = every
@@ -317,7 +318,7 @@ class Work:
         """
         if (here := self._begun_parts().get(self._part)) is None:
             return None
-        self.put_back(here)
+        self._put_back(here)
         state: Payload = here["state"]
         return state
 
@@ -326,31 +327,35 @@ class Work:
 
         What it saves and loads is a state of its own, in the same file. Counters and global
         generators are then as they were at its end; what else it changes must be in its result.
+        What is done between two parts is done again, so it must be the same each time.
+
+        Args:
+            name: Of the part; parts are told apart by name and order.
+            run: Does the work; nested dicts of tensors and scalars come back.
         """
-        path = f"{self._part}/{name}"
-        states = self._begun_parts()
+        states, outer = self._begun_parts(), self._part
+        self._numbers[outer] = self._numbers.get(outer, 0) + 1
+        path = f"{outer}/{self._numbers[outer]} {name}"
         if path not in self._ended:
-            self._part, outer = path, self._part
-            result = run()
-            self._part = outer
+            self._part = path
+            try:
+                result = run()
+            finally:
+                self._part = outer
             states.pop(path, None)
-            self._ended[path] = {"state": result, **self.standing()}
-        self.put_back(self._ended[path])
+            self._ended[path] = {"state": result, **self._standing()}
+        self._put_back(self._ended[path])
         ended: Payload = self._ended[path]["state"]
         return ended
 
-    def keep(self, state: Payload) -> None:
-        """Sets what :meth:`load` returns if what is saved next is the state of a part."""
-        self._begun_parts()[self._part] = {"state": state, **self.standing()}
-
-    def standing(self) -> Payload:
+    def _standing(self) -> Payload:
         """Returns the counters, and the global generators, for layers that draw on their own."""
         cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         counts = [getattr(self, name) for name in self.COUNTS]
         return {"counts": counts, "cpu": torch.get_rng_state(), "cuda": cuda}
 
-    def put_back(self, standing: Payload) -> None:
-        """Sets what :meth:`standing` returned."""
+    def _put_back(self, standing: Payload) -> None:
+        """Sets what :meth:`_standing` returned."""
         for name, count in zip(self.COUNTS, standing["counts"], strict=True):
             setattr(self, name, count)
         torch.set_rng_state(standing["cpu"])
@@ -419,7 +424,7 @@ class Work:
         states.pop(self._part, None)  # which may be large
         tensors, tree = pack(
             {
-                "states": states | {self._part: {"state": state(), **self.standing()}},
+                "states": states | {self._part: {"state": state(), **self._standing()}},
                 "ended": self._ended,
                 "seconds": self.seconds,
                 "at": self._at,

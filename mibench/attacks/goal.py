@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mibench.attacks.batches import Part, parts
-from mibench.store import Payload, Work
 from mibench.types import Images, ImageSet, Prior, Reconstructions, Shape
 
 
@@ -52,70 +51,6 @@ class Rows:
         )  # fmt: skip
 
 
-class Ledger:
-    """The loops of one inversion, numbered in their order: what resuming needs to know.
-
-    Attributes:
-        begun: How many loops have begun.
-        before: Rounds of those that have finished.
-        finished: What each finished loop left behind.
-    """
-
-    def __init__(self) -> None:
-        self.begun = self.before = 0
-        self.finished: list[Payload] = []
-        self._running: Payload | None = None
-        self._opened = False
-
-    def open(self, work: Work) -> None:
-        """Reads, once, what an interrupted run has saved.
-
-        The code between loops runs again, with the counters and the noise that it had; where
-        the interrupted run goes on, it goes on with its own.
-        """
-        if self._opened:
-            return
-        self._opened = True
-        fresh = work.standing()
-        if (saved := work.load()) is not None:
-            self.finished = saved["finished"]
-            self._running = saved["running"] and saved["running"] | work.standing()
-            work.put_back(fresh)
-
-    def resume(self, work: Work, streams: Sequence[torch.Generator]) -> Payload | None:
-        """Returns the state of the loop that was interrupted, if it is this one's turn."""
-        running, self._running = self._running, None
-        if running is not None:
-            work.put_back(running)
-            set_streams(streams, running["streams"])
-        return running
-
-    def replay(self, work: Work, streams: Sequence[torch.Generator]) -> Payload:
-        """Returns what a finished loop left; counters and noise are as they were at its end."""
-        left = self.finished[self.begun - 1]
-        self.before += left["rounds"]
-        work.put_back(left)
-        set_streams(streams, left["streams"])
-        result: Payload = left["result"]
-        return result
-
-    def close(
-        self, rounds: int, result: Payload, work: Work, streams: Sequence[torch.Generator]
-    ) -> None:
-        """Keeps what the running loop leaves behind."""
-        self.before += rounds
-        states = [stream.get_state() for stream in streams]
-        kept = {"rounds": rounds, "result": result, "streams": states}
-        self.finished.append(kept | work.standing())
-        work.keep({"finished": self.finished, "running": None})
-
-
-def set_streams(streams: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
-    """Puts each generator where it was."""
-    for stream, state in zip(streams, states, strict=True):
-        stream.set_state(state)
-
-
 CPU = torch.device("cpu")
 
 
@@ -136,7 +71,6 @@ class Goal:
         device: Where to compute.
         public: The task's public images, on the CPU, if the attack is ``public``.
         planned: Steps that the whole inversion is expected to take, for progress; 0 if unknown.
-        ledger: The loops of this inversion.
     """
 
     blocks: Sequence[Int[Tensor, " _"]]
@@ -146,7 +80,6 @@ class Goal:
     device: torch.device = CPU
     public: ImageSet | None = field(default=None, compare=False, repr=False)
     planned: int = 0
-    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
