@@ -6,7 +6,7 @@ that was trained on another range converts inside its own ``latents``.
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -182,7 +182,7 @@ class Prior(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.surrogates = nn.ModuleList()
+        self.surrogates: MutableSequence[Classifier] = nn.ModuleList()  # type: ignore[assignment]
         """Networks that imitate the target, if the prior offers any."""
         self.history: dict[str, Tensor] = {}
         """Statistics of its training by name; nothing is computed from them."""

@@ -98,7 +98,7 @@ def test_a_prior_is_handed_what_its_access_says_and_every_answer_counts(
     assert compute(PriorStage(IMAGES, target, spec, 0))["queries"] == queries
     seen = Asking.handed.pop()
     assert type(seen) is kind
-    if kind is Query:
+    if isinstance(seen, Query):
         answer = seen(torch.zeros(2, *TASK.shape))
         assert answer.is_floating_point() == (spec.access == "scores")
 
@@ -247,8 +247,8 @@ def test_the_images_that_the_target_is_surest_of_stand_for_a_class_in_turn(
     assert len(chosen) == 50
     surest = [range(n, 29, -4) for n in (48, 49, 46, 47)]  # five of each class
     for label, positions in enumerate(surest):
-        mine = chosen.pixels[chosen.labels == label].unique(dim=0)
-        want = public.pixels[torch.tensor(positions)].unique(dim=0)
+        mine = chosen.pixels[chosen.labels == label].unique(dim=0)  # type: ignore[no-untyped-call]
+        want = public.pixels[torch.tensor(positions)].unique(dim=0)  # type: ignore[no-untyped-call]
         assert torch.equal(mine, want)
     counts = chosen.labels.bincount()
     assert counts.max() - counts.min() <= 1

@@ -400,7 +400,7 @@ def test_soft_answers_of_labels_are_one_for_the_class_that_was_said() -> None:
     public: ImageSet = PUBLIC.take(torch.arange(20))
     scores, labels = (
         Query(make(), access, Work()).soft_answers(public) for access in ("scores", "labels")
-    )  # type: ignore[misc]
+    )
     assert torch.equal(labels, torch.nn.functional.one_hot(scores.argmax(1), 4).float())
     whole = Watched(make(), Work()).soft_answers(public)
     torch.testing.assert_close(scores, whole)

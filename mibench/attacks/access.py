@@ -1,6 +1,7 @@
 """What an attack may do with a target: all of it, its scores or its labels, each use counted."""
 
 import sys
+from collections.abc import MutableSequence
 
 import torch
 from jaxtyping import Float
@@ -76,7 +77,7 @@ class Watched(Counted, Classifier):
         self.target = target
         self.num_classes, self.noise_dim = target.num_classes, target.noise_dim
         self.public_mean: Tensor | None = None
-        self.students = nn.ModuleList()
+        self.students: MutableSequence[Classifier] = nn.ModuleList()  # type: ignore[assignment]
         self._work, self._limit = work, limit
         self._unanswered = 0
         self.training = target.training

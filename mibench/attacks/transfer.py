@@ -42,17 +42,16 @@ class Transfer(BlackBox):
     attack: Attack = field(default_factory=GMI)
 
     def __post_init__(self) -> None:
+        attack: Any = self.attack
         if not isinstance(self.attack, WhiteBox):
-            raise ValueError(
-                f"Transfer.attack must be a white-box attack, {self.attack.name} is not"
-            )
-        identity = self.attack.identity
+            raise ValueError(f"Transfer.attack must be a white-box attack, {attack.name} is not")
+        identity = attack.identity
         if identity.public or identity.students:
             raise ValueError(
                 f"Transfer.attack must not have the identity loss {identity.name}: it is about "
                 "the target itself"
             )
-        object.__setattr__(self, "attack", replace(self.attack, prior=self.prior))
+        object.__setattr__(self, "attack", replace(attack, prior=self.prior))
 
     @property
     def wants(self) -> tuple[Offer, ...]:  # type: ignore[override]

@@ -187,7 +187,7 @@ def identity_loss(
     wanted = labels.repeat(sum(draws))
     z = latents(target)
     loss = identity(target.head(z), wanted)
-    students = target.students if isinstance(target, Watched) else []
+    students: Sequence[Classifier] = target.students if isinstance(target, Watched) else ()
     if len(students) < len(identity.students):
         raise ValueError(f"{identity.name} needs the target's students")
     if students:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mibench.attacks.access import Query
 from mibench.attacks.priors.gan import WGANGP
@@ -24,7 +24,7 @@ class Imitating(Prior):
         super().__init__()
         self.z_dim, self.pooled = prior.z_dim, prior.pooled
         self.prior = prior
-        self.surrogates = nn.ModuleList(surrogates)
+        self.surrogates.extend(surrogates)
 
     def sample(self, n: int, rng: torch.Generator) -> Float[Tensor, "n z"]:
         """Draws the other prior's latents."""
