@@ -24,6 +24,7 @@ from mibench.types import (
     ImageSet,
     Labels,
     Logits,
+    Offer,
     Prior,
     Reconstructions,
     Scalar,
@@ -284,8 +285,20 @@ class PriorSpec(ABC):
     version: ClassVar[int] = 1
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
-    sees_target: ClassVar[bool]
-    """Whether ``train`` is handed the target; if not, one prior serves every target."""
+    access: ClassVar[Access] = "none"
+    """What ``train`` is handed of the target; with "none", one prior serves every target."""
+    offers: ClassVar[tuple[Offer, ...]] = ("critic",)
+    """What an attack finds in the prior besides ``generate``; see ``Attack.wants``."""
+
+    def __init_subclass__(cls) -> None:
+        """Takes ``sees_target``, too, and says what to write now."""
+        super().__init_subclass__()
+        if (whole := vars(cls).get("sees_target")) is not None:
+            cls.access = "white" if whole else "none"
+            tell(
+                f"{cls.__qualname__} has sees_target = {whole}: "
+                f'write access: ClassVar[Access] = "{cls.access}"'
+            )
 
     @abstractmethod
     def build(self, shape: Shape, num_classes: int) -> Prior:
@@ -306,11 +319,20 @@ class PriorSpec(ABC):
         self,
         prior: Prior,
         public: ImageSet,
-        target: Classifier | None,
+        target: Any,  # noqa: ANN401 - which of three, ``access`` says
         rng: torch.Generator,
         work: Work,
     ) -> None:
-        """Trains ``prior`` in place; ``target`` is None unless ``sees_target``."""
+        """Trains ``prior`` in place.
+
+        Args:
+            prior: What ``build`` returned, on its device.
+            public: Images to learn from, on the same device.
+            target: None if ``access`` is "none", a :class:`Watched` if "white", else a
+                :class:`Query`; all count.
+            rng: For every draw, on the CPU.
+            work: Where state is saved and progress told.
+        """
 
 
 class IdentityLoss(ABC):
@@ -321,19 +343,36 @@ class IdentityLoss(ABC):
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
     public: ClassVar[bool] = False
-    """Whether it reads how far the last latents are from those of public images."""
+    """Whether ``penalty`` reads how far the last latents are from those of public images."""
+    students: tuple[Any, ...] = ()
+    """Specs of networks that learn the target's answers and are asked beside it: ``Student``."""
+
+    def __init_subclass__(cls) -> None:
+        """Refuses a loss of latents that is written where only logits are handed."""
+        super().__init_subclass__()
+        if cls.public and cls.penalty is IdentityLoss.penalty:
+            raise TypeError(
+                f"{cls.__qualname__} is public, but has no penalty: take what is computed of "
+                "latents out of __call__(self, logits, labels) and return it from "
+                "penalty(self, offset)"
+            )
 
     @abstractmethod
-    def __call__(
-        self, logits: Logits, labels: Labels, away: Float[Tensor, "n d"] | None = None
-    ) -> Float[Tensor, " n"]:
+    def __call__(self, logits: Logits, labels: Labels) -> Float[Tensor, " n"]:
         """Returns the loss of each image.
 
         Args:
-            logits: What the target says.
+            logits: What the target, or a student of it, says.
             labels: What it should say.
-            away: Last latents less their mean over public images, if ``public``.
         """
+
+    def penalty(self, offset: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Returns what is added to the loss of each image if ``public``; of the target alone.
+
+        Args:
+            offset: The target's last latents less their mean over public images.
+        """
+        raise NotImplementedError
 
 
 class View(ABC):
@@ -352,7 +391,7 @@ class View(ABC):
 
     @abstractmethod
     def __call__(self, x: Images, rng: torch.Generator) -> Images:
-        """Returns the images as seen, of the same shape; slopes pass through.
+        """Returns the images as seen, of the same shape; gradients pass through.
 
         Args:
             x: The images of a block.
@@ -368,6 +407,11 @@ class Attack(ABC):
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
     access: ClassVar[Access] = "white"
+    """What ``invert`` is handed of the target."""
+    wants: ClassVar[tuple[Offer, ...]] = ()
+    """What its prior must offer besides ``generate``."""
+    public: ClassVar[bool] = False
+    """Whether ``goal.public`` has the task's public images."""
     prior: PriorSpec
     max_queries: int = 0
     """Answers of the target that may be spent on each class; 0 for no limit.
@@ -407,8 +451,9 @@ class Attack(ABC):
 
         Args:
             target: The attacked :class:`Classifier`, frozen and in eval mode, :class:`Watched`
-                by the runner; a :class:`Query` unless ``access`` is "white". Both say in
-                ``remaining`` how many answers they still give.
+                by the runner; a :class:`Query` unless ``access`` is "white", which answers
+                nothing if it is "none". Both say in ``remaining`` how many answers they still
+                give.
             prior: The trained prior, frozen and in eval mode.
             goal: Classes to invert, how many images of each, and where to draw from.
             work: Where state is saved and steps are counted; :func:`mibench.attacks.rounds`

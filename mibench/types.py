@@ -4,8 +4,9 @@ Pixels are float32 in [0, 1] everywhere above a network's first layer. A network
 that was trained on another range converts inside its own ``latents``.
 """
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,7 +21,12 @@ Labels: TypeAlias = Int[Tensor, " n"]
 Logits: TypeAlias = Float[Tensor, "n k"]
 Scalar: TypeAlias = Float[Tensor, ""]
 Shape: TypeAlias = tuple[int, int, int]
-Access: TypeAlias = Literal["white", "scores", "labels"]
+Access: TypeAlias = Literal["none", "labels", "scores", "white"]
+"""What may be had of a target, from the least to the most: nothing, the class of each image, the
+probabilities of all classes, or the whole network."""
+Offer: TypeAlias = Literal["critic", "styles", "surrogates"]
+"""What a prior may have besides a generator: a critic, which says how real an image is; styles, as
+a StyleGAN has; or surrogates, networks that imitate the target."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Classifier(nn.Module, ABC):
 
 
 BATCH_PIXELS = 2**20
-"""What ``predict`` takes at once, unless told: a deep network's maps are many times that."""
+"""Default number of values in a batch of ``predict``; a network's maps are many times that."""
 
 
 def predict(
@@ -163,8 +169,21 @@ class Prior(nn.Module, ABC):
     pooled: bool = False
     """Whether an image's realism depends on the others of its batch."""
 
+    def __init_subclass__(cls) -> None:
+        """Refuses methods that do not take classes, and says how to write them."""
+        super().__init_subclass__()
+        for name, given in (("generate", "z"), ("realism", "x")):
+            method = vars(cls).get(name)
+            if callable(method) and "y" not in inspect.signature(method).parameters:
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} is called with classes, too: "
+                    f"write def {name}(self, {given}, y=None)"
+                )
+
     def __init__(self) -> None:
         super().__init__()
+        self.surrogates: MutableSequence[Classifier] = nn.ModuleList()  # type: ignore[assignment]
+        """Networks that imitate the target, if the prior offers any."""
         self.history: dict[str, Tensor] = {}
         """Statistics of its training by name; nothing is computed from them."""
 
@@ -173,23 +192,41 @@ class Prior(nn.Module, ABC):
         return torch.randn(n, self.z_dim, generator=rng)
 
     @abstractmethod
-    def generate(self, z: Float[Tensor, "n z"]) -> Images:
-        """Returns images in [0, 1]."""
+    def generate(self, z: Float[Tensor, "n z"], y: Labels | None = None) -> Images:
+        """Returns images of the task's shape in [0, 1].
 
-    @abstractmethod
-    def realism(self, x: Images) -> Float[Tensor, " n"]:
-        """Returns the discriminator's score of each image; higher is more real."""
+        Args:
+            z: Latents.
+            y: The target's class that each is an image of; most priors take no notice.
+        """
 
-    def realism_by_group(self, x: Images, sizes: Sequence[int]) -> Float[Tensor, " n"]:
+    def realism(self, x: Images, y: Labels | None = None) -> Float[Tensor, " n"]:
+        """Returns the critic's score of each image; higher is more real.
+
+        Args:
+            x: Images in [0, 1].
+            y: The target's class that each is an image of; most priors take no notice.
+
+        Raises:
+            ValueError: If the prior has no critic.
+        """
+        raise ValueError(f"{type(self).__name__} has no critic: it cannot say how real images are")
+
+    def realism_by_group(
+        self, x: Images, sizes: Sequence[int], y: Labels | None = None
+    ) -> Float[Tensor, " n"]:
         """Returns the scores where images are judged beside those of their own group only.
 
         Args:
             x: Images, group after group.
             sizes: Lengths of the groups.
+            y: As :meth:`realism` takes them.
         """
         if not self.pooled:
-            return self.realism(x)
-        return torch.cat([self.realism(group) for group in torch.split(x, list(sizes))])
+            return self.realism(x, y)
+        groups = torch.split(x, list(sizes))
+        classes = [None] * len(groups) if y is None else torch.split(y, list(sizes))
+        return torch.cat([self.realism(*pair) for pair in zip(groups, classes, strict=True)])
 
 
 @dataclass(frozen=True)

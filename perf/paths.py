@@ -109,7 +109,7 @@ def priors(device: torch.device) -> Iterator[Path]:
         assert isinstance(spec, GANSpec)
         with seeded("perf"):
             prior = spec.build(SHAPE, 5).to(device)
-        seen = target if spec.sees_target else None
+        seen = None if spec.access == "none" else target
         step = partial(spec.train, prior, public, seen, generator("perf"), Work(device=device))
         name = f"{spec.name} training, 5 + 1 steps"
         yield Path(name, n, step, against=f"{name}, straightforward")

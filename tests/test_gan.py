@@ -143,7 +143,7 @@ def make_target(defense: Defense | None = None) -> Classifier:
 def train(
     spec: GANSpec, public: ImageSet, work: Work | None = None, target: Classifier | None = None
 ) -> GAN:
-    if spec.sees_target and target is None:
+    if spec.access == "white" and target is None:
         target = make_target()
     with seeded("prior"):
         prior = spec.build(SHAPE, 3)
@@ -231,7 +231,7 @@ def test_an_interrupted_and_resumed_prior_equals_an_uninterrupted_one(
     spec: GANSpec, defense: Defense, saves: int, public: ImageSet, tmp_path: Path
 ) -> None:
     def target() -> Classifier | None:
-        return make_target(defense) if spec.sees_target else None
+        return make_target(defense) if spec.access == "white" else None
 
     whole = train(spec, public, target=target())
     with pytest.raises(KilledError):
@@ -280,10 +280,10 @@ class LinearPrior(Prior):
         self.w = torch.randn(4, generator=generator("w"))
         self.pooled = pooled
 
-    def generate(self, z: Tensor) -> Tensor:
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         return (z @ self.A + 0.5).view(len(z), 1, 2, 2)
 
-    def realism(self, x: Images) -> Tensor:
+    def realism(self, x: Images, y: Tensor | None = None) -> Tensor:
         """Looks at the other images of the batch if ``pooled``."""
         f = x.flatten(1)
         own = f @ self.w

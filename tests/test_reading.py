@@ -455,8 +455,8 @@ def test_the_mean_public_latent_and_the_labels_are_asked_for_batch_by_batch(
     forbid(monkeypatch, 8)
     watched = Watched(network, work := Work())
     watched.look_at(public)
-    assert watched.usual is not None
-    torch.testing.assert_close(watched.usual, features.mean(0))
+    assert watched.public_mean is not None
+    torch.testing.assert_close(watched.public_mean, features.mean(0))
     labels = InversionGAN()._labeller(watched, public, generator("x"))
     torch.testing.assert_close(labels(torch.arange(50)), logits.softmax(1))
     assert work.queries == 100

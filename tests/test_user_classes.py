@@ -204,8 +204,8 @@ class Hopeful(Mine):
     ("attack", "error", "sentence"),
     [
         (Priorless(), TypeError, "Priorless has no prior: write prior: PriorSpec = field("),
-        (LabelOnly(), ValueError, "LabelOnly.access must be one of white, scores, labels, got "
-                                  "'label-only'"),
+        (LabelOnly(), ValueError, "LabelOnly.access must be one of none, labels, scores, "
+                                  "white, got 'label-only'"),
         (Hopeful(), ValueError, "Hopeful.max_queries must be a whole number of answers"),
         (Mine(prior=3), TypeError, "Mine.prior must be an object of a class that derives from "  # type: ignore[arg-type]
                                    "mibench.PriorSpec, got int"),

@@ -17,7 +17,7 @@ from mibench.attacks.views import (
     Shift,
     affordable,
     identity_loss,
-    seen,
+    viewed,
     window,
 )
 from mibench.benchmarks.tables import TABLES
@@ -124,8 +124,8 @@ def test_views_of_unequal_draws_weigh_the_same(x: Tensor) -> None:
 
 def test_a_block_draws_from_its_own_stream_alone(x: Tensor) -> None:
     views = (Shift(pixels=2), Noise(std=1.0))
-    together = seen(views, x, [(3, generator("a")), (1, generator("b"))])
-    alone = seen(views, x[3:], [(1, generator("b"))])
+    together = viewed(views, x, [(3, generator("a")), (1, generator("b"))])
+    alone = viewed(views, x[3:], [(1, generator("b"))])
     for both, one in zip(together, alone, strict=True):
         assert torch.equal(both[3:], one)
 
@@ -202,9 +202,9 @@ def test_max_margin_is_the_best_other_logit_less_the_own(rng: torch.Generator) -
 
 
 def test_logit_matching_by_hand() -> None:
-    logits, away = torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 0.0, 0.0, -1.0]])
-    got = LogitMatching(weight=2.0)(logits, torch.tensor([1]), away)
-    assert got.tolist() == [-5 + 2 * (9 + 1) / 4]
+    loss, offset = LogitMatching(weight=2.0), torch.tensor([[3.0, 0.0, 0.0, -1.0]])
+    assert loss(torch.tensor([[1.0, 5.0]]), torch.tensor([1])).tolist() == [-5]
+    assert loss.penalty(offset).tolist() == [2 * (9 + 1) / 4]
 
 
 def test_logit_matching_compares_with_the_mean_public_latent(
@@ -218,8 +218,8 @@ def test_logit_matching_compares_with_the_mean_public_latent(
     assert work.queries == 30
     got = identity_loss(LogitMatching(weight=0.5), (), watched, x, LABELS, [(4, generator())])
     z, logits = target.latents(x)[-1], target(x)
-    usual = predict(target, public.images, generator())[1].mean(0)
-    want = -logits[range(4), LABELS] + 0.5 * (z - usual).square().mean(1)
+    mean = predict(target, public.images, generator())[1].mean(0)
+    want = -logits[range(4), LABELS] + 0.5 * (z - mean).square().mean(1)
     torch.testing.assert_close(got, want)
 
 

@@ -6,22 +6,34 @@ from mibench.attacks.descent import descend, rounds
 from mibench.attacks.gmi import GMI
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.kedmi import KEDMI
-from mibench.attacks.losses import LOSSES
+from mibench.attacks.losses import CrossEntropy, LogitMatching, MaxMargin
+from mibench.attacks.priors.conditional import PseudoLabelGAN
 from mibench.attacks.priors.gan import WGANGP, InversionGAN
+from mibench.attacks.priors.imitation import Imitation
+from mibench.attacks.priors.pixels import Pixels
 from mibench.attacks.priors.stylegan import StyleGAN2
+from mibench.attacks.students import Augmented, Student
+from mibench.attacks.transfer import Averaging, Transfer
 from mibench.attacks.views import VIEWS
 from mibench.attacks.vmi import VMI
-from mibench.roles import Attack, PriorSpec
+from mibench.roles import Attack, IdentityLoss, PriorSpec
 
 CONTROLS: dict[str, type[Attack]] = {
     a.name: a for a in (PriorSamples, OtherClass, AdversarialNoise)
 }
 """Attacks that find nothing; no field adapts them."""
-ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI)} | CONTROLS
-PRIORS: dict[str, type[PriorSpec]] = {p.name: p for p in (WGANGP, InversionGAN, StyleGAN2)}
+ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI, Transfer)} | CONTROLS
+"""``Averaging`` is none of them: it needs to be told around which attack."""
+PRIORS: dict[str, type[PriorSpec]] = {
+    p.name: p for p in (WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, Imitation, Pixels)
+}
+LOSSES: dict[str, type[IdentityLoss]] = {
+    i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Augmented)
+}
 
 __all__ = [
     "ATTACKS", "CONTROLS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP",
-    "AdversarialNoise", "BlackBox", "Goal", "InversionGAN", "OtherClass", "PriorSamples", "Rows",
-    "StyleGAN2", "WhiteBox", "descend", "rounds",
+    "AdversarialNoise", "Augmented", "Averaging", "BlackBox", "Goal", "Imitation", "InversionGAN",
+    "OtherClass", "Pixels", "PriorSamples", "PseudoLabelGAN", "Rows", "Student", "StyleGAN2",
+    "Transfer", "WhiteBox", "descend", "rounds",
 ]  # fmt: skip

@@ -1,15 +1,25 @@
 """What an attack may do with a target: all of it, its scores or its labels, each use counted."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.seeding import generator
 from mibench.store import Work
 from mibench.ties import drawn
-from mibench.types import Access, Classifier, Images, ImageSet, Logits, predict
+from mibench.types import (
+    BATCH_PIXELS,
+    Access,
+    Classifier,
+    Images,
+    ImageSet,
+    Logits,
+    answers,
+    predict,
+)
 
 NO_LIMIT = sys.maxsize
 """The limit of a target that answers without one: more answers than any attack asks for."""
@@ -57,15 +67,17 @@ class Watched(Counted, Classifier):
 
     Attributes:
         target: The network itself.
-        usual: Mean of the last latent over the public images, shape (d,), where the attack
-            asked for it.
+        public_mean: Mean of the last latent over the public images, shape (d,), where the
+            attack's identity loss is ``public``.
+        students: Networks that have learnt the target's answers; theirs are not counted.
     """
 
     def __init__(self, target: Classifier, work: Work, limit: int = NO_LIMIT) -> None:
         super().__init__()
         self.target = target
         self.num_classes, self.noise_dim = target.num_classes, target.noise_dim
-        self.usual: Tensor | None = None
+        self.public_mean: Tensor | None = None
+        self.students: MutableSequence[Classifier] = nn.ModuleList()  # type: ignore[assignment]
         self._work, self._limit = work, limit
         self._unanswered = 0
         self.training = target.training
@@ -109,11 +121,30 @@ class Watched(Counted, Classifier):
         """Takes the mean last latent of the public images, outside the limit."""
         self.shared += len(public)
         rng = torch.Generator().manual_seed(0)  # of a last layer's noise, which is not used
-        self.usual = predict(self, public, rng)[1].mean(0)
-        self.usual = self.usual.to(next(self.parameters()).device)
+        mean = predict(self, public, rng)[1].mean(0)
+        self.public_mean = mean.to(next(self.parameters()).device)
+
+    def soft_answers(self, public: ImageSet) -> Float[Tensor, "n k"]:
+        """Returns the probabilities that the target gives images, asked once about each."""
+        each = answers(self, public, generator("soft answers"))
+        soft = torch.cat([logits.softmax(1) for logits, _ in each])
+        return soft.to(public.labels.device)
 
     def _count(self, gradient: Tensor) -> None:
         self._work.gradients += len(gradient)
+
+
+class Surrogate(Watched):
+    """A network that imitates the target, as a white-box attack sees it.
+
+    Its answers are free; ``work.surrogate_gradients`` counts the images whose gradient was taken.
+    """
+
+    def spend(self, answers: int) -> None:
+        """Counts nothing."""
+
+    def _count(self, gradient: Tensor) -> None:
+        self._work.surrogate_gradients += len(gradient)
 
 
 class Query(Counted):
@@ -153,3 +184,46 @@ class Query(Counted):
         Of classes of equal score the global generator draws the one that is answered.
         """
         return self._answer(x)
+
+    def soft_answers(self, public: ImageSet) -> Float[Tensor, "n k"]:
+        """Returns the probabilities that the target gives images, asked once about each.
+
+        Where it answers with classes, each has the probability 1 of its own.
+        """
+        batch = max(1, min(512, BATCH_PIXELS // public.pixels[:1].numel()))
+        parts = torch.arange(len(public)).split(batch)  # type: ignore[no-untyped-call]
+        said = torch.cat([self(public.take(part).images) for part in parts])
+        if said.is_floating_point():
+            return said
+        return torch.nn.functional.one_hot(said, self.num_classes).float()
+
+
+def handed(
+    target: Classifier,
+    access: Access,
+    work: Work,
+    who: str,
+    limit: int = NO_LIMIT,
+    released: Callable[[Logits, Images], Tensor] | None = None,
+) -> Watched | Query:
+    """Returns what an attack or a prior is handed of a target.
+
+    Args:
+        target: The network.
+        access: Of whom it is handed to.
+        work: Counts.
+        who: It is handed to, for the message.
+        limit: Answers that may be asked for.
+        released: See :class:`Query`.
+
+    Raises:
+        ValueError: If that is all of a target of which a release lets out the answers alone.
+    """
+    if access != "white":
+        return Query(target, access, work, 0 if access == "none" else limit, released)
+    if released is not None:
+        raise ValueError(
+            f"{who} sees the whole target, and a release changes its answers alone: "
+            "it is not applicable"
+        )
+    return Watched(target, work, limit)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.attacks.goal import Rows
-from mibench.attacks.views import asked, identity_loss, payable
+from mibench.attacks.views import identity_loss, payable, queries_per_image
 from mibench.roles import Attack, IdentityLoss, View
 from mibench.types import Access, Classifier, Images
 
@@ -26,7 +26,7 @@ class WhiteBox(Attack):
     @property
     def queries_per_image(self) -> int:
         """Those about each of its views."""
-        return asked(self.views)
+        return queries_per_image(self.views)
 
     def paid_steps(self, target: Classifier, steps: int, images: int, later: int = 0) -> int:
         """Returns how many of ``steps`` the answers that the target still gives pay for.

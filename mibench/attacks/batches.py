@@ -40,11 +40,11 @@ def parts(sizes: Sequence[int], values: int, device: torch.device) -> list[Part]
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
         room = memory // (BYTES_PER_VALUE * values)
-    found: list[Part] = []
+    full: list[Part] = []
     group = row = 0
     for i, size in enumerate(sizes):
         end = sum(sizes[group : i + 1])
         if i > group and end > room:
-            found.append(Part(slice(group, i), slice(row, row + end - size)))
+            full.append(Part(slice(group, i), slice(row, row + end - size)))
             group, row = i, row + end - size
-    return [*found, Part(slice(group, len(sizes)), slice(row, sum(sizes)))]
+    return [*full, Part(slice(group, len(sizes)), slice(row, sum(sizes)))]

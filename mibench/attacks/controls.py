@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from mibench.attacks.access import Query
 from mibench.attacks.descent import rounds
 from mibench.attacks.goal import Goal
 from mibench.attacks.kedmi import KEDMI
@@ -19,7 +20,7 @@ from mibench.attacks.views import payable
 from mibench.roles import Attack, PriorSpec
 from mibench.spec import choose, require
 from mibench.store import Work
-from mibench.types import Classifier, Prior, Reconstructions
+from mibench.types import Access, Classifier, Offer, Prior, Reconstructions
 
 INF = float("inf")
 
@@ -33,6 +34,7 @@ class PriorSamples(Attack):
     """
 
     name: ClassVar[str] = "prior-samples"
+    access: ClassVar[Access] = "none"
 
     prior: PriorSpec = field(default_factory=InversionGAN)
 
@@ -40,14 +42,14 @@ class PriorSamples(Attack):
         """Returns 0: nothing is optimised."""
         return 0
 
-    def invert(self, target: Classifier, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
+    def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Draws ``goal.samples`` images for every class; the class makes no difference."""
         return goal.reconstructions(prior, goal.draws(prior))
 
 
 @dataclass(frozen=True)
 class OtherClass(Attack):
-    """Another attack's reconstructions of the class after the one that is asked for.
+    """Another attack's reconstructions of the class after the wanted one.
 
     They look like private images, of somebody else. The class after the last is the first.
 
@@ -66,10 +68,10 @@ class OtherClass(Attack):
         attack: Any = self.attack
         if attack.access != "white":
             raise ValueError(f"OtherClass.attack must be a white-box attack, {attack.name} is not")
-        if attack.identity.public:
+        if attack.identity.public or attack.identity.students:
             raise ValueError(
                 f"OtherClass.attack must not have the identity loss {attack.identity.name}: a "
-                "control is not shown public images"
+                "control is not shown public images and has no students"
             )
         object.__setattr__(self, "attack", replace(attack, prior=self.prior))
 
@@ -77,6 +79,11 @@ class OtherClass(Attack):
     def max_queries(self) -> int:  # type: ignore[override]
         """The attack's."""
         return self.attack.max_queries
+
+    @property
+    def wants(self) -> tuple[Offer, ...]:  # type: ignore[override]
+        """The attack's."""
+        return self.attack.wants
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
         """Returns those of the attack."""

@@ -45,32 +45,33 @@ def rounds(
     Raises:
         FloatingPointError: If what ``advance`` returned is not finite.
     """
-    ledger = goal.ledger
-    ledger.open(work)
-    ledger.begun += 1
-    if ledger.begun <= len(ledger.finished):
-        return ledger.replay(work, goal.streams)
-    done = 0
-    if (saved := ledger.resume(work, goal.streams)) is not None:
-        restore(state, saved["state"])
-        done = saved["rounds"]
+    streams: State = {str(i): stream for i, stream in enumerate(goal.streams)}
 
-    def everything() -> Payload:
-        running = {"state": frozen(state), "streams": list(goal.streams), "rounds": done}
-        return {"finished": ledger.finished, "running": running}
+    def run() -> Payload:
+        done = 0
+        if (saved := work.load()) is not None:
+            restore(state, saved["state"])
+            restore(streams, saved["streams"])
+            done = saved["rounds"]
 
-    while done < count and not (until is not None and until()):
-        value = advance(done)
-        done += 1
-        work.steps += 1
-        work.save(everything)
-        if done % every == 0 or done == count:
-            if value is not None:
-                check_finite(value, f"{what} after step {done}")
-            so_far = ledger.before + done
-            work.progress(so_far, max(goal.planned, ledger.before + count))
-    left = result() if result is not None else _tensors(state)
-    ledger.close(done, left, work, goal.streams)
+        def everything() -> Payload:
+            return {"state": frozen(state), "streams": streams, "rounds": done}
+
+        while done < count and not (until is not None and until()):
+            value = advance(done)
+            done += 1
+            work.steps += 1
+            work.save(everything)
+            if done % every == 0 or done == count:
+                if value is not None:
+                    check_finite(value, f"{what} after step {done}")
+                work.progress(work.steps, max(goal.planned, work.steps - done + count))
+        left = result() if result is not None else _tensors(state)
+        return {"left": left, "streams": {i: s.get_state() for i, s in streams.items()}}
+
+    ended = work.part("loop", run)
+    restore(streams, ended["streams"])
+    left: Payload = ended["left"]
     return left
 
 

@@ -18,7 +18,7 @@ from mibench.networks.fold import quick
 from mibench.roles import IdentityLoss, PriorSpec, View
 from mibench.spec import require
 from mibench.store import Work
-from mibench.types import Classifier, Prior, Reconstructions
+from mibench.types import Classifier, Offer, Prior, Reconstructions
 
 INF = float("inf")
 
@@ -45,6 +45,7 @@ class GMI(WhiteBox):
     name: ClassVar[str] = "gmi"
     version: ClassVar[int] = 2
     small: ClassVar[Mapping[str, Any]] = {"steps": 5}
+    wants: ClassVar[tuple[Offer, ...]] = ("critic",)
 
     prior: PriorSpec = field(default_factory=WGANGP)
     steps: int = 1500
@@ -73,7 +74,7 @@ class GMI(WhiteBox):
         optimizer = torch.optim.SGD([z], self.lr, self.momentum, nesterov=True)
 
         def loss(z: Tensor, rows: Rows) -> Tensor:
-            x = prior.generate(z)
+            x = prior.generate(z, rows.labels)
             realism = goal.realism(prior, x, rows)
             return prior_loss(realism) + self.lambda_id * self.wrong(target, x, rows)
 

@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mibench.attacks.batches import Part, parts
-from mibench.store import Payload, Work
-from mibench.types import Images, Prior, Reconstructions, Shape
+from mibench.types import Images, ImageSet, Prior, Reconstructions, Shape
 
 
 @dataclass(frozen=True)
@@ -52,84 +51,6 @@ class Rows:
         )  # fmt: skip
 
 
-class Ledger:
-    """The loops of one inversion, numbered in their order: what resuming needs to know.
-
-    Attributes:
-        begun: How many loops have begun.
-        before: Rounds of those that have finished.
-        finished: What each finished loop left behind.
-    """
-
-    def __init__(self) -> None:
-        self.begun = self.before = 0
-        self.finished: list[Payload] = []
-        self._running: Payload | None = None
-        self._opened = False
-
-    def open(self, work: Work) -> None:
-        """Reads, once, what an interrupted run has saved.
-
-        The code between loops runs again, with the counters and the noise that it had; where
-        the interrupted run goes on, it goes on with its own.
-        """
-        if self._opened:
-            return
-        self._opened = True
-        fresh = _kept(work)
-        if (saved := work.load()) is not None:
-            self.finished = saved["finished"]
-            self._running = saved["running"] | _kept(work)
-            _put_back(fresh, work)
-
-    def resume(self, work: Work, streams: Sequence[torch.Generator]) -> Payload | None:
-        """Returns the state of the loop that was interrupted, if it is this one's turn."""
-        running, self._running = self._running, None
-        if running is not None:
-            _put_back(running, work)
-            set_streams(streams, running["streams"])
-        return running
-
-    def replay(self, work: Work, streams: Sequence[torch.Generator]) -> Payload:
-        """Returns what a finished loop left; counters and noise are as they were at its end."""
-        left = self.finished[self.begun - 1]
-        self.before += left["rounds"]
-        _put_back(left, work)
-        set_streams(streams, left["streams"])
-        result: Payload = left["result"]
-        return result
-
-    def close(
-        self, rounds: int, result: Payload, work: Work, streams: Sequence[torch.Generator]
-    ) -> None:
-        """Keeps what the running loop leaves behind."""
-        self.before += rounds
-        states = [stream.get_state() for stream in streams]
-        kept = {"rounds": rounds, "result": result, "streams": states}
-        self.finished.append(kept | _kept(work))
-
-
-def _kept(work: Work) -> Payload:
-    """Returns the counters, and the global generators, for layers that draw on their own."""
-    cuda = torch.cuda.get_rng_state_all() if work.device.type == "cuda" else []
-    counters = (work.steps, work.queries, work.gradients)
-    return {"counters": counters, "cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _put_back(kept: Payload, work: Work) -> None:
-    """Sets what :func:`_kept` returned."""
-    work.steps, work.queries, work.gradients = kept["counters"]
-    torch.set_rng_state(kept["cpu"])
-    if kept["cuda"]:
-        torch.cuda.set_rng_state_all(kept["cuda"])
-
-
-def set_streams(streams: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
-    """Puts each generator where it was."""
-    for stream, state in zip(streams, states, strict=True):
-        stream.set_state(state)
-
-
 CPU = torch.device("cpu")
 
 
@@ -148,8 +69,8 @@ class Goal:
         streams: One source of randomness per block, on the CPU.
         shape: Of an image, (c, h, w).
         device: Where to compute.
+        public: The task's public images, on the CPU, if the attack is ``public``.
         planned: Steps that the whole inversion is expected to take, for progress; 0 if unknown.
-        ledger: The loops of this inversion.
     """
 
     blocks: Sequence[Int[Tensor, " _"]]
@@ -157,8 +78,8 @@ class Goal:
     streams: Sequence[torch.Generator]
     shape: Shape
     device: torch.device = CPU
+    public: ImageSet | None = field(default=None, compare=False, repr=False)
     planned: int = 0
-    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -205,12 +126,12 @@ class Goal:
 
     def realism(self, prior: Prior, x: Images, rows: Rows) -> Float[Tensor, " n"]:
         """Returns the prior's score of each image, judged among its own block."""
-        return prior.realism_by_group(x, rows.sizes)
+        return prior.realism_by_group(x, rows.sizes, rows.labels)
 
     @torch.no_grad()
     def images(self, prior: Prior, z: Float[Tensor, "s n *z"]) -> Float[Tensor, "s n c h w"]:
         """Returns the images of latents (samples, classes, ...), in [0, 1]."""
-        x = prior.generate(z.flatten(0, 1)).clamp(0, 1)
+        x = prior.generate(z.flatten(0, 1), self.labels.repeat(len(z))).clamp(0, 1)
         return x.view(*z.shape[:2], *x.shape[1:])
 
     def reconstructions(self, prior: Prior, z: Float[Tensor, "s n *z"]) -> Reconstructions:

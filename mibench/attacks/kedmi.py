@@ -22,7 +22,7 @@ from mibench.networks.fold import quick
 from mibench.roles import IdentityLoss, PriorSpec, View
 from mibench.spec import choose, require
 from mibench.store import Work
-from mibench.types import Classifier, Prior, Reconstructions
+from mibench.types import Classifier, Offer, Prior, Reconstructions
 
 INF = float("inf")
 
@@ -51,6 +51,7 @@ class KEDMI(WhiteBox):
     name: ClassVar[str] = "ked-mi"
     version: ClassVar[int] = 2
     small: ClassVar[Mapping[str, Any]] = {"steps": 5}
+    wants: ClassVar[tuple[Offer, ...]] = ("critic",)
 
     prior: PriorSpec = field(default_factory=InversionGAN)
     steps: int = 2400
@@ -87,7 +88,7 @@ class KEDMI(WhiteBox):
             return z.clamp(-self.clip, self.clip) if self.clip else z
 
         def loss(z: Tensor, rows: Rows) -> Tensor:
-            x = prior.generate(z)
+            x = prior.generate(z, rows.labels)
             realism = PRIOR_LOSSES[self.prior_loss](goal.realism(prior, x, rows))
             return realism + self.lambda_id * self.wrong(target, x, rows)
 

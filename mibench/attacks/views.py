@@ -1,6 +1,6 @@
 r"""Views: an attack that looks at each reconstruction in several ways before it moves it.
 
-A defense may bend the target's slopes so that they mislead whoever follows one of them. The
+A defense may bend the target's gradients so that they mislead whoever follows one of them. The
 mean over views is harder to mislead (expectation over transformation, Athalye et al., ICML
 2018, https://arxiv.org/abs/1707.07397):
 
@@ -131,7 +131,7 @@ def window(x: Images, top: float, left: float, scale: float) -> Images:
     """Returns the part of each image that begins at (top, left), at the image's own size.
 
     Bilinear, and the border repeats outside. Two products with matrices: unlike gathering
-    pixels, they have the same slopes, to the bit, on every run of a GPU.
+    pixels, they have the same gradients, to the bit, on every run of a GPU.
     """
     rows, columns = (
         _interpolation(size, start, scale).to(x.device)
@@ -146,7 +146,7 @@ def _interpolation(size: int, start: float, scale: float) -> Float[Tensor, "i o"
     return (1 - (at[:, None] - torch.arange(size)).abs()).clamp(min=0)
 
 
-def seen(views: Sequence[View], x: Images, groups: Groups) -> list[Images]:
+def viewed(views: Sequence[View], x: Images, groups: Groups) -> list[Images]:
     """Returns the images under each view; a block draws from its own stream alone."""
     sizes = [n for n, _ in groups]
     return [
@@ -167,22 +167,36 @@ def identity_loss(
 ) -> Float[Tensor, " n"]:
     """Returns the identity loss of each image, the mean over its views.
 
+    It is the mean over the target and its students, too; a penalty is of the target alone.
+
     Raises:
-        ValueError: If the loss reads public images and the target has not been shown any.
+        ValueError: If the loss reads public images and the target has not been shown any, or
+            asks students and the target has none.
     """
-    looks = seen(views, x, groups) if views else [x]
+    looks = viewed(views, x, groups) if views else [x]
     draws = [view.draws for view in views] or [1]
-    z = target.latents(torch.cat(looks) if len(looks) > 1 else looks[0])[-1]
-    if draws != [1] * len(looks):
-        z = torch.cat(
-            [part.repeat(d, 1) for part, d in zip(torch.split(z, len(x)), draws, strict=True)]
-        )
-    away = None
+    look = torch.cat(looks) if len(looks) > 1 else looks[0]
+
+    def latents(network: Classifier) -> Tensor:
+        z = network.latents(look)[-1]
+        if draws == [1] * len(looks):
+            return z
+        parts = zip(torch.split(z, len(x)), draws, strict=True)
+        return torch.cat([part.repeat(d, 1) for part, d in parts])
+
+    wanted = labels.repeat(sum(draws))
+    z = latents(target)
+    loss = identity(target.head(z), wanted)
+    students: Sequence[Classifier] = target.students if isinstance(target, Watched) else ()
+    if len(students) < len(identity.students):
+        raise ValueError(f"{identity.name} needs the target's students")
+    if students:
+        others = [identity(s.head(latents(s)), wanted) for s in students]
+        loss = torch.stack([loss, *others]).mean(0)
     if identity.public:
-        if not isinstance(target, Watched) or target.usual is None:
+        if not isinstance(target, Watched) or target.public_mean is None:
             raise ValueError(f"{identity.name} needs the target's mean public latent")
-        away = z - target.usual
-    loss = identity(target.head(z), labels.repeat(sum(draws)), away)
+        loss = loss + identity.penalty(z - target.public_mean)
     if not views:
         return loss
     parts = torch.split(loss, [d * len(x) for d in draws])
@@ -190,8 +204,8 @@ def identity_loss(
     return torch.stack(means).mean(0)
 
 
-def asked(views: Sequence[View]) -> int:
-    """Returns how often the target is asked about an image."""
+def queries_per_image(views: Sequence[View]) -> int:
+    """Returns the number of answers of the target that an image costs."""
     return sum(view.draws for view in views) or 1
 
 

@@ -23,7 +23,7 @@ from mibench.roles import IdentityLoss, PriorSpec, View
 from mibench.seeding import generator
 from mibench.spec import choose, require
 from mibench.store import Payload, State, Work
-from mibench.types import Classifier, Prior, Reconstructions
+from mibench.types import Classifier, Offer, Prior, Reconstructions
 
 if TYPE_CHECKING:  # it brings nflows, which takes a while to import
     from mibench.networks.generators.flow import FlowBank
@@ -67,6 +67,7 @@ class VMI(WhiteBox):
     small: ClassVar[Mapping[str, Any]] = {
         "steps": 5, "couplings": 2, "hidden": 8, "batch": 4,
     }  # fmt: skip
+    wants: ClassVar[tuple[Offer, ...]] = ("styles",)
 
     prior: PriorSpec = field(default_factory=StyleGAN2)
     space: Literal["z", "w"] = "z"
@@ -105,14 +106,14 @@ class VMI(WhiteBox):
         assert isinstance(prior, StyleGANPrior)
         styles = Styles(self, prior, work.device)
         planned, classes_left = self.planned_steps(1), len(goal.labels)
-        found = []
+        fitted = []
         for block, stream in goal:
             classes_left -= len(block)
             now, later = self.batch * len(block), self.batch * classes_left
             steps = self.paid_steps(target, planned, now, later)
-            found.append(self._fit(Fit(self, styles, target, block, stream), steps, goal, work))
-        images = torch.cat([left["images"] for left in found], 2)
-        latents = torch.cat([left["latents"] for left in found], 1)
+            fitted.append(self._fit(Fit(self, styles, target, block, stream), steps, goal, work))
+        images = torch.cat([left["images"] for left in fitted], 2)
+        latents = torch.cat([left["latents"] for left in fitted], 1)
         return Reconstructions(images[-1], latents, images[:-1])
 
     def _fit(self, fit: "Fit", steps: int, goal: Goal, work: Work) -> Payload:
@@ -221,7 +222,7 @@ class Styles:
             self.mean, self.std = w.mean(0), w.std(0)
 
     def flows(self, classes: int, rng: torch.Generator) -> "FlowBank":
-        """Returns fresh flows for so many classes."""
+        """Returns a fresh flow for each class."""
         from mibench.networks.generators.flow import FlowBank
 
         layers = 1 if self.attack.flow == "common" else self.own

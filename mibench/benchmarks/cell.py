@@ -138,11 +138,7 @@ class Cell:
                 f"{self.trials.classes} classes are attacked but {self.setting.task.name} has "
                 f"{self.setting.task.num_classes} private ones"
             )
-        if self.attack.access != "white" and self.attack.prior.sees_target:
-            raise ValueError(
-                f"{self.attack.name} sees only the target's {self.attack.access}, but its prior "
-                f"{self.attack.prior.name} is trained on the whole target; give it another prior"
-            )
+        self._check_prior()
         if self.protocol.select == "evaluator" and not getattr(self.attack, "snapshots", 0):
             raise ValueError(
                 f"protocol.select=evaluator selects among an attack's snapshots, but "
@@ -151,6 +147,22 @@ class Cell:
         if self.control is not None:
             protocol = replace(self.protocol, select="last")
             replace(self, attack=self.control, control=None, protocol=protocol).check()
+
+    def _check_prior(self) -> None:
+        """Refuses a prior that the attack cannot work with; what asks nothing takes any."""
+        attack, prior = self.attack, self.attack.prior
+        order = get_args(Access)
+        if attack.access != "none" and order.index(prior.access) > order.index(attack.access):
+            handed = "the whole target" if prior.access == "white" else f"its {prior.access}"
+            raise ValueError(
+                f"{attack.name} sees only the target's {attack.access}, but its prior "
+                f"{prior.name} is trained on {handed}; give it another prior"
+            )
+        if missing := [offer for offer in attack.wants if offer not in prior.offers]:
+            raise ValueError(
+                f"{attack.name} needs a prior with {' and '.join(missing)}, and {prior.name} has "
+                "none; give it another prior"
+            )
 
     def at(self, seed: int) -> "Cell":
         """Returns the same cell with all three seeds set to ``seed``."""

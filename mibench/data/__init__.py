@@ -8,10 +8,11 @@ from mibench.data.cifar10 import CIFAR10
 from mibench.data.digits import Digits
 from mibench.data.folder import Folder
 from mibench.data.mnist import MNIST
+from mibench.data.pair import Pair
 from mibench.data.synthetic import Blobs
 
 TASKS: dict[str, type[Task]] = {
-    t.name: t for t in (Avatars, Digits, MNIST, CIFAR10, CelebA, CelebAVMI, Folder, Blobs)
+    t.name: t for t in (Avatars, Digits, MNIST, CIFAR10, CelebA, CelebAVMI, Folder, Blobs, Pair)
 }
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Corpus",
     "Digits",
     "Folder",
+    "Pair",
     "Sizes",
     "Splits",
     "Task",

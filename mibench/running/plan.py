@@ -15,6 +15,7 @@ from mibench.running.stages import (
     InversionStage,
     PriorStage,
     RecordStage,
+    StudentStage,
 )
 from mibench.store import Stage, Store
 
@@ -32,7 +33,9 @@ def planned_steps(stage: Stage, sizes: Sizes | None) -> int | None:
     if isinstance(stage, InversionStage):
         return stage.attack.planned_steps(len(stage.blocks), stage.samples)
     if sizes is None:
-        return None if isinstance(stage, ClassifierStage | PriorStage) else 0
+        return None if isinstance(stage, ClassifierStage | PriorStage | StudentStage) else 0
+    if isinstance(stage, StudentStage):
+        return stage.student.recipe.planned_steps(sizes.public)
     if isinstance(stage, ClassifierStage):
         images = getattr(sizes, stage.part)
         if stage.recipe.select == "validation":

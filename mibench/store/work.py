@@ -42,8 +42,11 @@ class Work:
         data: Folder of raw data sets.
         steps: Optimisation steps that an attack took.
         queries: Answers that an attack or a prior had of the target.
-        gradients: Images that it took the slope of the target's answers at.
+        gradients: Images at which it took the gradient of the target's answers.
+        surrogate_gradients: The same of networks that imitate the target.
     """
+
+    COUNTS = ("steps", "queries", "gradients", "surrogate_gradients")
 
     def __init__(
         self,
@@ -55,7 +58,11 @@ class Work:
     ) -> None:
         self.device = torch.device(device)
         self.data = data or Path("data")
-        self.steps = self.queries = self.gradients = 0
+        self.steps = self.queries = self.gradients = self.surrogate_gradients = 0
+        self._part = ""  # the path of the running part; the whole has none
+        self._states: dict[str, Payload] | None = None  # of the parts that have begun
+        self._ended: dict[str, Payload] = {}
+        self._numbers: dict[str, int] = {}  # of the parts of each part
         self._path = folder and folder / "state.bin"
         self._report = report
         self._every = every
@@ -77,27 +84,77 @@ class Work:
 
         The global generators (for layers that draw on their own) continue where they were.
         """
-        if self._path is None:
+        if (here := self._begun_parts().get(self._part)) is None:
             return None
+        self._put_back(here)
+        state: Payload = here["state"]
+        return state
+
+    def part(self, name: str, run: Callable[[], Payload]) -> Payload:
+        """Returns what ``run`` returns; once it has ended, it is not run again when resumed.
+
+        What it saves and loads is a state of its own, in the same file. Counters and global
+        generators are then as they were at its end; what else it changes must be in its result.
+        What is done between two parts is done again, so it must be the same each time.
+
+        Args:
+            name: Of the part; parts are told apart by name and order.
+            run: Does the work; nested dicts of tensors and scalars come back.
+        """
+        states, outer = self._begun_parts(), self._part
+        self._numbers[outer] = self._numbers.get(outer, 0) + 1
+        path = f"{outer}/{self._numbers[outer]} {name}"
+        if path not in self._ended:
+            self._part = path
+            try:
+                result = run()
+            finally:
+                self._part = outer
+            states.pop(path, None)
+            self._ended[path] = {"state": result, **self._standing()}
+        self._put_back(self._ended[path])
+        ended: Payload = self._ended[path]["state"]
+        return ended
+
+    def _standing(self) -> Payload:
+        """Returns the counters, and the global generators, for layers that draw on their own."""
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        counts = [getattr(self, name) for name in self.COUNTS]
+        return {"counts": counts, "cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def _put_back(self, standing: Payload) -> None:
+        """Sets what :meth:`_standing` returned."""
+        for name, count in zip(self.COUNTS, standing["counts"], strict=True):
+            setattr(self, name, count)
+        torch.set_rng_state(standing["cpu"])
+        if standing["cuda"]:
+            torch.cuda.set_rng_state_all(standing["cuda"])
+
+    def _begun_parts(self) -> dict[str, Payload]:
+        """Returns the states of the parts that have begun; reads, once, what was saved."""
+        if self._states is not None:
+            return self._states
+        self._states = {}
+        if self._path is None:
+            return self._states
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
-            return None
+            return self._states
         try:
             saved = self._read(data)
         except ValueError as error:
             tell(f"{self._path} {error}: the stage starts over")
             self._path.unlink(missing_ok=True)
-            return None
+            return self._states
         self._at = self._safe = self._unsaved = saved["at"]
-        self.steps, self.queries, self.gradients = saved["budget"]
         self._begun -= saved["seconds"]
-        state: Payload = saved["state"]
-        return state
+        self._states, self._ended = saved["states"], saved["ended"]
+        return self._states
 
-    @staticmethod
-    def _read(data: bytes) -> Payload:
-        """Returns what :meth:`save` wrote, and sets the global generators.
+    @classmethod
+    def _read(cls, data: bytes) -> Payload:
+        """Returns what :meth:`save` wrote.
 
         Raises:
             ValueError: If it is something else.
@@ -110,16 +167,12 @@ class Work:
             saved: Payload = dict(unpack(tensors, tree))
             other = saved["versions"] != _versions()
             done, total = map(int, saved["at"])
-            budget = tuple(map(int, saved["budget"]))
-            if len(budget) != 3:
-                raise TypeError
-            saved |= {"at": (done, total), "budget": budget, "seconds": float(saved["seconds"])}
-            if not isinstance(saved["state"], dict):
-                raise TypeError
-            if not other:
-                torch.set_rng_state(saved["cpu"])
-                if saved["cuda"]:
-                    torch.cuda.set_rng_state_all(saved["cuda"])
+            saved |= {"at": (done, total), "seconds": float(saved["seconds"])}
+            for part in [*saved["states"].values(), *saved["ended"].values()]:
+                torch.Generator().set_state(part["cpu"])
+                part |= {"counts": list(map(int, part["counts"])), "cuda": list(part["cuda"])}
+                if not isinstance(part["state"], dict) or len(part["counts"]) != len(cls.COUNTS):
+                    raise TypeError
         except NONSENSE:
             raise ValueError("is no state") from None
         if other:
@@ -135,14 +188,13 @@ class Work:
         """
         if self._path is None or time.monotonic() - self._saved < self._every:
             return
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        states = self._begun_parts()
+        states.pop(self._part, None)  # which may be large
         tensors, tree = pack(
             {
-                "state": state(),
-                "budget": [self.steps, self.queries, self.gradients],
+                "states": states | {self._part: {"state": state(), **self._standing()}},
+                "ended": self._ended,
                 "seconds": self.seconds,
-                "cpu": torch.get_rng_state(),
-                "cuda": cuda,
                 "at": self._at,
                 "versions": _versions(),
             }

@@ -10,13 +10,24 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.attacks.views import seen
+from mibench.attacks.views import viewed
 from mibench.networks.generators.dcgan import Critic, Generator, InversionDiscriminator
 from mibench.roles import PriorSpec, View
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
 from mibench.store import Payload, Work, check_finite
-from mibench.types import Classifier, Images, ImageSet, Logits, Prior, Scalar, Shape, answers
+from mibench.types import (
+    Access,
+    Classifier,
+    Images,
+    ImageSet,
+    Labels,
+    Logits,
+    Prior,
+    Scalar,
+    Shape,
+    answers,
+)
 
 INF = float("inf")
 
@@ -33,16 +44,18 @@ class GAN(Prior):
         self.generator = generator
         self.discriminator = discriminator
 
-    def generate(self, z: Float[Tensor, "n z"]) -> Images:
+    def generate(self, z: Float[Tensor, "n z"], y: Labels | None = None) -> Images:
         """Returns G(z)."""
         x: Images = self.generator(z)
         return x
 
-    def realism(self, x: Images) -> Float[Tensor, " n"]:
+    def realism(self, x: Images, y: Labels | None = None) -> Float[Tensor, " n"]:
         """Returns the critic's score, or the log-sum-exp of the class logits."""
         return self.realism_by_group(x, [len(x)])
 
-    def realism_by_group(self, x: Images, sizes: Sequence[int]) -> Float[Tensor, " n"]:
+    def realism_by_group(
+        self, x: Images, sizes: Sequence[int], y: Labels | None = None
+    ) -> Float[Tensor, " n"]:
         """Returns the scores, of all groups in one pass."""
         if not self.pooled:
             score: Tensor = self.discriminator(x)
@@ -63,7 +76,7 @@ class GANSpec(PriorSpec):
         batch_size: Images per step.
         lr: Adam's learning rate, for both networks.
         betas: Adam's decay rates.
-        critic_steps: The generator is updated at every so many steps.
+        critic_steps: Steps of the discriminator for each of the generator.
     """
 
     small: ClassVar[Mapping[str, Any]] = {
@@ -169,7 +182,6 @@ class WGANGP(GANSpec):
 
     name: ClassVar[str] = "wgan-gp"
     version: ClassVar[int] = 2
-    sees_target: ClassVar[bool] = False
 
     epochs: int = 300
     penalty: float = 10.0
@@ -189,32 +201,31 @@ class WGANGP(GANSpec):
         self,
         prior: Prior,
         public: ImageSet,
-        target: Classifier | None,
+        target: None,
         rng: torch.Generator,
         work: Work,
     ) -> None:
-        """Trains the prior on ``public``; ``target`` must be None."""
-        assert target is None, "this prior never sees a target"
+        """Trains the prior on ``public``, whose labels it hands to the prior as classes."""
         assert isinstance(prior, GAN)
         untrained = {k: v.clone() for k, v in prior.discriminator.state_dict().items()}
         for_G, for_D = self._optimizers(prior)
-        G, D = prior.generator, prior.discriminator
 
-        def draw(n: int) -> Images:
-            x: Images = G(prior.sample(n, rng).to(work.device))
-            return x
+        def draw(y: Labels) -> Images:
+            return prior.generate(prior.sample(len(y), rng).to(work.device), y)
 
         def step(picks: list[Tensor], update: bool) -> dict[str, Tensor]:
-            x = public.take(picks[0]).images
+            batch = public.take(picks[0])
+            x, y = batch.images, batch.labels
             with torch.no_grad():
-                fake = draw(len(x))
+                fake = draw(y)
             alpha = torch.rand(len(x), 1, 1, 1, generator=rng).to(work.device)
+            D = partial(prior.realism, y=y)
             gap = D(fake).mean() - D(x).mean()
             penalty = gradient_penalty(D, alpha * x + (1 - alpha) * fake)
             _descend(gap + self.penalty * penalty, for_D)
             terms = {"critic gap": gap.detach(), "penalty": penalty.detach()}
             if update:
-                loss = -D(draw(len(x))).mean()
+                loss = -D(draw(y)).mean()
                 _descend(loss, for_G)
                 terms["generator"] = loss.detach()
             return terms
@@ -233,11 +244,11 @@ def _descend(loss: Scalar, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def gradient_penalty(D: nn.Module, x: Images) -> Scalar:
+def gradient_penalty(D: Callable[[Images], Tensor], x: Images) -> Scalar:
     r"""Returns the mean over the batch of (‖∇_x D(x)‖₂ − 1)²."""
     x = x.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
-    norm: Tensor = slope.flatten(1).norm(dim=1)
+    (gradient,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
+    norm: Tensor = gradient.flatten(1).norm(dim=1)
     return (norm - 1).square().mean()
 
 
@@ -246,7 +257,7 @@ class InversionGAN(GANSpec):
     """The inversion-specific GAN: Chen et al., ICCV 2021, https://arxiv.org/abs/2010.04092.
 
     The discriminator also predicts the target's soft labels of public images, so the prior
-    learns what the target has to tell; every target needs its own.
+    learns what the target knows of them; every target needs its own.
 
     Attributes:
         entropy_weight: Weight of the class entropy of generated images, summed over the
@@ -262,7 +273,7 @@ class InversionGAN(GANSpec):
     name: ClassVar[str] = "inversion-gan"
     version: ClassVar[int] = 3
     small: ClassVar[Mapping[str, Any]] = {**GANSpec.small, "mbd": 4, "mbd_kernels": 3}
-    sees_target: ClassVar[bool] = True
+    access: ClassVar[Access] = "white"
 
     entropy_weight: float = 1e-4
     mbd: int = 64
@@ -288,12 +299,11 @@ class InversionGAN(GANSpec):
         self,
         prior: Prior,
         public: ImageSet,
-        target: Classifier | None,
+        target: Classifier,
         rng: torch.Generator,
         work: Work,
     ) -> None:
         """Trains the prior on ``public`` images and what ``target`` says of them."""
-        assert target is not None, "this prior needs the target"
         assert isinstance(prior, GAN)
         assert isinstance(prior.discriminator, InversionDiscriminator)
         for_G, for_D = self._optimizers(prior)
@@ -335,9 +345,9 @@ class InversionGAN(GANSpec):
         if (
             self.labelling == "eval" and not target.noise_dim and not self.views
         ):  # they never change: ask once
-            told = answers(target, public, fresh_generator("no noise"))
-            table = torch.cat([logits.softmax(1) for logits, _ in told]).to(public.labels.device)
-            return lambda index: table[index]
+            once = answers(target, public, fresh_generator("no noise"))
+            soft = torch.cat([logits.softmax(1) for logits, _ in once]).to(public.labels.device)
+            return lambda index: soft[index]
 
         def ask(index: Tensor) -> Tensor:
             target.train(self.labelling == "train")
@@ -355,12 +365,12 @@ def soft_labels(
     target: Classifier, views: Sequence[View], x: Images, rng: torch.Generator
 ) -> Float[Tensor, "n k"]:
     """Returns the target's probabilities, the mean over the views and their draws."""
-    looks = seen(views, x, [(len(x), rng)])
-    answers = []
+    looks = viewed(views, x, [(len(x), rng)])
+    means = []
     for view, look in zip(views, looks, strict=True):
         z = target.latents(look)[-1].repeat(view.draws, 1)
-        answers.append(target.head(z).softmax(1).view(view.draws, len(x), -1).mean(0))
-    return torch.stack(answers).mean(0)
+        means.append(target.head(z).softmax(1).view(view.draws, len(x), -1).mean(0))
+    return torch.stack(means).mean(0)
 
 
 def soft_cross_entropy(logits: Logits, soft: Float[Tensor, "n k"]) -> Scalar:

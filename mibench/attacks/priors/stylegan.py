@@ -25,7 +25,7 @@ from mibench.roles import PriorSpec
 from mibench.seeding import generator as fresh_generator
 from mibench.spec import choose, require
 from mibench.store import Payload, State, Work, check_finite, frozen, restore
-from mibench.types import Classifier, Images, ImageSet, Prior, Scalar, Shape
+from mibench.types import Images, ImageSet, Labels, Offer, Prior, Scalar, Shape
 
 INF = float("inf")
 ROWS = 200
@@ -70,11 +70,11 @@ class StyleGANPrior(Prior):
         x: Tensor = self.generator.synthesis(ws) / 2 + 0.5
         return x.clamp(0, 1) if clamp else x
 
-    def generate(self, z: Float[Tensor, "n z"]) -> Images:
+    def generate(self, z: Float[Tensor, "n z"], y: Labels | None = None) -> Images:
         """Returns images in [0, 1]."""
         return self.synthesise(self.styles(z))
 
-    def realism(self, x: Images) -> Float[Tensor, " n"]:
+    def realism(self, x: Images, y: Labels | None = None) -> Float[Tensor, " n"]:
         """Returns the discriminator's logits; they depend on the batch."""
         logits: Tensor = self.discriminator(x * 2 - 1)
         return logits
@@ -129,7 +129,7 @@ class StyleGAN2(PriorSpec):
         "batch_size": 8,
     }  # fmt: skip
     version: ClassVar[int] = 2
-    sees_target: ClassVar[bool] = False
+    offers: ClassVar[tuple[Offer, ...]] = ("critic", "styles")
 
     z_dim: int = 512
     w_dim: int = 512
@@ -206,11 +206,11 @@ class StyleGAN2(PriorSpec):
         self,
         prior: Prior,
         public: ImageSet,
-        target: Classifier | None,
+        target: None,
         rng: torch.Generator,
         work: Work,
     ) -> None:
-        """Trains the prior on ``public``; ``target`` must be None.
+        """Trains the prior on ``public``.
 
         ``prior.history`` gets statistics, evenly spaced over the run: "kimg" and, as means since
         the row before, "generator", "discriminator", "r1", "path length" (0 where there is
@@ -218,7 +218,6 @@ class StyleGAN2(PriorSpec):
         (g, 16, c, h, w) bytes of the averaged generator at the same latents, with their
         "samples kimg".
         """
-        assert target is None, "this prior never sees a target"
         assert isinstance(prior, StyleGANPrior)
         if self.weights is not None:
             state = read_weights(self.weights, work.data)

@@ -22,6 +22,7 @@ from mibench.running.stages.outliers import OutlierStage
 from mibench.running.stages.prior import PriorStage
 from mibench.running.stages.record import RecordStage
 from mibench.running.stages.release import ReleaseStage
+from mibench.running.stages.student import StudentStage
 
 __all__ = [
     "ClassifierStage",
@@ -33,6 +34,7 @@ __all__ = [
     "PriorStage",
     "RecordStage",
     "ReleaseStage",
+    "StudentStage",
     "graph",
     "record_stage",
 ]

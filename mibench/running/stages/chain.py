@@ -69,7 +69,7 @@ def record_stage(
     def evidence(
         attack: Attack, select: Literal["last", "evaluator"]
     ) -> tuple[EvidenceStage, ...]:
-        seen = target if attack.prior.sees_target else None
+        seen = target if attack.prior.access != "none" else None
         prior = one(PriorStage, images, seen, attack.prior, cell.seeds.prior)
         inversions = [
             one(

@@ -1,12 +1,13 @@
 """Runs of attacks."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mibench.attacks.access import NO_LIMIT, Query, Watched
+from mibench.attacks.access import NO_LIMIT, Query, Watched, handed
 from mibench.attacks.bases import WhiteBox
 from mibench.attacks.goal import Goal
 from mibench.roles import Attack
@@ -14,6 +15,7 @@ from mibench.running.stages.base import Load
 from mibench.running.stages.classifier import ClassifierStage
 from mibench.running.stages.prior import PriorStage
 from mibench.running.stages.release import ReleaseStage
+from mibench.running.stages.student import StudentStage
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Work, check_finite
 from mibench.types import Classifier, Reconstructions
@@ -57,34 +59,36 @@ class InversionStage(Stage):
         seen = self._handed(target, load, work)
         steps = self.attack.planned_steps(len(rngs), self.samples) or 0
         shape = self.target.images.task.shape
-        goal = Goal(self.blocks, self.samples, rngs, shape, work.device, planned=steps)
+        public = self.target.images.splits(load).public if self.attack.public else None
+        goal = Goal(self.blocks, self.samples, rngs, shape, work.device, public, steps)
         with seeded(*name, "noise"):  # for targets that draw on their own
-            found = self.attack.invert(seen, prior, goal, work)
-        self._check(found)
+            made = self.attack.invert(seen, prior, goal, work)
+        self._check(made)
+        optional = {"shared": seen.shared, "surrogate_gradients": work.surrogate_gradients}
         return {
-            "images": found.images.half(),
-            "earlier": None if found.earlier is None else found.earlier.half(),
-            "latents": found.latents,
+            "images": made.images.half(),
+            "earlier": None if made.earlier is None else made.earlier.half(),
+            "latents": made.latents,
             "budget": {
                 **{name: getattr(work, name) for name in ("steps", "queries", "gradients")},
-                **({"shared": seen.shared} if seen.shared else {}),
+                **{name: count for name, count in optional.items() if count},
             },
         }
 
-    def _check(self, found: object) -> None:
+    def _check(self, made: object) -> None:
         """Refuses what an attack must not return."""
         name = self.attack.name
-        if not isinstance(found, Reconstructions):
+        if not isinstance(made, Reconstructions):
             raise ValueError(
                 f"invert of {name} must return mibench.Reconstructions(images, latents), "
-                f"got {type(found).__name__}"
+                f"got {type(made).__name__}"
             )
         shape = (self.samples, self.classes, *self.target.images.task.shape)
         expected: dict[str, tuple[int, ...]] = {"images": shape}
-        if found.earlier is not None:
-            expected["earlier"] = (len(found.earlier), *shape)
+        if made.earlier is not None:
+            expected["earlier"] = (len(made.earlier), *shape)
         for which, wanted in expected.items():
-            x = getattr(found, which)
+            x = getattr(made, which)
             if not isinstance(x, Tensor) or not x.is_floating_point():
                 raise ValueError(
                     f"{name} must return {which} as a tensor of floats in [0, 1], "
@@ -98,11 +102,11 @@ class InversionStage(Stage):
             check_finite(x, f"a reconstruction of {name}")
             if ((x < 0) | (x > 1)).any():
                 raise ValueError(f"{name} returned {which} with pixels outside [0, 1]; clamp them")
-        front = getattr(found.latents, "shape", ())[:2]
+        front = getattr(made.latents, "shape", ())[:2]
         if front != shape[:2]:
             raise ValueError(
                 f"{name} must return latents as a tensor (samples, classes, ...) that begins "
-                f"with {shape[:2]}, got {tuple(front) or type(found.latents).__name__}"
+                f"with {shape[:2]}, got {tuple(front) or type(made.latents).__name__}"
             )
 
     def _handed(self, target: Classifier, load: Load, work: Work) -> Watched | Query:
@@ -113,14 +117,22 @@ class InversionStage(Stage):
         """
         limit = self.attack.max_queries * self.classes or NO_LIMIT
         released = self.target.released(load, work.device)
-        if self.attack.access != "white":
-            return Query(target, self.attack.access, work, limit, released)
-        if released is not None:
-            raise ValueError(
-                f"{self.attack.name} sees the whole target, and the release "
-                f"{released.release.name} changes its answers alone: it is not applicable"
-            )
-        watched = Watched(target, work, limit)
-        if isinstance(self.attack, WhiteBox) and self.attack.identity.public:
-            watched.look_at(self.target.images.splits(load).public)
-        return watched
+        who = self.attack.name
+        seen = handed(target, self.attack.access, work, who, limit, released)
+        if isinstance(seen, Watched) and isinstance(self.attack, WhiteBox):
+            seen.students.extend(s.classifier(load, work.device) for s in self.students)
+            if self.attack.identity.public:
+                seen.look_at(self.target.images.splits(load).public)
+        return seen
+
+    @property
+    def students(self) -> tuple[StudentStage, ...]:
+        """What trains the networks that the attack's identity loss asks beside the target."""
+        named = self.attack.identity.students if isinstance(self.attack, WhiteBox) else ()
+        images, seed = self.target.images, self.prior.seed
+        return tuple(StudentStage(images, self.target, s, seed) for s in named)
+
+    @cached_property
+    def needs(self) -> tuple[Stage, ...]:
+        """The target, the prior and the students."""
+        return (self.target, self.prior, *self.students)

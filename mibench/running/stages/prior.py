@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from mibench.attacks.access import Watched
+from mibench.attacks.access import handed
 from mibench.roles import PriorSpec
 from mibench.running.stages.base import Load
 from mibench.running.stages.classifier import ClassifierStage
@@ -35,12 +35,12 @@ class PriorStage(Stage):
     def compute(self, load: Load, work: Work) -> Payload:
         """Returns the weights, the history and how often the target was asked."""
         public = self.images.splits(load).public.to(work.device)
-        if self.target and self.target.released(load, work.device):
-            raise ValueError(
-                f"the prior {self.spec.name} sees the whole target, and a release changes its "
-                "answers alone: it is not applicable"
-            )
-        target = Watched(self.target.classifier(load, work.device), work) if self.target else None
+        target = None
+        if self.target is not None:
+            network = self.target.classifier(load, work.device)
+            released = self.target.released(load, work.device)
+            who = f"the prior {self.spec.name}"
+            target = handed(network, self.spec.access, work, who, released=released)
         with seeded(self.seed, "init", self.spec.name):
             prior = self._build().to(work.device)
         with seeded(self.seed, "noise", self.spec.name):  # for targets that draw on their own

@@ -113,19 +113,23 @@ class RecordStage(Stage):
     def _budget(self, load: Load) -> dict[str, int]:
         """Returns steps, queries, gradients, prior_queries, and shared if there are any."""
         spent = [load(e.inversion)["budget"] for e in self.evidence]
-        prior = self.evidence[0].inversion.prior
         return {
             **{name: sum(s[name] for s in spent) for name in spent[0]},
-            "prior_queries": load(prior)["queries"] if prior.target else 0,
+            "prior_queries": sum(load(stage)["queries"] for stage in self._taught),
         }
+
+    @property
+    def _taught(self) -> list[Stage]:
+        """What asked the target before the attack: its prior, if it did, and students."""
+        run = self.evidence[0].inversion
+        return [*[run.prior] * (run.prior.target is not None), *run.students]
 
     @cached_property
     def needs(self) -> tuple[Stage, ...]:
         """The evidence, and the classifiers, prior and inversions quoted in the record."""
         first = self.evidence[0]
         quoted = [first.evaluator, *first.others, *(e.inversion for e in self.evidence)]
-        prior = [first.inversion.prior] * (first.inversion.prior.target is not None)
-        return (*self.evidence, *self.controls, *quoted, *prior)
+        return (*self.evidence, *self.controls, *quoted, *self._taught)
 
 
 def _sizes(e: Evidence, fid: str) -> dict[str, int]:
