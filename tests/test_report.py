@@ -16,6 +16,7 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.commands.report import slug
 from mibench.data import CelebA
+from mibench.evaluation.lenses import EVALUATOR
 from mibench.reporting.gallery import gallery, layout
 from mibench.reporting.page import Chapter, page
 from mibench.reporting.page.pictures import sprite

@@ -12,8 +12,11 @@ from torch import Tensor
 from mibench.attacks.access import Query
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
-from mibench.evaluation import METRICS, Evidence, Protocol
-from mibench.evaluation.metrics import compared
+from mibench.evaluation import METRICS, Compared, Evidence, Protocol
+from mibench.evaluation.evidence import STORED
+from mibench.evaluation.fid import compared
+from mibench.evaluation.lenses import EVALUATOR
+from mibench.evaluation.pixels import PIXELS
 from mibench.networks import MLP
 from mibench.reporting.gallery import Gallery
 from mibench.reporting.page import pictures
@@ -123,18 +126,16 @@ def evidence(rng: torch.Generator) -> Evidence:
         block=labels // 3,
         passes=torch.arange(SAMPLES).repeat_interleave(CLASSES),
         logits=logits,
-        features=torch.randn(n, 4, generator=rng),
-        real=torch.randn(m, 4, generator=rng),
+        features={
+            lens: Compared(*(torch.randn(rows, 4, generator=rng) for rows in (n, m)))
+            for lens in (*STORED, PIXELS)
+        },
         real_labels=torch.arange(CLASSES).repeat(8),
         test_logits=scores(t, CLASSES),
         test_labels=torch.arange(CLASSES).repeat(8),
         others=scores(2, n, KNOWN),
         target_logits=scores(n, CLASSES),
-        stretched=torch.randn(n, 4, generator=rng),
-        real_stretched=torch.randn(m, 4, generator=rng),
         ssim=torch.rand(n, generator=rng),
-        inception=torch.randn(n, 4, generator=rng),
-        real_inception=torch.randn(m, 4, generator=rng),
         control_logits=scores(n, KNOWN),
         control_labels=labels,
     )
@@ -206,8 +207,8 @@ def test_undecided_evaluators_score_what_blind_guesses_do(evidence: Evidence) ->
 def test_a_success_is_what_the_evaluator_gives_the_class_alone(evidence: Evidence) -> None:
     logits = torch.zeros_like(evidence.logits)
     logits[:20].scatter_(1, evidence.labels[:20, None], 1.0)
-    found, _ = compared(replace(evidence, logits=logits), "fid_successful")
-    assert torch.equal(found, evidence.features[:20])
+    reconstructed, _ = compared(replace(evidence, logits=logits), "fid_successful")
+    assert torch.equal(reconstructed, evidence.through(EVALUATOR).reconstructed[:20])
 
 
 # Selection --------------------------------------------------------------------------------

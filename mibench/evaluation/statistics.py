@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mibench.evaluation.evidence import Evidence, UndefinedError, gathered
-from mibench.evaluation.metrics import FIDS, METRICS, Metric
+from mibench.evaluation.evidence import Evidence, UndefinedError, own, target_logits
+from mibench.evaluation.fid import FIDS
+from mibench.evaluation.metric import METRICS, Metric
 from mibench.spec import choose, require, unknown
 from mibench.store import check_finite
 
@@ -88,21 +89,15 @@ class Protocol:
         """
         if not self.keep:
             return e
-        logits = gathered(e.target_logits, "the target's logits of the images were not kept")
-        scores = logits.double().log_softmax(1).gather(1, e.labels[:, None])[:, 0]
+        scores = own(target_logits(e).double().log_softmax(1), e.labels)
         best = []
-        for c in sorted(set(e.labels.tolist())):
-            own = (e.labels == c).nonzero()[:, 0]
-            first = scores[own].argsort(descending=True, stable=True)[: self.keep]
-            best.append(own[first.sort().values])
+        for c in e.classes:
+            of_class = (e.labels == c).nonzero()[:, 0]
+            first = scores[of_class].argsort(descending=True, stable=True)[: self.keep]
+            best.append(of_class[first.sort().values])
         kept = torch.stack(best, dim=1).flatten()  # every class has as many passes
         passes = torch.arange(len(best[0])).repeat_interleave(len(best))
-        per_image = ("labels", "block", "logits", "features", "target_logits", "stretched", "ssim",
-                     "inception")  # fmt: skip
-        cut = {f: v[kept] for f in per_image if (v := getattr(e, f)) is not None}
-        if e.others is not None:
-            cut["others"] = e.others[:, kept]
-        return replace(e, passes=passes, **cut)
+        return replace(e.take(kept), passes=passes)
 
 
 PROTOCOLS: dict[str, dict[str, str | int]] = {

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mibench.benchmarks.cell import Cell
 from mibench.evaluation import METRICS, Evidence, UndefinedError, measure, score, summarise
-from mibench.evaluation.metrics import compared
+from mibench.evaluation.fid import compared
+from mibench.evaluation.lenses import EVALUATOR
 from mibench.running.stages.base import Load, graph
 from mibench.running.stages.evidence import EvidenceStage
 from mibench.spec import brief, canonical
@@ -94,7 +95,7 @@ class RecordStage(Stage):
                     "pass": e.passes.tolist(),
                     "block": e.block.tolist(),
                     "identity": e.labels.tolist(),
-                    "identities": sorted(set(e.labels.tolist())),
+                    "identities": e.classes,
                 }
                 for e in counted
             ],
@@ -128,11 +129,11 @@ class RecordStage(Stage):
 def _sizes(e: Evidence, fid: str) -> dict[str, int]:
     """Returns how many images an FID compares, in how many dimensions; of any if it has none."""
     try:
-        found, real = compared(e, fid)
+        reconstructed, real = compared(e, fid)
     except UndefinedError:
-        found, real = e.features, e.real
+        reconstructed, real = e.through(EVALUATOR)
     return {
-        "reconstructions": len(found),
+        "reconstructions": len(reconstructed),
         "real": len(real),
         "dimensions": real.shape[1],
         "classes": e.logits.shape[1],
