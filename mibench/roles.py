@@ -144,6 +144,16 @@ class Defense(ABC):
     version: ClassVar[int] = 1
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
+    undefended: ClassVar[bool] = False
+    """Whether it leaves the target undefended; others are compared with such a row."""
+
+    @property
+    def lowers_dependence(self) -> str:
+        """Name of the measure of dependence between latents and input that training lowers.
+
+        One of ``mibench.defenses.dependence.MEASURES``; "" if it trains with none.
+        """
+        return ""
 
     def __init_subclass__(cls) -> None:
         """Takes a ``loss_terms(network, x, y)``, too, and says how to write it now."""

@@ -14,6 +14,7 @@ class NoDefense(Defense):
     """Plain empirical risk minimisation, Eq. (6)."""
 
     name: ClassVar[str] = "none"
+    undefended: ClassVar[bool] = True
 
     def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the cross-entropy alone."""
