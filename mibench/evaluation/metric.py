@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mibench.evaluation.evidence import Evidence
 from mibench.evaluation.lenses import Lens
-from mibench.spec import check_role, choose
+from mibench.spec import check_role, choose, source_digest
 
 INF = float("inf")
 PERCENT = (0.0, 100.0)
@@ -79,16 +79,20 @@ def metric(
 ) -> Callable[[Compute], Compute]:
     """Declares a function of the evidence as the metric of its name; see :class:`Metric`.
 
+    In a user's file the digest of the file stands for the version: it need not be raised.
+
     Raises:
         ValueError: If another file has declared a metric of that name.
     """
 
     def declare(compute: Compute) -> Compute:
         name = compute.__name__
+        source = source_digest(compute)
         if name in METRICS and METRICS[name].compute.__module__ != compute.__module__:
             home = METRICS[name].compute.__module__
             raise ValueError(f"{home} has a metric {name} already: give yours another name")
-        METRICS[name] = Metric(name, title, compute, per, better, unit, range, needs, version)
+        edition = int(source[:8], 16) if source else version
+        METRICS[name] = Metric(name, title, compute, per, better, unit, range, needs, edition)
         return compute
 
     return declare
