@@ -12,7 +12,7 @@ from mibench.attacks import GMI, AdversarialNoise, Goal, OtherClass, PriorSample
 from mibench.benchmarks.cell import Cell, Evaluator
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
-from mibench.evaluation import METRICS, PROTOCOLS, Compared, Evidence, Protocol, fields_of
+from mibench.evaluation import METRICS, PROTOCOLS, Compared, Evidence, Lens, Protocol, fields_of
 from mibench.evaluation.inception import INCEPTION, WEIGHTS, inception_digest, inception_features
 from mibench.evaluation.lenses import EVALUATOR
 from mibench.networks import MLP
@@ -341,7 +341,7 @@ def test_repeats_of_a_lower_fid_do_not_count(least: float, left: int) -> None:
 
 def test_a_repeat_without_an_fid_counts() -> None:
     seen = trial(3).through(EVALUATOR)
-    few = {EVALUATOR: Compared(seen.reconstructed, seen.real[:1])}
+    few: dict[Lens, Compared] = {EVALUATOR: Compared(seen.reconstructed, seen.real[:1])}
     one = replace(trial(3), features=few, real_labels=trial(3).real_labels[:1])
     assert Protocol(least_fid=1e6).counted([one, trial(3)]) == [one]
 

@@ -174,7 +174,9 @@ def test_evidence_comes_back_from_what_is_stored() -> None:
 
 
 def test_lenses_of_other_fields_have_other_names_in_the_store() -> None:
-    features = {side: evidence().features[PIXELS] for side in (PIXELS, Pixels(8))}
+    features: dict[Lens, Compared] = {
+        lens: evidence().features[PIXELS] for lens in (PIXELS, Pixels(8))
+    }
     stored = replace(evidence(), features=features).stored()
     assert len([name for name in stored if "pixels" in name]) == 4
 
@@ -192,7 +194,7 @@ def test_some_reconstructions_keep_all_that_belongs_to_them() -> None:
 
 def test_a_lens_that_leaves_out_images_is_refused() -> None:
     e = evidence()
-    few = {PIXELS: Compared(torch.zeros(3, 1), torch.zeros(4, 1))}
+    few: dict[Lens, Compared] = {PIXELS: Compared(torch.zeros(3, 1), torch.zeros(4, 1))}
     with pytest.raises(ValueError, match="the lens pixels gave 3 and 4 rows of features for 4"):
         replace(e, features=few)
 
@@ -312,7 +314,8 @@ class Centred(Lens):
         return {"mean": splits.public.images.mean(0)}
 
     def features(self, x: Tensor, tools: Tools) -> Tensor:
-        return (x - tools.state["mean"]).flatten(1)
+        mean: Tensor = tools.state["mean"]
+        return (x - mean).flatten(1)
 
 
 CENTRED = Centred()

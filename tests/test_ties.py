@@ -15,6 +15,7 @@ from mibench.defenses import NoDefense, Recipe
 from mibench.evaluation import METRICS, Compared, Evidence, Protocol
 from mibench.evaluation.evidence import STORED
 from mibench.evaluation.fid import compared
+from mibench.evaluation.gathering import best_moment
 from mibench.evaluation.lenses import EVALUATOR
 from mibench.evaluation.pixels import PIXELS
 from mibench.networks import MLP
@@ -22,7 +23,6 @@ from mibench.reporting.gallery import Gallery
 from mibench.reporting.page import pictures
 from mibench.reporting.page.page import _leaks, _utility
 from mibench.running.stages import ClassifierStage, EvidenceStage, ImagesStage, RecordStage
-from mibench.running.stages import evidence as evidence_stage
 from mibench.seeding import seeded
 from mibench.store import Store, Work
 from mibench.ties import drawn, in_top, votes
@@ -143,7 +143,7 @@ def evidence(rng: torch.Generator) -> Evidence:
 
 def renumbered(e: Evidence, order: Tensor) -> Evidence:
     """Returns the same evidence where class c is called order[c]."""
-    new = {}
+    new: dict[str, Any] = {}
     for field in fields(e):
         value = getattr(e, field.name)
         if field.name.endswith("labels"):
@@ -244,7 +244,7 @@ def test_the_moment_that_counts_is_chosen_alike_for_every_class() -> None:
             return (x.flatten(1),)
 
     dark, bright = torch.zeros(2, 3, 1, 1, 3), torch.eye(3).expand(2, 3, 3)[:, :, None, None]
-    images, *_ = evidence_stage._best(torch.stack([dark, bright]), Later())
+    images, *_ = best_moment(torch.stack([dark, bright]), Later())
     assert torch.equal(images, bright.flatten(0, 1))
 
 

@@ -12,7 +12,7 @@ from mibench.evaluation.accuracy import attack_acc
 from mibench.evaluation.evidence import Compared, Evidence, UndefinedError
 from mibench.evaluation.inception import INCEPTION
 from mibench.evaluation.lenses import EVALUATOR, STRETCHED, Lens
-from mibench.evaluation.metric import POSITIVE, Compute, metric
+from mibench.evaluation.metric import POSITIVE, C, metric
 from mibench.store import check_finite
 
 Features = Float[Tensor, "n d"]
@@ -126,15 +126,12 @@ def _frechet(
     *,
     successful: bool = False,
     version: int = 1,
-) -> Callable[[Compute], Compute]:
+) -> Callable[[C], C]:
     """Declares an FID between reconstructions and private images."""
 
-    def declare(compute: Compute) -> Compute:
+    def declare(compute: C) -> C:
         FIDS[compute.__name__] = lens, successful
-        as_metric = metric(
-            title, "attack", "higher", unit, POSITIVE, needs=(lens,), version=version
-        )
-        return as_metric(compute)
+        return metric(title, "attack", "higher", unit, POSITIVE, (lens,), version)(compute)
 
     return declare
 

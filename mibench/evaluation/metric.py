@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +16,7 @@ PERCENT = (0.0, 100.0)
 POSITIVE = (0.0, INF)
 
 Compute = Callable[[Evidence], Float[Tensor, " n"] | float]
+C = TypeVar("C", bound=Compute)
 Per = Literal["image", "identity", "attack", "target"]
 Better = Literal["lower", "higher", ""]
 Unit = Literal["percent", "features", "features²", ""]
@@ -76,7 +77,7 @@ def metric(
     range: tuple[float, float] = (-INF, INF),
     needs: tuple[Lens, ...] = (),
     version: int = 1,
-) -> Callable[[Compute], Compute]:
+) -> Callable[[C], C]:
     """Declares a function of the evidence as the metric of its name; see :class:`Metric`.
 
     In a user's file the digest of the file stands for the version: it need not be raised.
@@ -85,7 +86,7 @@ def metric(
         ValueError: If another file has declared a metric of that name.
     """
 
-    def declare(compute: Compute) -> Compute:
+    def declare(compute: C) -> C:
         name = compute.__name__
         source = source_digest(compute)
         if name in METRICS and METRICS[name].compute.__module__ != compute.__module__:

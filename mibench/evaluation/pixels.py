@@ -1,5 +1,6 @@
 """Pixels as a feature space: no network decides which image is near."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,5 +48,5 @@ def pixel_distance(e: Evidence) -> Float[Tensor, " n"]:
     larger; 0 is a copy. It trusts no classifier, which an attack may have learned to fool.
     """
     reconstructed, real = e.through(PIXELS)
-    distance = nearest(reconstructed, e.labels, real, e.real_labels)[0]
-    return distance / real.shape[1] ** 0.5
+    distance, _ = nearest(reconstructed, e.labels, real, e.real_labels)
+    return distance / math.sqrt(real.shape[1])
