@@ -27,7 +27,8 @@ class Protocol:
             both over blocks (and trials). "pass": over the passes of all classes together.
             "identity": over attacked classes, each averaged over its passes, as in the
             paper's evaluation of VMI.
-        real: Real images per attacked class that distances compare with, at most: the first.
+        real: How many real images of each attacked class distances compare with, at most: the
+            first ones.
         real_part: Of what: the private "train" images, or "all", train before test.
         select: Which samples count, of an attack that keeps earlier ones too: the "last", or
             per class those of the moment at which the "evaluator" liked them best, as released
@@ -120,9 +121,9 @@ def fields_of(protocol: str) -> dict[str, str | int]:
     """
     if protocol not in PROTOCOLS:
         raise KeyError(unknown("protocol", protocol, PROTOCOLS))
-    usual = asdict(Protocol())
+    defaults = asdict(Protocol())
     kept = ("select", "real")  # of the table
-    return {k: v for k, v in usual.items() if k not in kept} | PROTOCOLS[protocol]
+    return {k: v for k, v in defaults.items() if k not in kept} | PROTOCOLS[protocol]
 
 
 @dataclass(frozen=True)
