@@ -154,6 +154,16 @@ class Defense(ABC):
     """Values of fields that make it small enough for a test; numbers without a default get one."""
     wants_outliers: ClassVar[bool] = False
     """Whether batches bring images that are neither private nor public; see ``Task.outliers``."""
+    undefended: ClassVar[bool] = False
+    """Whether it leaves the target undefended; others are compared with such a row."""
+
+    @property
+    def lowers_dependence(self) -> str:
+        """Name of the measure of dependence between latents and input that training lowers.
+
+        One of ``mibench.defenses.dependence.MEASURES``; "" if it trains with none.
+        """
+        return ""
 
     def __init_subclass__(cls) -> None:
         """Takes a ``loss_terms(network, x, y)``, too, and says how to write it now."""
@@ -253,6 +263,7 @@ class NoDefense(Defense):
     """Plain empirical risk minimisation, Eq. (6) of Peng et al., KDD 2022."""
 
     name: ClassVar[str] = "none"
+    undefended: ClassVar[bool] = True
 
     def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the cross-entropy alone."""

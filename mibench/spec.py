@@ -150,13 +150,14 @@ def _head(value: object) -> dict[str, Json]:
     return head
 
 
-def source_digest(cls: type) -> str | None:
+def source_digest(cls: type | Callable[..., Any]) -> str | None:
     """Returns the digest of the user's source behind ``cls``; None if mibench ships it all.
 
-    A class may call functions of its file, and those call others: every file is hashed that
-    :func:`source_files` finds from there. Two classes of one name never share a result.
+    A class, or a function, may call functions of its file, and those call others: every file is
+    hashed that :func:`source_files` finds from there. Two of one name never share a result.
     """
-    own = [m for c in cls.__mro__ if (m := sys.modules.get(c.__module__)) and _foreign(m)]
+    classes = cls.__mro__ if isinstance(cls, type) else (cls,)
+    own = [m for c in classes if (m := sys.modules.get(c.__module__)) and _foreign(m)]
     files = sorted(source_files(own))
     if not files:
         return None

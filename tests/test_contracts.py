@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,12 @@ from mibench.benchmarks.tables import TABLES
 from mibench.data import TASKS, Splits
 from mibench.data.synthetic import Blobs
 from mibench.defenses import DEFENSES
-from mibench.evaluation import METRICS, Evidence, Metric, summarise
+from mibench.evaluation import METRICS, Compared, Evidence, Metric, summarise
+from mibench.evaluation.evidence import STORED
+from mibench.evaluation.fid import FIDS
+from mibench.evaluation.inception import INCEPTION
+from mibench.evaluation.lenses import EVALUATOR, STRETCHED
+from mibench.evaluation.pixels import PIXELS
 from mibench.networks import MLP, NETWORKS
 from mibench.roles import Attack, Batch, Defense, PriorSpec, View
 from mibench.running.executors import Bench, Serial, execute
@@ -36,25 +42,23 @@ from mibench.types import Access, Classifier, Images, Logits, Prior, Reconstruct
 NUMBERS: dict[Any, float] = {float: 0.1, int: 2}
 TASK = Blobs(num_classes=4)
 
-FIDS_OF_FOUND = {
-    "fid", "fid_stretched", "fid_successful", "fid_successful_stretched", "fid_inception",
-    "fid_inception_successful",
-}  # fmt: skip
-OF_SUCCESSFUL = {n for n in FIDS_OF_FOUND if "successful" in n}
+OF_SUCCESSFUL = {name for name, (_, only_successful) in FIDS.items() if only_successful}
+LENSES = dict.fromkeys((*STORED, *(lens for m in METRICS.values() for lens in m.needs)))
 CASES: dict[str, set[str]] = {
-    "one image": FIDS_OF_FOUND | {"fid_identity", "kid", "recall", "evaluator_kappa"},
+    "one image": FIDS.keys() | {"fid_identity", "kid", "recall", "evaluator_kappa"},
     "one class": {"recall"},  # of two images
     "none successful": OF_SUCCESSFUL,
     "identical images": set(),
-    "one real image": FIDS_OF_FOUND
+    "one real image": FIDS.keys()
     | {
         "fid_floor", "fid_identity", "fid_identity_floor", "kid", "knn_distance", "ssim",
         "knn_distance_squared", "feature_distance", "precision", "density", "coverage",
+        "pixel_distance",
     },
     "nothing but the least": {
         "attack_acc_best", "attack_acc_corrected", "false_positives", "evaluator_agreement",
         "evaluator_kappa", "confidence", "fid_stretched", "fid_successful_stretched",
-        "fid_inception", "fid_inception_successful", "ssim",
+        "fid_inception", "fid_inception_successful", "ssim", "pixel_distance",
     },
 }  # fmt: skip
 """Poor evidence → the metrics that have no value on it."""
@@ -424,25 +428,24 @@ def evidence() -> Evidence:
     logits = -torch.arange(6.0).repeat(4, 1)
     logits[torch.arange(4), torch.tensor([0, 1, 0, 2])] = 1
     sure = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.2, 0.8]])
-    found = torch.tensor([[0.0], [2.0], [0.0], [2.0]])
+    reconstructed = torch.tensor([[0.0], [2.0], [0.0], [2.0]])
     real = torch.tensor([[1.0], [2.0], [-1.0], [2.0], [3.0], [5.0], [3.0], [5.0]])
     return Evidence(
         labels=torch.tensor([0, 1, 0, 1]),
         block=torch.zeros(4, dtype=torch.long),
         passes=torch.tensor([0, 0, 1, 1]),
         logits=logits,
-        features=found,
-        real=real,
+        features={
+            lens: Compared(scale * reconstructed, scale * real)
+            for lens in LENSES
+            for scale in [{STRETCHED: 2, INCEPTION: 3, PIXELS: 0.25}.get(lens, 1)]
+        },
         real_labels=torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
         test_logits=torch.eye(4, 5),
         test_labels=torch.tensor([0, 1, 2, 4]),
         others=50 * F.one_hot(torch.tensor([[0, 2, 1, 2]]), 6).float(),
         target_logits=F.pad(sure.log(), (0, 3), value=-1e3),
-        stretched=2 * found,
-        real_stretched=2 * real,
         ssim=torch.tensor([0.5, 0.1, 0.2, 0.4]),
-        inception=3 * found,
-        real_inception=3 * real,
         control_logits=torch.eye(6)[:4],
         control_labels=torch.tensor([0, 0, 0, 1]),
     )
@@ -479,6 +482,7 @@ KNOWN = {
     "knn_distance_squared": 1.0,
     "feature_distance": (1 + 2) / 2,  # 0 to 1, 2 to 4
     "ssim": 0.3,
+    "pixel_distance": 0.25,
     "precision": 100.0,
     "recall": 75.0,  # both 5 are further than 2 from 0 and 2
     "density": (4 + 8) / 2 / 5,
@@ -526,44 +530,37 @@ class TestMetric:
 def poor(e: Evidence, case: str) -> Evidence:
     """Returns evidence that hardly is any."""
     if case == "one image" or case == "one class":
-        keep = torch.tensor([0]) if case == "one image" else torch.tensor([0, 2])
-        cut = {k: v[keep] for k, v in vars(e).items() if k in PER_IMAGE}
-        assert e.others is not None
-        return replace(e, others=e.others[:, keep], **cut)
+        return e.take(torch.tensor([0]) if case == "one image" else torch.tensor([0, 2]))
     if case == "none successful":
         return replace(e, logits=e.logits.flip(1) - 9 * F.one_hot(e.labels, 6))
     if case == "identical images":
-        same = {k: torch.ones_like(v) for k, v in vars(e).items() if k in FEATURES}
-        return replace(e, **same)
+        same = {k: Compared(*map(torch.ones_like, v)) for k, v in e.features.items()}
+        return replace(e, features=same)
     if case == "one real image":
-        real = {k: v[:1] for k, v in vars(e).items() if k.startswith("real")}
-        return replace(e, **real, ssim=None)
+        few = {k: Compared(v.reconstructed, v.real[:1]) for k, v in e.features.items()}
+        return replace(e, features=few, real_labels=e.real_labels[:1], ssim=None)
     if case == "nothing but the least":
-        return Evidence(**{k: v for k, v in vars(e).items() if k in LEAST})
+        least = {k: v for k, v in vars(e).items() if k in LEAST}
+        return Evidence(**least, features={EVALUATOR: e.features[EVALUATOR]})
     raise KeyError(case)
 
 
-PER_IMAGE = {
-    "labels", "block", "passes", "logits", "features", "target_logits", "stretched", "ssim",
-    "inception",
-}  # fmt: skip
-FEATURES = {
-    "features", "real", "stretched", "real_stretched", "inception", "real_inception",
-}  # fmt: skip
-LEAST = {
-    "labels", "block", "passes", "logits", "features", "real", "real_labels", "test_logits",
-    "test_labels",
-}  # fmt: skip
+LEAST = {"labels", "block", "passes", "logits", "real_labels", "test_logits", "test_labels"}
 
 
 @pytest.mark.parametrize(
-    "field", sorted({"logits", "others", "target_logits", "ssim", "control_logits"} | FEATURES)
-)
+    "field",
+    [
+        "logits", "others", "target_logits", "ssim", "control_logits",
+        *itertools.chain(*STORED.values()),
+    ],
+)  # fmt: skip
 def test_evidence_that_is_not_finite_is_refused(field: str, evidence: Evidence) -> None:
-    broken = getattr(evidence, field).clone()
-    broken[0, ...] = float("nan")
+    payload = evidence.stored()
+    payload[field] = payload[field].clone()
+    payload[field][0, ...] = float("nan")
     with pytest.raises(FloatingPointError, match=f"evidence's {field} is not finite"):
-        replace(evidence, **{field: broken})
+        Evidence.restored(payload, (PIXELS,))
 
 
 def test_a_metric_that_computes_nan_stops_the_record(evidence: Evidence) -> None:

@@ -12,9 +12,9 @@ from mibench.attacks import GMI, AdversarialNoise, Goal, OtherClass, PriorSample
 from mibench.benchmarks.cell import Cell, Evaluator
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
-from mibench.evaluation import METRICS, PROTOCOLS, Evidence, Protocol, fields_of
-from mibench.evaluation.inception import inception_digest, inception_features
-from mibench.evaluation.metrics import INCEPTION
+from mibench.evaluation import METRICS, PROTOCOLS, Compared, Evidence, Lens, Protocol, fields_of
+from mibench.evaluation.inception import INCEPTION, WEIGHTS, inception_digest, inception_features
+from mibench.evaluation.lenses import EVALUATOR
 from mibench.networks import MLP
 from mibench.reporting import records
 from mibench.reporting.export import collect, render
@@ -247,9 +247,9 @@ def test_a_protocol_scores_what_is_stored_and_runs_no_training_or_attack(
     scores = Store(bench.store).load(record(cell))["scores"]
     assert scores["attack_acc"]["mean"] is not None
     text = render(collect(table, {"GMI / No Def.": [record(cell)]}, Store(bench.store)), "text")
-    if "inception" in cell.protocol.fid:
+    if INCEPTION in cell.protocol.metric("fid").needs:
         assert scores["fid"]["mean"] is None
-        assert f"put {INCEPTION}" in text
+        assert f"put {WEIGHTS}" in text
         assert "0.00" not in [row.split()[-1] for row in text.split("\n") if "No Def" in row]
     else:
         assert scores["fid"]["mean"] > 0
@@ -286,8 +286,7 @@ def surest() -> Evidence:
         block=torch.zeros(6, dtype=torch.long),
         passes=torch.arange(3).repeat_interleave(2),
         logits=torch.eye(6, 6),
-        features=torch.arange(6.0)[:, None],
-        real=torch.zeros(2, 1),
+        features={EVALUATOR: Compared(torch.arange(6.0)[:, None], torch.zeros(2, 1))},
         real_labels=torch.tensor([0, 1]),
         test_logits=torch.eye(2),
         test_labels=torch.arange(2),
@@ -311,7 +310,7 @@ def test_of_each_class_those_are_kept_of_which_the_target_is_surest(
     keep: int, images: list[int], passes: list[int]
 ) -> None:
     seen = Protocol(keep=keep).view(surest())
-    assert seen.features[:, 0].tolist() == images
+    assert seen.through(EVALUATOR).reconstructed[:, 0].tolist() == images
     assert seen.labels.tolist() == [0, 1] * (len(images) // 2)
     assert seen.passes.tolist() == passes
     assert seen.others is not None
@@ -328,7 +327,8 @@ def trial(shift: float) -> Evidence:
         labels=labels, block=torch.zeros(40, dtype=torch.long),
         passes=torch.arange(20).repeat_interleave(2),
         logits=torch.eye(2)[labels if shift == 0 else 1 - labels],
-        features=real + torch.tensor([shift, 0]), real=real, real_labels=labels,
+        features={EVALUATOR: Compared(real + torch.tensor([shift, 0]), real)},
+        real_labels=labels,
         others=None, target_logits=None,
     )  # fmt: skip
 
@@ -340,7 +340,9 @@ def test_repeats_of_a_lower_fid_do_not_count(least: float, left: int) -> None:
 
 
 def test_a_repeat_without_an_fid_counts() -> None:
-    one = replace(trial(3), real=trial(3).real[:1], real_labels=trial(3).real_labels[:1])
+    seen = trial(3).through(EVALUATOR)
+    few: dict[Lens, Compared] = {EVALUATOR: Compared(seen.reconstructed, seen.real[:1])}
+    one = replace(trial(3), features=few, real_labels=trial(3).real_labels[:1])
     assert Protocol(least_fid=1e6).counted([one, trial(3)]) == [one]
 
 
@@ -423,7 +425,7 @@ def test_without_its_weights_there_is_no_digest_and_with_them_another_evidence(
     monkeypatch.setattr("mibench.evaluation.inception.PUBLISHED", "")
     assert inception_digest(tmp_path) == ""
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / INCEPTION).write_bytes(b"x")
+    (tmp_path / "weights" / WEIGHTS).write_bytes(b"x")
     digest = inception_digest(tmp_path)
     assert len(digest) == 64
     cell = small_cell()
@@ -443,7 +445,7 @@ def test_inception_s_features_come_from_the_file_and_from_no_network(
     from pytorch_fid import inception
 
     (tmp_path / "weights").mkdir()
-    path = tmp_path / "weights" / INCEPTION
+    path = tmp_path / "weights" / WEIGHTS
     built = {}
 
     def no_network(*_: object, **__: object) -> dict[str, Tensor]:

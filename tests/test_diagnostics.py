@@ -17,22 +17,24 @@ from mibench.data import Blobs
 from mibench.defenses import MID, NoDefense, Recipe
 from mibench.defenses.dependence import MEASURES
 from mibench.networks import MCNN
-from mibench.reporting import diagnostics_files
+from mibench.reporting import diagnostics
 from mibench.reporting.diagnostics import (
-    PAIRS,
-    SPLITS,
-    DependenceStage,
     Diagnosis,
     Where,
     correlate,
-    dependence_stage,
     dependence_stages,
-    dependences,
     diagnose,
     rank_correlation,
 )
 from mibench.reporting.export import record_stages
 from mibench.running.stages import ClassifierStage, ImagesStage
+from mibench.running.stages.dependence import (
+    PAIRS,
+    SPLITS,
+    DependenceStage,
+    dependence_stage,
+    dependences,
+)
 from mibench.seeding import seeded
 from mibench.store import Payload, Stage, Store, Work
 from mibench.types import Classifier, ImageSet
@@ -277,7 +279,7 @@ def test_a_dependence_that_falls_with_leakage_is_said_to() -> None:
     assert found.missing == []
     assert correlate(found, "KED-MI", XZ).rho == 1
     assert correlate(found, "KED-MI", XZ).n == 13, "seeds are no further defenses"
-    text = diagnostics_files.text(found, ["nhsic"])
+    text = diagnostics.text(found, ["nhsic"])
     for words in (
         "KED-MI, nhsic d(X,Z1): ρ = +1.00",
         "BiDO-HSIC (0.5, 0.5), nhsic d(X,Z): Z1 20.01 → 9.03*",
@@ -293,9 +295,7 @@ def test_records_that_are_not_there_are_named_and_leave_their_seed_out() -> None
     found = diagnose(RECORDS, Made(gap="KED-MI / MID (1)"))
     assert found.missing == ["KED-MI / MID (1), seed 2"]
     assert found.leakage["KED-MI"]["MID (1)"] == [75, 76]
-    assert "hence no leakage of: KED-MI / MID (1), seed 2." in diagnostics_files.text(
-        found, ["nhsic"]
-    )
+    assert "hence no leakage of: KED-MI / MID (1), seed 2." in diagnostics.text(found, ["nhsic"])
 
 
 def test_dependences_of_other_seeds_are_no_pairs() -> None:
@@ -304,7 +304,7 @@ def test_dependences_of_other_seeds_are_no_pairs() -> None:
     for label, seed in ((bare, 0), ("KED-MI / BiDO-HSIC (0.5, 0.5)", 2)):
         target = RECORDS[label][seed].evidence[0].inversion.target.trained
         del store.places[dependence_stage(target).key]
-    text = diagnostics_files.text(diagnose(RECORDS, store), ["nhsic"])
+    text = diagnostics.text(diagnose(RECORDS, store), ["nhsic"])
     assert "BiDO-HSIC (0.5, 0.5), nhsic d(X,Z): --" in text
 
 
@@ -318,20 +318,20 @@ def some(found: Diagnosis, *defenses: str) -> Diagnosis:
 
 def test_what_cannot_be_said_is_said_so() -> None:
     few = some(diagnose(RECORDS, Made()), "MID (1)", "MID (2)")
-    text = diagnostics_files.text(few, ["nhsic"])
+    text = diagnostics.text(few, ["nhsic"])
     assert "needs 5 or more defenses, there are 2" in text
-    assert "takes rows of BiDO and a row without defense" in text
-    silent = diagnostics_files.text(replace(few, leakage={}), ["nhsic"])
+    assert "takes rows of such defenses, as BiDO, and a row without defense" in text
+    silent = diagnostics.text(replace(few, leakage={}), ["nhsic"])
     assert "No record of these targets has an Attack Acc." in silent
 
 
 def test_the_files_hold_every_value_and_are_the_same_twice(tmp_path: Path) -> None:
     found = diagnose(RECORDS, Made())
-    first = [p.read_bytes() for p in diagnostics_files.draw(found, ["nhsic"], tmp_path / "x")]
-    again = [p.read_bytes() for p in diagnostics_files.draw(found, ["nhsic"], tmp_path / "x")]
+    first = [p.read_bytes() for p in diagnostics.draw(found, ["nhsic"], tmp_path / "x")]
+    again = [p.read_bytes() for p in diagnostics.draw(found, ["nhsic"], tmp_path / "x")]
     assert first == again
     assert [b[1:4] for b in first] == [b"PNG", b"PDF"]
-    table = diagnostics_files.csv(found)
+    table = diagnostics.csv(found)
     assert len(table.splitlines()) == 1 + 13 * 2 * 2 * 2
     assert '"BiDO-COCO (1, 50)",nhsic,xz,1,train,15.03,' in table
 

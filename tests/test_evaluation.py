@@ -13,13 +13,21 @@ from mibench.benchmarks.tables import TABLES
 from mibench.data import Blobs
 from mibench.evaluation import (
     METRICS,
+    Compared,
     Evidence,
+    Lens,
     Metric,
     summarise,
 )
 from mibench.evaluation.accuracy import topk_accuracy, topk_hits
-from mibench.evaluation.fid import frechet_distance, frechet_distance_of_few, gaussian_fit
-from mibench.evaluation.metrics import fid_identity, fid_identity_floor, stretch
+from mibench.evaluation.fid import (
+    fid_identity,
+    fid_identity_floor,
+    frechet_distance,
+    frechet_distance_of_few,
+    gaussian_fit,
+)
+from mibench.evaluation.lenses import EVALUATOR, STRETCHED, stretch
 from mibench.evaluation.statistics import Spread
 from mibench.running.stages import record_stage
 from mibench.seeding import seeded
@@ -228,6 +236,10 @@ def test_stretch_makes_a_constant_image_black() -> None:
 # Summaries ----------------------------------------------------------------------------------
 
 
+def seen(reconstructed: Tensor, real: Tensor) -> dict[Lens, Compared]:
+    return {EVALUATOR: Compared(reconstructed, real)}
+
+
 def evidence(hits: Sequence[Sequence[int]], blocks: Sequence[int]) -> Evidence:
     """Returns evidence in which ``hits[pass][class]`` says what the evaluator recognised."""
     passes, classes = len(hits), len(blocks)
@@ -240,8 +252,10 @@ def evidence(hits: Sequence[Sequence[int]], blocks: Sequence[int]) -> Evidence:
         block=torch.tensor(blocks).repeat(passes),
         passes=torch.arange(passes).repeat_interleave(classes),
         logits=torch.nn.functional.one_hot(guess, max(classes, 5)).float(),
-        features=torch.arange(2.0 * n).view(n, 2),
-        real=torch.arange(8.0 * classes).view(4 * classes, 2).square(),
+        features=seen(
+            torch.arange(2.0 * n).view(n, 2),
+            torch.arange(8.0 * classes).view(4 * classes, 2).square(),
+        ),
         real_labels=torch.arange(classes).repeat_interleave(4),
         test_logits=LOGITS,
         test_labels=LABELS,
@@ -336,8 +350,10 @@ def faces(rng: torch.Generator) -> Evidence:
     real_labels = torch.arange(CLASSES).repeat_interleave(torch.tensor([41, 30, 50]))
     return replace(
         evidence([[1] * CLASSES] * 40, [0] * CLASSES),
-        features=centres[labels] + torch.randn(len(labels), 6, generator=rng),
-        real=2 * centres[real_labels] + torch.randn(len(real_labels), 6, generator=rng),
+        features=seen(
+            centres[labels] + torch.randn(len(labels), 6, generator=rng),
+            2 * centres[real_labels] + torch.randn(len(real_labels), 6, generator=rng),
+        ),
         real_labels=real_labels,
     )
 
@@ -348,9 +364,10 @@ def units(x: Tensor) -> Tensor:
 
 
 def test_the_fid_of_an_identity_compares_its_images_on_the_unit_sphere(faces: Evidence) -> None:
+    reconstructed, real = faces.through(EVALUATOR)
     want = [
         by_square_root(
-            units(faces.features[faces.labels == c]), units(faces.real[faces.real_labels == c])
+            units(reconstructed[faces.labels == c]), units(real[faces.real_labels == c])
         )
         for c in range(CLASSES)
     ]
@@ -358,19 +375,22 @@ def test_the_fid_of_an_identity_compares_its_images_on_the_unit_sphere(faces: Ev
 
 
 def test_the_floor_compares_every_other_real_image(faces: Evidence) -> None:
-    rows = [units(faces.real[faces.real_labels == c]) for c in range(CLASSES)]
+    reconstructed, real = faces.through(EVALUATOR)
+    rows = [units(real[faces.real_labels == c]) for c in range(CLASSES)]
     want = [by_square_root(x[0::2], x[1::2]) for x in rows]
     assert fid_identity_floor(faces).tolist() == pytest.approx(want, rel=1e-9)
-    other = replace(faces, features=faces.features.flip(0))
+    other = replace(faces, features=seen(reconstructed.flip(0), real))
     assert torch.equal(fid_identity_floor(other), fid_identity_floor(faces))
 
 
 def test_the_fid_per_identity_knows_no_length_and_no_order(
     faces: Evidence, rng: torch.Generator
 ) -> None:
-    order = torch.randperm(len(faces.real), generator=rng)
+    reconstructed, real = faces.through(EVALUATOR)
+    order = torch.randperm(len(real), generator=rng)
     scale = 0.1 + torch.rand(len(order), 1, generator=rng)
-    mixed = replace(faces, real=(faces.real * scale)[order], real_labels=faces.real_labels[order])
+    features = seen(reconstructed, (real * scale)[order])
+    mixed = replace(faces, features=features, real_labels=faces.real_labels[order])
     torch.testing.assert_close(fid_identity(mixed), fid_identity(faces), rtol=1e-5, atol=0)
 
 
@@ -378,7 +398,8 @@ def test_opposite_points_are_at_the_greatest_distance(faces: Evidence) -> None:
     """Classes keep their order: only the second has its images at the other pole."""
     pole = torch.eye(6)[0]
     sign = 1 - 2 * (faces.real_labels == 1).float()
-    e = replace(faces, features=pole.repeat(len(faces.labels), 1), real=sign[:, None] * pole)
+    poles = seen(pole.repeat(len(faces.labels), 1), sign[:, None] * pole)
+    e = replace(faces, features=poles)
     assert fid_identity(e).tolist() == pytest.approx([0, 4, 0])
 
 
@@ -390,7 +411,10 @@ def test_an_identity_with_too_few_real_images_is_no_distance_of_zero(
     faces: Evidence, kept: int, sentence: str
 ) -> None:
     keep = (faces.real_labels != 1) | ((faces.real_labels == 1).cumsum(0) <= kept)
-    few = replace(faces, real=faces.real[keep], real_labels=faces.real_labels[keep])
+    reconstructed, real = faces.through(EVALUATOR)
+    few = replace(
+        faces, features=seen(reconstructed, real[keep]), real_labels=faces.real_labels[keep]
+    )
     with pytest.raises(ValueError, match=sentence):
         fid_identity(few)
     with pytest.raises(ValueError, match=f"class 1 need four or more real images, got {kept}"):
@@ -402,8 +426,10 @@ def test_the_floor_needs_four_real_images_and_an_identity_two_reconstructions() 
     with pytest.raises(ValueError, match=r"class 0 needs two or more .* got 1 and 4"):
         fid_identity(e)
     assert fid_identity_floor(e).shape == (2,)
+    reconstructed, real = e.through(EVALUATOR)
+    few = replace(e, features=seen(reconstructed, real[:-1]), real_labels=e.real_labels[:-1])
     with pytest.raises(ValueError, match="class 1 need four or more real images, got 3"):
-        fid_identity_floor(replace(e, real=e.real[:-1], real_labels=e.real_labels[:-1]))
+        fid_identity_floor(few)
 
 
 # What the real images are -------------------------------------------------------------------
@@ -447,6 +473,7 @@ def test_the_evidence_has_the_first_real_images_of_each_attacked_class_with_thei
         lambda _: classifiers[stage.evaluator.key], Work().device
     )
     shown = torch.cat(files)
-    torch.testing.assert_close(e.real, predict(evaluator, shown, rng)[1])
-    torch.testing.assert_close(e.real_stretched, predict(evaluator, stretch(shown), rng)[1])
+    torch.testing.assert_close(e.through(EVALUATOR).real, predict(evaluator, shown, rng)[1])
+    stretched = predict(evaluator, stretch(shown), rng)[1]
+    torch.testing.assert_close(e.through(STRETCHED).real, stretched)
     assert METRICS["fid_identity"].compute(e).shape == (3,)  # type: ignore[union-attr]

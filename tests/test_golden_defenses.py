@@ -285,10 +285,14 @@ def test_precision_recall_density_and_coverage(case: dict[str, Any]) -> None:
     found = wave((case["found"], 4), A * 1.3, B + 0.5) + 0.8
     k = case["k"]
     assert manifold.radii(real, k).tolist() == pytest.approx(case["radii of real"], rel=TIGHT)
-    for name in ("precision", "recall", "coverage"):
-        ours = getattr(manifold, name)(found, real, k).mean().item() / 100
-        assert ours == pytest.approx(case[name], rel=TIGHT), name
-    ours = manifold.density(found, real, k).mean().item()
+    percents = {
+        "precision": manifold.inside(found, real, k),
+        "recall": manifold.inside(real, found, k),
+        "coverage": manifold.covered(real, found, k),
+    }
+    for name, each in percents.items():
+        assert each.mean().item() / 100 == pytest.approx(case[name], rel=TIGHT), name
+    ours = manifold.crowding(found, real, k).mean().item()
     assert ours == pytest.approx(case["density"], rel=TIGHT)
 
 

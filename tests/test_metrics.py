@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mibench.evaluation import UndefinedError
+from mibench.evaluation.distance import nearest
 from mibench.evaluation.fid import frechet_distance
 from mibench.evaluation.kid import kernel_distance
-from mibench.evaluation.manifold import coverage, density, nearest, precision, radii, recall
+from mibench.evaluation.manifold import covered, crowding, inside, radii
 from mibench.evaluation.panel import agreement, fleiss_kappa
 from mibench.evaluation.similarity import structural_similarity
 
@@ -75,27 +76,27 @@ def test_the_published_definitions_spelled_out(rng: torch.Generator) -> None:
     real = torch.randn(9, 2, generator=rng, dtype=torch.float64)
     found = 0.8 * torch.randn(13, 2, generator=rng, dtype=torch.float64) + 1.2
 
-    def inside(y: Tensor, x: Tensor, i: int, k: int) -> bool:
+    def within(y: Tensor, x: Tensor, i: int, k: int) -> bool:
         return float((y - x[i]).norm()) <= ball(x, i, k)
 
     each = range(len(real))
-    want_precision = np.mean([any(inside(y, real, i, 3) for i in each) for y in found])
-    want_recall = np.mean([any(inside(x, found, j, 3) for j in range(len(found))) for x in real])
-    want_density = sum(inside(y, real, i, 5) for y in found for i in each) / (5 * len(found))
-    want_coverage = np.mean([any(inside(y, real, i, 5) for y in found) for i in each])
+    want_precision = np.mean([any(within(y, real, i, 3) for i in each) for y in found])
+    want_recall = np.mean([any(within(x, found, j, 3) for j in range(len(found))) for x in real])
+    want_density = sum(within(y, real, i, 5) for y in found for i in each) / (5 * len(found))
+    want_coverage = np.mean([any(within(y, real, i, 5) for y in found) for i in each])
     assert 0 < want_precision < 1
     assert 0 < want_recall < 1
     assert 0 < want_coverage < 1
-    assert precision(found, real).mean().item() == pytest.approx(100 * want_precision)
-    assert recall(found, real).mean().item() == pytest.approx(100 * want_recall)
-    assert density(found, real).mean().item() == pytest.approx(want_density)
-    assert coverage(found, real).mean().item() == pytest.approx(100 * want_coverage)
+    assert inside(found, real).mean().item() == pytest.approx(100 * want_precision)
+    assert inside(real, found).mean().item() == pytest.approx(100 * want_recall)
+    assert crowding(found, real).mean().item() == pytest.approx(want_density)
+    assert covered(real, found).mean().item() == pytest.approx(100 * want_coverage)
 
 
 def test_density_averages_over_reconstructions_and_does_not_grow_with_their_number() -> None:
     real = torch.arange(7.0)[:, None]
     found = torch.tensor([[3.0]])
-    once, often = density(found, real).mean(), density(found.repeat(8, 1), real).mean()
+    once, often = crowding(found, real).mean(), crowding(found.repeat(8, 1), real).mean()
     assert once.item() == pytest.approx(7 / 5)  # the fifth neighbour of 0 and of 6 is at 5
     assert often == once
 
@@ -103,9 +104,9 @@ def test_density_averages_over_reconstructions_and_does_not_grow_with_their_numb
 def test_copies_of_the_real_images_are_inside_and_cover_them_even_where_they_coincide() -> None:
     same = torch.ones(6, 3)
     assert radii(same, 5).tolist() == [0] * 6
-    for measure in (precision, recall, coverage):
+    for measure in (inside, covered):
         assert measure(same, same).tolist() == [100] * 6
-    assert precision(same + 1e-3, same).tolist() == [0] * 6
+    assert inside(same + 1e-3, same).tolist() == [0] * 6
 
 
 def test_as_many_neighbours_as_images_are_refused() -> None:

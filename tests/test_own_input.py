@@ -8,8 +8,8 @@ from mibench.attacks.access import Watched
 from mibench.defenses import BiDO, Unilateral
 from mibench.defenses.dependence import KERNELS, coco_frobenius
 from mibench.networks import MCNN, ResNet34
-from mibench.reporting.diagnostics import dependences
 from mibench.roles import Batch, NetworkSpec
+from mibench.running.stages.dependence import dependences
 from mibench.seeding import seeded
 from mibench.store import Work
 from mibench.types import Classifier, ImageSet

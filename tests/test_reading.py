@@ -29,8 +29,7 @@ from mibench.data.base import resize
 from mibench.data.celeba import read_identities
 from mibench.data.cifar10 import CLASSES, contents
 from mibench.data.images import decode, file_digests
-from mibench.evaluation.inception import inception_digest
-from mibench.evaluation.metrics import INCEPTION
+from mibench.evaluation.inception import WEIGHTS, inception_digest
 from mibench.networks import MCNN
 from mibench.running.stages import ImagesStage
 from mibench.seeding import generator, seeded
@@ -560,7 +559,7 @@ def test_a_large_payload_that_is_new_is_hashed_each_time(
 
 
 def test_other_weights_than_inception_s_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights" / INCEPTION
+    path = tmp_path / "weights" / WEIGHTS
     path.parent.mkdir()
     path.write_bytes(b"x")
     with pytest.raises(ValueError, match="its sha256 begins with 2d711642, not 6726825d"):

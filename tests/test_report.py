@@ -16,6 +16,7 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.commands.report import slug
 from mibench.data import CelebA
+from mibench.evaluation.lenses import EVALUATOR
 from mibench.reporting.gallery import gallery, layout
 from mibench.reporting.page import Chapter, page
 from mibench.reporting.page.pictures import sprite
@@ -239,7 +240,8 @@ def test_the_nearest_private_image_is_the_nearest_of_its_class(store: Store) -> 
     assert found.nearest is not None
     for i in range(len(found.labels)):
         row = int(found.samples[i]) * stage.inversion.classes + int(found.labels[i])
-        far = (evidence.real.double() - evidence.features[row].double()).norm(dim=1)
+        reconstructed, real_features = evidence.through(EVALUATOR)
+        far = (real_features.double() - reconstructed[row].double()).norm(dim=1)
         own = (evidence.real_labels == found.labels[i]).nonzero()[:, 0]
         best = own[far[own].argmin()]
         assert torch.equal(found.nearest[i], real.images[best])

@@ -158,7 +158,7 @@ def test_the_seeds_a_difference_needs() -> None:
     assert seeds_needed(spread.tolist()) is None  # a mean of nothing
     assert seeds_needed([2.0, 2.0]) is None
     assert seeds_needed([9.0, 10.0, 11.0]) == 1
-    with pytest.raises(ValueError, match="from two or more"):
+    with pytest.raises(ValueError, match="takes two or more differences"):
         seeds_needed([1.0])
 
 

@@ -12,14 +12,17 @@ from torch import Tensor
 from mibench.attacks.access import Query
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
-from mibench.evaluation import METRICS, Evidence, Protocol
-from mibench.evaluation.metrics import compared
+from mibench.evaluation import METRICS, Compared, Evidence, Protocol
+from mibench.evaluation.evidence import STORED
+from mibench.evaluation.fid import compared
+from mibench.evaluation.gathering import best_moment
+from mibench.evaluation.lenses import EVALUATOR
+from mibench.evaluation.pixels import PIXELS
 from mibench.networks import MLP
 from mibench.reporting.gallery import Gallery
 from mibench.reporting.page import pictures
 from mibench.reporting.page.page import _leaks, _utility
 from mibench.running.stages import ClassifierStage, EvidenceStage, ImagesStage, RecordStage
-from mibench.running.stages import evidence as evidence_stage
 from mibench.seeding import seeded
 from mibench.store import Store, Work
 from mibench.ties import drawn, in_top, votes
@@ -123,18 +126,16 @@ def evidence(rng: torch.Generator) -> Evidence:
         block=labels // 3,
         passes=torch.arange(SAMPLES).repeat_interleave(CLASSES),
         logits=logits,
-        features=torch.randn(n, 4, generator=rng),
-        real=torch.randn(m, 4, generator=rng),
+        features={
+            lens: Compared(*(torch.randn(rows, 4, generator=rng) for rows in (n, m)))
+            for lens in (*STORED, PIXELS)
+        },
         real_labels=torch.arange(CLASSES).repeat(8),
         test_logits=scores(t, CLASSES),
         test_labels=torch.arange(CLASSES).repeat(8),
         others=scores(2, n, KNOWN),
         target_logits=scores(n, CLASSES),
-        stretched=torch.randn(n, 4, generator=rng),
-        real_stretched=torch.randn(m, 4, generator=rng),
         ssim=torch.rand(n, generator=rng),
-        inception=torch.randn(n, 4, generator=rng),
-        real_inception=torch.randn(m, 4, generator=rng),
         control_logits=scores(n, KNOWN),
         control_labels=labels,
     )
@@ -142,7 +143,7 @@ def evidence(rng: torch.Generator) -> Evidence:
 
 def renumbered(e: Evidence, order: Tensor) -> Evidence:
     """Returns the same evidence where class c is called order[c]."""
-    new = {}
+    new: dict[str, Any] = {}
     for field in fields(e):
         value = getattr(e, field.name)
         if field.name.endswith("labels"):
@@ -206,8 +207,8 @@ def test_undecided_evaluators_score_what_blind_guesses_do(evidence: Evidence) ->
 def test_a_success_is_what_the_evaluator_gives_the_class_alone(evidence: Evidence) -> None:
     logits = torch.zeros_like(evidence.logits)
     logits[:20].scatter_(1, evidence.labels[:20, None], 1.0)
-    found, _ = compared(replace(evidence, logits=logits), "fid_successful")
-    assert torch.equal(found, evidence.features[:20])
+    reconstructed, _ = compared(replace(evidence, logits=logits), "fid_successful")
+    assert torch.equal(reconstructed, evidence.through(EVALUATOR).reconstructed[:20])
 
 
 # Selection --------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def test_the_moment_that_counts_is_chosen_alike_for_every_class() -> None:
             return (x.flatten(1),)
 
     dark, bright = torch.zeros(2, 3, 1, 1, 3), torch.eye(3).expand(2, 3, 3)[:, :, None, None]
-    images, *_ = evidence_stage._best(torch.stack([dark, bright]), Later())
+    images, *_ = best_moment(torch.stack([dark, bright]), Later())
     assert torch.equal(images, bright.flatten(0, 1))
 
 

@@ -202,9 +202,9 @@ def handed(
     target: Classifier,
     access: Access,
     work: Work,
-    who: str,
     limit: int = NO_LIMIT,
     released: Callable[[Logits, Images], Tensor] | None = None,
+    who: str = "the attack",
 ) -> Watched | Query:
     """Returns what an attack or a prior is handed of a target.
 
@@ -212,9 +212,9 @@ def handed(
         target: The network.
         access: Of whom it is handed to.
         work: Counts.
-        who: It is handed to, for the message.
         limit: Answers that may be asked for.
         released: See :class:`Query`.
+        who: It is handed to, for the message.
 
     Raises:
         ValueError: If that is all of a target of which a release lets out the answers alone.

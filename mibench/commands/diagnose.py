@@ -45,7 +45,7 @@ def diagnose(
     Trains targets that are not there yet; leakage is of the records that `mibench run` left.
     """
     from mibench.defenses.dependence import MEASURES
-    from mibench.reporting import diagnostics, diagnostics_files
+    from mibench.reporting import diagnostics
     from mibench.running.executors import Bench, choose_executor
     from mibench.spec import unknown
     from mibench.store import Store
@@ -69,12 +69,12 @@ def diagnose(
         found = diagnostics.diagnose(records, Store(store))
         if found.values:
             stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-            click.echo(diagnostics_files.text(found, measures) + "\n")
+            click.echo(diagnostics.text(found, measures) + "\n")
             table = out / f"{stem}-dependence.csv"
-            table.write_text(diagnostics_files.csv(found), encoding="utf-8")
+            table.write_text(diagnostics.csv(found), encoding="utf-8")
             click.echo(table)
             try:
-                for path in diagnostics_files.draw(found, measures, table.with_suffix("")):
+                for path in diagnostics.draw(found, measures, table.with_suffix("")):
                     click.echo(path)
             except ValueError as error:
                 fail(f"could not draw them ({error}); the numbers are whole, and kept")

@@ -218,7 +218,6 @@ def _span(span: "Interval | None", metric: "Metric") -> str:
 
 
 def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
-    from mibench.defenses import NoDefense
     from mibench.evaluation import METRICS
 
     metric = METRICS[name]
@@ -228,7 +227,7 @@ def _comparisons(results: "Results", row: str, name: str) -> Iterator[str]:
         yield "  none: a yardstick is not tested"
     elif contrast:
         yield f"  with {contrast.other}: {_verdict(contrast, metric)}"
-    elif isinstance(results.table.rows[row].defense, NoDefense):
+    elif results.table.rows[row].defense.undefended:
         yield "  this is the row without a defense"
     else:
         yield "  with no defense: no such row to compare it with"

@@ -45,6 +45,11 @@ class BiDO(Defense):
         choose(self, measure=MEASURES, kernel=KERNELS, label_kernel=KERNELS)
         require(self, lambda_x=(0, float("inf")), lambda_y=(0, float("inf")), ridge=(1e-12, 1e6))
 
+    @property
+    def lowers_dependence(self) -> str:
+        """The measure."""
+        return self.measure
+
     def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the task loss and the two dependence terms of Eq. (7)."""
         x, y = batch.x, batch.y

@@ -1,8 +1,11 @@
-"""Accuracies, in percent."""
+"""Accuracies, in percent: of the target, and of the attack by the evaluator."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mibench.evaluation.evidence import Evidence, UndefinedError, own, target_logits
+from mibench.evaluation.metric import INF, PERCENT, metric
 from mibench.ties import in_top
 
 
@@ -28,3 +31,49 @@ def topk_accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"], top: 
         ValueError: If there are fewer than ``top`` classes.
     """
     return topk_hits(logits, labels, top).mean().item()
+
+
+@metric("Accuracy", "target", "higher", "percent", PERCENT, version=2)
+def accuracy(e: Evidence) -> float:
+    """Utility: the target's accuracy on the private test images, in percent."""
+    return topk_accuracy(e.test_logits, e.test_labels, 1)
+
+
+@metric("Attack Acc", "image", "lower", "percent", PERCENT, version=2)
+def attack_acc(e: Evidence) -> Float[Tensor, " n"]:
+    """Attack Acc: 100 for each reconstruction that the evaluator gives the attacked class."""
+    return topk_hits(e.logits, e.labels, 1)
+
+
+@metric("Attack Acc5", "image", "lower", "percent", PERCENT, version=2)
+def attack_acc5(e: Evidence) -> Float[Tensor, " n"]:
+    """Attack Acc5: 100 for each whose attacked class is among the evaluator's best five."""
+    if e.logits.shape[1] < 5:
+        raise UndefinedError(f"Acc5 needs five classes, the evaluator knows {e.logits.shape[1]}")
+    return topk_hits(e.logits, e.labels, 5)
+
+
+@metric("Attack Acc per class", "identity", "lower", "percent", PERCENT, version=2)
+def attack_acc_identity(e: Evidence) -> Float[Tensor, " c"]:
+    """Attack Acc of each attacked class, in percent."""
+    hits = attack_acc(e)
+    return torch.stack([hits[e.labels == c].mean() for c in e.classes])
+
+
+@metric("Best's Attack Acc", "identity", "lower", "percent", PERCENT, version=2)
+def attack_acc_best(e: Evidence) -> Float[Tensor, " c"]:
+    """Attack Acc of the one reconstruction of each class that the target scores highest."""
+    scores, hits = own(target_logits(e), e.labels), attack_acc(e)
+    best = [scores.masked_fill(e.labels != c, -INF).argmax() for c in e.classes]
+    return hits[torch.stack(best)]
+
+
+@metric("Any's Attack Acc", "identity", "lower", "percent", PERCENT, version=2)
+def attack_acc_any(e: Evidence) -> Float[Tensor, " c"]:
+    """100 for each attacked class of which the evaluator recognises any reconstruction.
+
+    Among classes of equal score it is the best image's chance: one order of the classes holds for
+    all images, so more images of the same answer are no more chances.
+    """
+    hits = attack_acc(e)
+    return torch.stack([hits[e.labels == c].amax() for c in e.classes])

@@ -1,11 +1,23 @@
-"""What the classifiers saw; metrics are functions of this and nothing else."""
+"""What the classifiers and lenses see of one inversion; metrics are functions of it alone."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mibench.store import check_finite
+from mibench.evaluation.inception import INCEPTION
+from mibench.evaluation.lenses import EVALUATOR, STRETCHED, Lens
+from mibench.spec import fingerprint
+from mibench.store import Payload, check_finite
+
+STORED: dict[Lens, tuple[str, str]] = {
+    EVALUATOR: ("features", "real"),
+    STRETCHED: ("stretched", "real_stretched"),
+    INCEPTION: ("inception", "real_inception"),
+}
+"""The lenses that need no column to ask for them → names of the two sides' features as stored."""
 
 
 class UndefinedError(ValueError):
@@ -14,6 +26,18 @@ class UndefinedError(ValueError):
     A record then has no number there and quotes the message: never 0, which could be taken for
     a perfect score.
     """
+
+
+class Compared(NamedTuple):
+    """What one lens sees: a row per image.
+
+    Attributes:
+        reconstructed: Features of the reconstructions, (n, d).
+        real: Features of the real private images they are compared with, (m, d).
+    """
+
+    reconstructed: Float[Tensor, "n d"]
+    real: Float[Tensor, "m d"]
 
 
 @dataclass(frozen=True)
@@ -27,18 +51,14 @@ class Evidence:
         block: Block of each reconstruction.
         passes: Pass of each reconstruction.
         logits: Evaluation logits of the reconstructions.
-        features: Evaluation features (penultimate layer) of the reconstructions.
-        real: Evaluation features of the real private images they are compared with.
-        real_labels: Their classes.
+        features: Lens → its features of the reconstructions and of the real private images
+            they are compared with.
+        real_labels: Classes of those real images.
         test_logits: The target's logits of the private test images.
         test_labels: Their labels.
         others: Logits of the reconstructions by the other evaluators of the setting.
         target_logits: The target's logits of the reconstructions.
-        stretched: Evaluation features of the reconstructions, each stretched to full range.
-        real_stretched: Those of the real images, likewise.
         ssim: Structural similarity of each reconstruction and the real image nearest to it.
-        inception: Inception-v3's features of the reconstructions.
-        real_inception: Those of the real images.
         control_logits: Evaluation logits of a control's reconstructions.
         control_labels: The classes they were made for.
 
@@ -46,32 +66,85 @@ class Evidence:
 
     Raises:
         FloatingPointError: If a number is NaN or infinite.
+        ValueError: If a lens has not as many rows of features as there are images.
     """
 
     labels: Int[Tensor, " n"]
     block: Int[Tensor, " n"]
     passes: Int[Tensor, " n"]
     logits: Float[Tensor, "n k"]
-    features: Float[Tensor, "n d"]
-    real: Float[Tensor, "m d"]
+    features: Mapping[Lens, Compared]
     real_labels: Int[Tensor, " m"]
     test_logits: Float[Tensor, "t c"]
     test_labels: Int[Tensor, " t"]
     others: Float[Tensor, "v n k"] | None = None
     target_logits: Float[Tensor, "n c"] | None = None
-    stretched: Float[Tensor, "n d"] | None = None
-    real_stretched: Float[Tensor, "m d"] | None = None
     ssim: Float[Tensor, " n"] | None = None
-    inception: Float[Tensor, "n i"] | None = None
-    real_inception: Float[Tensor, "m i"] | None = None
     control_logits: Float[Tensor, "q k"] | None = None
     control_labels: Int[Tensor, " q"] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                check_finite(value, f"the evidence's {field.name}")
+        for name, value in self.stored().items():
+            if value is not None:
+                check_finite(value, f"the evidence's {name}")
+        images = (len(self.labels), len(self.real_labels))
+        for lens, sides in self.features.items():
+            if (rows := tuple(map(len, sides))) != images:
+                raise ValueError(
+                    f"the lens {lens.name} gave {rows[0]} and {rows[1]} rows of features for "
+                    f"{images[0]} reconstructions and {images[1]} real images: return one an image"
+                )
+
+    @property
+    def classes(self) -> list[int]:
+        """The attacked classes, in order."""
+        return sorted(set(self.labels.tolist()))
+
+    def through(self, lens: Lens) -> Compared:
+        """Returns what a lens sees.
+
+        Raises:
+            UndefinedError: If its features were not gathered.
+        """
+        if lens not in self.features:
+            raise UndefinedError(lens.absent)
+        return self.features[lens]
+
+    def take(self, index: Int[Tensor, " q"]) -> "Evidence":
+        """Returns the evidence of the reconstructions at ``index``, in that order."""
+        own = ("labels", "block", "passes", "logits", "target_logits", "ssim")
+        cut: dict[str, Any] = {k: v[index] for k in own if (v := getattr(self, k)) is not None}
+        if self.others is not None:
+            cut["others"] = self.others[:, index]
+        seen = {k: Compared(v.reconstructed[index], v.real) for k, v in self.features.items()}
+        return replace(self, features=seen, **cut)
+
+    def stored(self) -> Payload:
+        """Returns the evidence as a store has it: each lens's features under their two names."""
+        payload = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "features"}
+        for lens in {**STORED, **self.features}:
+            payload |= zip(_names(lens), self.features.get(lens, (None, None)), strict=True)
+        return payload
+
+    @classmethod
+    def restored(cls, payload: Payload, lenses: tuple[Lens, ...] = ()) -> "Evidence":
+        """Returns the evidence that ``stored`` turned into a payload.
+
+        Args:
+            payload: It.
+            lenses: Which it has beside those of ``STORED``.
+        """
+        rest, features = dict(payload), {}
+        for lens in (*STORED, *lenses):
+            reconstructed, real = (rest.pop(name, None) for name in _names(lens))
+            if reconstructed is not None:
+                features[lens] = Compared(reconstructed, real)
+        return cls(**rest, features=features)
+
+
+def _names(lens: Lens) -> tuple[str, str]:
+    own = f"{lens.name} {fingerprint(lens)[:8]}" if lens not in STORED else ""
+    return STORED.get(lens, (own, f"real {own}"))
 
 
 def gathered(value: Tensor | None, what: str) -> Tensor:
@@ -83,3 +156,17 @@ def gathered(value: Tensor | None, what: str) -> Tensor:
     if value is None:
         raise UndefinedError(what)
     return value
+
+
+def target_logits(e: Evidence) -> Float[Tensor, "n c"]:
+    """Returns the target's logits of the reconstructions.
+
+    Raises:
+        UndefinedError: If they were not gathered.
+    """
+    return gathered(e.target_logits, "the target's logits of the reconstructions were not kept")
+
+
+def own(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Returns each row's score of its label."""
+    return scores.gather(1, labels[:, None])[:, 0]

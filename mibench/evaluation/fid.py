@@ -1,10 +1,18 @@
 """Fréchet inception distance, Heusel et al., NeurIPS 2017, https://arxiv.org/abs/1706.08500."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from mibench.evaluation.evidence import UndefinedError
+from mibench.evaluation.accuracy import attack_acc
+from mibench.evaluation.evidence import Compared, Evidence, UndefinedError
+from mibench.evaluation.inception import INCEPTION
+from mibench.evaluation.lenses import EVALUATOR, STRETCHED, Lens
+from mibench.evaluation.metric import POSITIVE, C, metric
 from mibench.store import check_finite
 
 Features = Float[Tensor, "n d"]
@@ -87,3 +95,140 @@ def gaussian_fit(features: Features) -> tuple[Float[Tensor, " d"], Float[Tensor,
     x = features.double()
     mu = x.mean(0)
     return mu, (x - mu).T @ (x - mu) / (len(x) - 1)
+
+
+FIDS: dict[str, tuple[Lens, bool]] = {}
+"""FID between reconstructions and private images → its lens, and whether only the successful
+reconstructions count: those that the evaluator gives the attacked class."""
+
+
+def compared(e: Evidence, name: str) -> Compared:
+    """Returns the two sets of features that an FID compares.
+
+    Args:
+        e: The evidence.
+        name: One of :data:`FIDS`.
+
+    Raises:
+        UndefinedError: If they were not gathered.
+    """
+    lens, only_successful = FIDS[name]
+    seen = e.through(lens)
+    if only_successful:
+        return Compared(seen.reconstructed[attack_acc(e) == 100], seen.real)
+    return seen
+
+
+def _frechet(
+    title: str,
+    lens: Lens,
+    unit: Literal["features²", ""] = "features²",
+    *,
+    successful: bool = False,
+    version: int = 1,
+) -> Callable[[C], C]:
+    """Declares an FID between reconstructions and private images."""
+
+    def declare(compute: C) -> C:
+        FIDS[compute.__name__] = lens, successful
+        return metric(title, "attack", "higher", unit, POSITIVE, (lens,), version)(compute)
+
+    return declare
+
+
+@_frechet("FID", EVALUATOR)
+def fid(e: Evidence) -> float:
+    """FID between reconstructions and real private images, in the evaluator's features."""
+    return frechet_distance(*compared(e, "fid"))
+
+
+@_frechet("FID stretched", STRETCHED)
+def fid_stretched(e: Evidence) -> float:
+    """The same FID of images stretched one by one to the full range, as released."""
+    return frechet_distance(*compared(e, "fid_stretched"))
+
+
+@_frechet("FID successful", EVALUATOR, successful=True, version=2)
+def fid_successful(e: Evidence) -> float:
+    """FID of those reconstructions only that the evaluator gives the attacked class."""
+    return frechet_distance(*compared(e, "fid_successful"))
+
+
+@_frechet("FID successful stretched", STRETCHED, successful=True, version=2)
+def fid_successful_stretched(e: Evidence) -> float:
+    """The same FID of the successful only, of stretched images."""
+    return frechet_distance(*compared(e, "fid_successful_stretched"))
+
+
+@_frechet("Inception FID", INCEPTION, "")
+def fid_inception(e: Evidence) -> float:
+    """FID in features of Inception-v3, by pytorch-fid's network and weights."""
+    return frechet_distance(*compared(e, "fid_inception"))
+
+
+@_frechet("Inception FID successful", INCEPTION, "", successful=True, version=2)
+def fid_inception_successful(e: Evidence) -> float:
+    """The same FID in Inception's features, of the successful reconstructions only."""
+    return frechet_distance(*compared(e, "fid_inception_successful"))
+
+
+@metric("FID real", "target", unit="features²", range=POSITIVE, needs=(EVALUATOR,))
+def fid_floor(e: Evidence) -> float:
+    """FID between two halves of the real private images, those at even and at odd places.
+
+    A yardstick for fid, in the same features: what images of one distribution have. Halves have
+    fewer images, hence more bias, so very good reconstructions can come below it.
+    """
+    real = e.through(EVALUATOR).real
+    return frechet_distance(real[::2], real[1::2])
+
+
+@metric("FID per identity", "identity", "higher", range=(0, 4), needs=(EVALUATOR,))
+def fid_identity(e: Evidence) -> Float[Tensor, " c"]:
+    """FID within each attacked class, in evaluator features scaled to length one: 0 to 4.
+
+    As Peng et al. (KDD 2022) evaluate VMI. Few images span few of the features' dimensions,
+    so two samples of one distribution are far from 0: compare equal numbers only.
+
+    Raises:
+        UndefinedError: If a class has fewer than two reconstructions or real images.
+    """
+    seen = e.through(EVALUATOR)
+    reconstructed = _by_class(e, seen.reconstructed, e.labels)
+    real = _by_class(e, seen.real, e.real_labels)
+    for c, a in reconstructed.items():
+        if min(len(a), len(real[c])) < 2:
+            raise UndefinedError(
+                f"the FID of class {c} needs two or more reconstructions and real images, got "
+                f"{len(a)} and {len(real[c])}"
+            )
+    distances = [frechet_distance_of_few(a, real[c]) for c, a in reconstructed.items()]
+    return torch.tensor(distances, dtype=torch.float64)
+
+
+@metric("FID floor", "identity", range=(0, 4), needs=(EVALUATOR,))
+def fid_identity_floor(e: Evidence) -> Float[Tensor, " c"]:
+    """FID between two halves of each class's real images, those at even and at odd places.
+
+    A yardstick for fid_identity, in the same features: 0 to 4. Halves have fewer images, hence
+    more bias, so very good reconstructions can come below it.
+
+    Raises:
+        UndefinedError: If a class has fewer than four real images.
+    """
+    real = _by_class(e, e.through(EVALUATOR).real, e.real_labels)
+    for c, b in real.items():
+        if len(b) < 4:
+            raise UndefinedError(
+                f"halves of class {c} need four or more real images, got {len(b)}"
+            )
+    distances = [frechet_distance_of_few(b[::2], b[1::2]) for b in real.values()]
+    return torch.tensor(distances, dtype=torch.float64)
+
+
+def _by_class(
+    e: Evidence, features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
+) -> dict[int, Float[Tensor, "_ d"]]:
+    """Returns attacked class → its features, scaled to length one."""
+    unit = F.normalize(features.double(), dim=1)
+    return {c: unit[labels == c] for c in e.classes}

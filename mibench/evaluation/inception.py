@@ -1,25 +1,29 @@
 """Features of Inception-v3, as pytorch-fid computes them, from a file; never from the network."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import patch
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.evaluation.metrics import INCEPTION
+from mibench.evaluation.lenses import Lens, Tools
 from mibench.networks.foreign.checkpoints import read_checkpoint
 from mibench.seeding import seeded
 from mibench.types import Images
 
-PUBLISHED = Path(INCEPTION).stem.rpartition("-")[2]
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+"""Name of the file that pytorch-fid publishes."""
+PUBLISHED = Path(WEIGHTS).stem.rpartition("-")[2]
 """How the sha256 of the published file begins: its name ends so, by torch hub's convention."""
 
 
 def inception_file(data: Path) -> Path:
     """Returns where the weights are, or would be."""
-    return data / "weights" / INCEPTION
+    return data / "weights" / WEIGHTS
 
 
 def inception_digest(data: Path) -> str:
@@ -66,9 +70,32 @@ def inception_features(
     # pytorch-fid fetches its weights while it builds the network, and takes no others.
     with patch.object(inception, "load_state_dict_from_url", lambda *_, **__: state), seeded("-"):
         network = inception.InceptionV3().to(device).eval()
-    found = []
+    features = []
     with torch.no_grad():
         for start in range(0, len(x), batch):
             colour = x[start : start + batch].to(device).expand(-1, 3, -1, -1)
-            found.append(network(colour)[0].flatten(1).cpu())
-    return torch.cat(found)
+            features.append(network(colour)[0].flatten(1).cpu())
+    return torch.cat(features)
+
+
+@dataclass(frozen=True)
+class Inception(Lens):
+    """Inception-v3's features, by the network and the weights of pytorch-fid."""
+
+    name: ClassVar[str] = "inception"
+
+    @property
+    def absent(self) -> str:
+        """Says where to put the weights."""
+        return (
+            f"FID in Inception's features needs the weights that pytorch-fid uses: put {WEIGHTS}, "
+            "of https://github.com/mseitzer/pytorch-fid/releases, into the data folder's weights"
+        )
+
+    def features(self, x: Images, tools: Tools) -> Float[Tensor, "n i"]:
+        """Returns the features by the weights in the data folder."""
+        path = inception_file(tools.work.data)
+        return inception_features(x, path, tools.inception, tools.work.device)
+
+
+INCEPTION = Inception()

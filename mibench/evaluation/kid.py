@@ -3,7 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.evaluation.evidence import UndefinedError
+from mibench.evaluation.evidence import Evidence, UndefinedError
+from mibench.evaluation.lenses import EVALUATOR
+from mibench.evaluation.metric import metric
 
 
 def kernel_distance(features_a: Float[Tensor, "n d"], features_b: Float[Tensor, "m d"]) -> float:
@@ -35,3 +37,9 @@ def kernel_distance(features_a: Float[Tensor, "n d"], features_b: Float[Tensor, 
         return (k.sum() - k.diagonal().sum()) / (len(x) * (len(x) - 1))
 
     return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
+@metric("KID", "attack", "higher", needs=(EVALUATOR,))
+def kid(e: Evidence) -> float:
+    """KID between reconstructions and real private images, in the evaluator's features."""
+    return kernel_distance(*e.through(EVALUATOR))

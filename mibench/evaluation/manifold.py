@@ -1,25 +1,22 @@
 """Where two sets of features lie with respect to each other, by nearest neighbours.
 
 Precision and recall: Kynkäänniemi et al., NeurIPS 2019, https://arxiv.org/abs/1904.06991.
-Density and coverage: Naeem et al., ICML 2020, https://arxiv.org/abs/2002.09797. All balls are
-closed, so that a copy of an image counts as inside the ball of radius 0 around it.
+Density and coverage: Naeem et al., ICML 2020, https://arxiv.org/abs/2002.09797. A row's ball
+reaches to its k-th nearest other row of its set. All balls are closed, so that a copy of an
+image counts as inside the ball of radius 0 around it.
 """
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mibench.evaluation.evidence import UndefinedError
-
-
-def distances(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Returns Euclidean distances, in float64; exactly 0 between equal rows."""
-    exact = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(a.double(), b.double(), compute_mode=exact)
+from mibench.evaluation.distance import distances
+from mibench.evaluation.evidence import Evidence, UndefinedError
+from mibench.evaluation.lenses import EVALUATOR
+from mibench.evaluation.metric import PERCENT, POSITIVE, metric
 
 
 def radii(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
-    """Returns the distance of each row to its k-th nearest other row.
+    """Returns the radius of each row's ball.
 
     Raises:
         UndefinedError: If there are no more than ``k`` rows.
@@ -29,53 +26,59 @@ def radii(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
     return distances(x, x).kthvalue(k + 1, dim=1).values  # the nearest is the row itself
 
 
-def precision(
-    found: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int = 3
+def inside(
+    x: Float[Tensor, "n d"], centres: Float[Tensor, "m d"], k: int = 3
 ) -> Float[Tensor, " n"]:
-    """Returns 100 for each reconstruction within some real image's k-th neighbour, else 0."""
-    return 100 * (distances(found, real) <= radii(real, k)).any(1).double()
+    """Returns 100 for each row of ``x`` inside a ball around any of the centres, else 0."""
+    return 100 * (distances(x, centres) <= radii(centres, k)).any(1).double()
 
 
-def recall(
-    found: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int = 3
-) -> Float[Tensor, " m"]:
-    """Returns 100 for each real image within some reconstruction's k-th neighbour, else 0."""
-    return precision(real, found, k)
-
-
-def density(
-    found: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int = 5
+def crowding(
+    x: Float[Tensor, "n d"], centres: Float[Tensor, "m d"], k: int = 5
 ) -> Float[Tensor, " n"]:
-    """Returns in how many real images' balls each reconstruction lies, over k.
+    """Returns in how many of the balls around the centres each row of ``x`` lies, over k.
 
-    Its mean, over reconstructions, is the published 1/(kM) Σ_j Σ_i 1[Y_j ∈ B(X_i, NND_k(X_i))].
+    Its mean over x is the published 1/(kM) Σ_j Σ_i 1[Y_j ∈ B(X_i, NND_k(X_i))].
     """
-    return (distances(found, real) <= radii(real, k)).double().sum(1) / k
+    return (distances(x, centres) <= radii(centres, k)).double().sum(1) / k
 
 
-def coverage(
-    found: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int = 5
+def covered(
+    centres: Float[Tensor, "m d"], x: Float[Tensor, "n d"], k: int = 5
 ) -> Float[Tensor, " m"]:
-    """Returns 100 for each real image that has a reconstruction within its k-th neighbour."""
-    if not len(found):
-        raise UndefinedError("coverage needs a reconstruction, got none")
-    return 100 * (distances(real, found).amin(1) <= radii(real, k)).double()
-
-
-def nearest(
-    found: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
-    real: Float[Tensor, "m d"],
-    real_labels: Int[Tensor, " m"],
-) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Returns each row's distance to the nearest real row of its class, and that one's place.
+    """Returns 100 for each centre whose ball has a row of ``x`` inside, else 0.
 
     Raises:
-        UndefinedError: If a class has no real row.
+        UndefinedError: If ``x`` has no row.
     """
-    if missing := set(labels.tolist()) - set(real_labels.tolist()):
-        raise UndefinedError(f"class {min(missing)} has no real image to be near to")
-    apart = distances(found, real)
-    apart = apart.masked_fill(labels[:, None] != real_labels, float("inf"))
-    least = apart.min(1)
-    return least.values, least.indices
+    if not len(x):
+        raise UndefinedError("coverage needs a reconstruction, got none")
+    return 100 * (distances(centres, x).amin(1) <= radii(centres, k)).double()
+
+
+@metric("Precision", "attack", "lower", "percent", PERCENT, needs=(EVALUATOR,))
+def precision(e: Evidence) -> float:
+    """Improved precision: reconstructions within the real images' manifold, k = 3."""
+    reconstructed, real = e.through(EVALUATOR)
+    return float(inside(reconstructed, real).mean())
+
+
+@metric("Recall", "attack", "lower", "percent", PERCENT, needs=(EVALUATOR,))
+def recall(e: Evidence) -> float:
+    """Improved recall: real images within the reconstructions' manifold, k = 3."""
+    reconstructed, real = e.through(EVALUATOR)
+    return float(inside(real, reconstructed).mean())
+
+
+@metric("Density", "attack", "lower", range=POSITIVE, needs=(EVALUATOR,))
+def density(e: Evidence) -> float:
+    """Density: real images' balls, k = 5, that a reconstruction lies in on average, over k."""
+    reconstructed, real = e.through(EVALUATOR)
+    return float(crowding(reconstructed, real).mean())
+
+
+@metric("Coverage", "attack", "lower", "percent", PERCENT, needs=(EVALUATOR,))
+def coverage(e: Evidence) -> float:
+    """Coverage: real images with a reconstruction in their ball, k = 5."""
+    reconstructed, real = e.through(EVALUATOR)
+    return float(covered(real, reconstructed).mean())

@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 LEVEL = 0.05
 """Level of the tests; intervals hold with 95 %."""
 POWER = 0.8
-"""Chance that :func:`seeds_needed` seeds tell a difference apart."""
+"""Chance that a difference is significant with :func:`seeds_needed` seeds."""
 MOST_SEEDS = 100
 """Seeds that :func:`seeds_needed` asks for at most."""
 FEWEST_VALUES = 3
-"""Values that an interval needs, and a guess at how many more: half of Student's interval of two
-is 13 standard errors, which says less than the two values do."""
+"""Values that an interval needs, and an estimate of how many more are needed: half of Student's
+interval of two values is 13 standard errors, which says less than the two values do."""
 FEWEST_IDENTITIES = 20
 """Identities that :func:`identity_interval` needs: with few it covers too rarely."""
 RESAMPLES = 2000
 NORMAL_ENDS = 9.0
 """Standard deviations to which a normal distribution is integrated: beyond lie 2e-19."""
 SAME = 1e-9
-"""Values that differ by less than this, relative to the largest, are the same."""
+"""Values that differ by less than this, relative to the largest, count as the same."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def interval(values: Sequence[float], level: float = LEVEL, over: str = "seeds")
 def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Test:
     """Returns the paired t test of ``a`` against ``b``, the same seeds in the same order.
 
-    With one pair, or differences that all agree, there is no test: how much they would vary
-    cannot be told. With two there is a test without an interval.
+    With one pair, or differences that all agree, there is no test, since their variance is
+    unknown. With two there is a test without an interval.
 
     Raises:
         ValueError: If there is no pair, the lengths differ or a value is not finite.
@@ -170,26 +170,26 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
 def seeds_needed(
     diffs: Sequence[float], level: float = LEVEL, chance: float = POWER, most: int = MOST_SEEDS
 ) -> int | None:
-    """Returns how many more seeds would tell a difference apart, were it as it looks now.
+    """Returns how many more seeds would make a difference significant if it stays as it is.
 
     The observed mean and deviation are taken for the true ones: a rough guide.
 
     Args:
         diffs: Paired differences, at least two.
         level: Of the test, after correction: with m tests, 0.05 / m is enough for Holm's.
-        chance: Power wanted.
-        most: More than so many are not counted.
+        chance: The power that is wanted.
+        most: The greatest answer that is searched for.
 
     Returns:
-        At least 1; None if more than ``most``, or if nothing can be told since the mean
-        difference is 0 or all differences agree.
+        At least 1; None if it takes more than ``most``, or if there is no estimate since the
+        mean difference is 0 or all differences agree.
 
     Raises:
         ValueError: If there are fewer than two differences or one is not finite.
     """
     _check(diffs)
     if len(diffs) < 2:
-        raise ValueError("how many seeds are needed can be told from two or more")
+        raise ValueError("it takes two or more differences to estimate how many seeds are needed")
     mean = statistics.fmean(diffs)
     if mean == 0 or _alike(diffs):
         return None

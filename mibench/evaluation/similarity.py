@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.evaluation.evidence import Evidence, gathered
+from mibench.evaluation.metric import metric
 from mibench.types import Images
 
 
@@ -23,3 +25,12 @@ def structural_similarity(a: Images, b: Images) -> Float[Tensor, " n"]:
     pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
     values = [ssim(x, y, win_size=window, data_range=1.0, channel_axis=0) for x, y in pairs]
     return torch.tensor(values, dtype=torch.float64)
+
+
+@metric("SSIM", "image", "lower", range=(-1.0, 1.0))
+def ssim(e: Evidence) -> Float[Tensor, " n"]:
+    """Structural similarity to the nearest real image of the attacked class, in pixels.
+
+    Nearest in the evaluator's features, as for knn_distance.
+    """
+    return gathered(e.ssim, "a class has no real image to be similar to")

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mibench.evaluation.evidence import Evidence, UndefinedError, gathered
-from mibench.evaluation.metrics import FIDS, METRICS, Metric
+from mibench.evaluation.evidence import Evidence, UndefinedError, own, target_logits
+from mibench.evaluation.fid import FIDS
+from mibench.evaluation.metric import METRICS, Metric
 from mibench.spec import choose, require, unknown
 from mibench.store import check_finite
 
@@ -26,7 +27,8 @@ class Protocol:
             both over blocks (and trials). "pass": over the passes of all classes together.
             "identity": over attacked classes, each averaged over its passes, as in the
             paper's evaluation of VMI.
-        real: Real images per attacked class that distances compare with, at most: the first.
+        real: How many real images of each attacked class distances compare with, at most: the
+            first ones.
         real_part: Of what: the private "train" images, or "all", train before test.
         select: Which samples count, of an attack that keeps earlier ones too: the "last", or
             per class those of the moment at which the "evaluator" liked them best, as released
@@ -88,21 +90,15 @@ class Protocol:
         """
         if not self.keep:
             return e
-        logits = gathered(e.target_logits, "the target's logits of the images were not kept")
-        scores = logits.double().log_softmax(1).gather(1, e.labels[:, None])[:, 0]
+        scores = own(target_logits(e).double().log_softmax(1), e.labels)
         best = []
-        for c in sorted(set(e.labels.tolist())):
-            own = (e.labels == c).nonzero()[:, 0]
-            first = scores[own].argsort(descending=True, stable=True)[: self.keep]
-            best.append(own[first.sort().values])
+        for c in e.classes:
+            of_class = (e.labels == c).nonzero()[:, 0]
+            first = scores[of_class].argsort(descending=True, stable=True)[: self.keep]
+            best.append(of_class[first.sort().values])
         kept = torch.stack(best, dim=1).flatten()  # every class has as many passes
         passes = torch.arange(len(best[0])).repeat_interleave(len(best))
-        per_image = ("labels", "block", "logits", "features", "target_logits", "stretched", "ssim",
-                     "inception")  # fmt: skip
-        cut = {f: v[kept] for f in per_image if (v := getattr(e, f)) is not None}
-        if e.others is not None:
-            cut["others"] = e.others[:, kept]
-        return replace(e, passes=passes, **cut)
+        return replace(e.take(kept), passes=passes)
 
 
 PROTOCOLS: dict[str, dict[str, str | int]] = {
@@ -125,9 +121,9 @@ def fields_of(protocol: str) -> dict[str, str | int]:
     """
     if protocol not in PROTOCOLS:
         raise KeyError(unknown("protocol", protocol, PROTOCOLS))
-    usual = asdict(Protocol())
+    defaults = asdict(Protocol())
     kept = ("select", "real")  # of the table
-    return {k: v for k, v in usual.items() if k not in kept} | PROTOCOLS[protocol]
+    return {k: v for k, v in defaults.items() if k not in kept} | PROTOCOLS[protocol]
 
 
 @dataclass(frozen=True)

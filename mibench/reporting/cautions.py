@@ -1,6 +1,6 @@
-"""Where Attack Acc is no answer: the evaluator is weak, or the attack found nothing.
+"""Rows whose Attack Acc says nothing: a weak evaluator, or an attack no better than its control.
 
-The thresholds are decisions; ``docs/statistics.md`` says what for.
+The thresholds are decisions; ``docs/statistics.md`` gives their reasons.
 """
 
 from collections.abc import Iterator
@@ -70,13 +70,13 @@ def is_above(contrast: Contrast) -> bool | None:
 
 def cautions(results: "Results") -> dict[str, list[str]]:
     """Returns label → why its Attack Acc says nothing about leakage, of rows where that is so."""
-    found = {label: list(_reasons(results, label)) for label, n in results.found.items() if n}
-    return {label: reasons for label, reasons in found.items() if reasons}
+    rows = (label for label, n in results.found.items() if n)
+    return {label: reasons for label in rows if (reasons := list(_reasons(results, label)))}
 
 
 def _reasons(results: "Results", label: str) -> Iterator[str]:
     judges = [acc for acc, labels in results.evaluators.items() if label in labels]
-    evaluator = min(judges, default=100.0)  # it is unknown where no record tells
+    evaluator = min(judges, default=100.0)  # unknown where no record names it
     accuracy = results.entries[label].get("accuracy")
     is_weak = evaluator < LOW
     is_worse = accuracy is not None and accuracy.mean is not None and evaluator <= accuracy.mean

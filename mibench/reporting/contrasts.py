@@ -6,7 +6,6 @@ from itertools import combinations
 
 from mibench.benchmarks.cell import Cell
 from mibench.benchmarks.tables.base import Table
-from mibench.defenses import NoDefense
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import (
     FEWEST_VALUES,
@@ -63,14 +62,14 @@ def _bare(table: Table) -> dict[object, str]:
     """Returns the first row without a defense under conditions, and under them and a recipe."""
     found: dict[object, str] = {}
     for label, cell in table.rows.items():
-        if isinstance(cell.defense, NoDefense):
+        if cell.defense.undefended:
             found.setdefault(_conditions(cell), label)
             found.setdefault((_conditions(cell), cell.recipe), label)
     return found
 
 
 def _reference(cell: Cell, bare: Mapping[object, str]) -> str | None:
-    if isinstance(cell.defense, NoDefense) or not bare:
+    if cell.defense.undefended or not bare:
         return None
     conditions = _conditions(cell)
     return bare.get((conditions, cell.recipe), bare.get(conditions))
@@ -85,7 +84,7 @@ def with_none(table: Table, metric: str, values: Values) -> dict[str, Contrast]:
 
 def between(table: Table, metric: str, values: Values) -> list[Contrast]:
     """Returns all comparisons of two defenses under one attack, corrected together."""
-    defended = {k: c for k, c in table.rows.items() if not isinstance(c.defense, NoDefense)}
+    defended = {k: c for k, c in table.rows.items() if not c.defense.undefended}
     pairs = [
         (a, b)
         for a, b in combinations(defended, 2)

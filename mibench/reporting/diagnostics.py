@@ -1,156 +1,29 @@
 """Does a defense lower the dependence that it says it lowers, and does that go with less leakage?
 
-d(X, Z_j) and d(Z_j, Y) of trained targets, by every measure, layer by layer, on train and on
-test images; and their rank correlation with Attack Acc over the defenses of a table.
+The dependences of a table's targets as text, CSV and heat map, and their rank correlation with
+Attack Acc over the defenses of the table.
 """
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from csv import writer
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-import torch
-import torch.nn.functional as F
+from io import StringIO
+from itertools import chain, product
+from pathlib import Path
 
 from mibench.defenses import Release
-from mibench.defenses.dependence import KERNELS, MEASURES
-from mibench.running.stages import ClassifierStage, Load, RecordStage
-from mibench.seeding import generator
-from mibench.spec import brief, choose, require
-from mibench.store import Payload, Stage, Store, Work, check_finite
-from mibench.types import Classifier, ImageSet
+from mibench.evaluation.significance import LEVEL, Test, holm, interval, paired
+from mibench.reporting.drawing import new_figure, own_style, save
+from mibench.running.stages import ClassifierStage, RecordStage
+from mibench.running.stages.dependence import PAIRS, SPLITS, DependenceStage, dependence_stage
+from mibench.store import Store
 
-BATCHES = 8
-"""Batches that a dependence is averaged over, at most."""
 FEWEST = 5
 """Defenses that a rank correlation needs."""
-PAIRS = ("xz", "zy")
-SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class DependenceStage(Stage):
-    """The dependences of a target's latents, by the default kernels and ridges of the measures.
-
-    Kernels are those of Appendix C, Gaussian for X and Z_j and linear for one-hot Y, whatever
-    the target was trained with, so that all targets are measured alike. The network is in eval
-    mode and images are not augmented.
-
-    Attributes:
-        target: Whose.
-        measures: Names in MEASURES.
-        batch: Images per batch, as in training: the measures depend on it.
-        batches: At most so many, of different images.
-        seed: Draws the images, the same for every target of a task.
-    """
-
-    kind: ClassVar[str] = "dependence"
-
-    target: ClassifierStage
-    measures: tuple[str, ...]
-    batch: int
-    batches: int = BATCHES
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        choose(self, measures=MEASURES)
-        require(self, batch=(2, math.inf), batches=(1, math.inf))
-
-    @property
-    def needs(self) -> tuple[Stage, ...]:
-        """The target and its images."""
-        return (self.target, self.target.images)
-
-    def describe(self) -> str:
-        """Returns whose latents are measured."""
-        return f"dependence in {brief(self.target.defense)}"
-
-    def compute(self, load: Load, work: Work) -> Payload:
-        """Returns "values" and, per split, "images": how many they rest on.
-
-        A value is a dict of "layer" (j, from 1), "measure", "pair" ("xz" for d(X, Z_j), "zy"
-        for d(Z_j, Y)), "split" ("train", without what selection held out, or "test") and
-        "value", the mean over batches.
-
-        Raises:
-            FloatingPointError: If a dependence is not finite.
-        """
-        corpus = self.target.images.splits(load).private
-        held_out = self.target.recipe.select == "validation"
-        train = corpus.train.take(~corpus.validation) if held_out else corpus.train
-        network = self.target.classifier(load, work.device)
-        values, images = [], {}
-        for i, (split, part) in enumerate(zip(SPLITS, (train, corpus.test), strict=True)):
-            found, images[split] = self._mean(network, part, split)
-            values += [{**value, "split": split} for value in found]
-            work.progress(i + 1, len(SPLITS))
-        return {"values": values, "images": images}
-
-    def _mean(
-        self, network: Classifier, part: ImageSet, split: str
-    ) -> tuple[list[dict[str, str | int | float]], int]:
-        order = torch.randperm(len(part), generator=generator(self.seed, "dependence", split))
-        size = min(self.batch, len(part))
-        starts = range(0, len(part) - size + 1, size)[: self.batches]
-        device = next(network.parameters()).device
-        rows = [
-            dependences(network, part.take(order[s : s + size]).to(device), self.measures)
-            for s in starts
-        ]
-        mean = torch.stack(rows).mean(0)
-        check_finite(mean, f"a dependence in {brief(self.target.defense)}")
-        values: list[dict[str, str | int | float]] = [
-            {"layer": j + 1, "measure": name, "pair": pair, "value": mean[m, p, j].item()}
-            for m, name in enumerate(self.measures)
-            for p, pair in enumerate(PAIRS)
-            for j in range(mean.shape[2])
-        ]
-        return values, size * len(starts)
-
-
-@torch.no_grad()
-def dependences(network: Classifier, batch: ImageSet, measures: Sequence[str]) -> torch.Tensor:
-    """Returns d(X, Z_j) and d(Z_j, Y) of one batch, float64, shape (measures, 2, layers)."""
-    x = batch.images
-    zs = network.latents(x)
-    labels = F.one_hot(batch.labels, network.num_classes).to(x.dtype)
-    K_x, *K_zs = KERNELS["gaussian"]([z.flatten(1) for z in (network.own_input(x), *zs)])
-    (K_y,) = KERNELS["linear"]([labels])
-    K, L = torch.stack(K_zs), torch.stack([K_x, K_y])[:, None]
-    return torch.stack([MEASURES[name](K, L).cpu() for name in measures])
-
-
-def dependence_stages(
-    records: Mapping[str, Sequence[RecordStage]],
-) -> dict[str, list[DependenceStage]]:
-    """Returns defense → its stages, one per seed; rows of several attacks share a target.
-
-    The defense is the last part of a row's label. Where rows of one label defend other targets
-    (two tasks in a table), the whole label stands for them. Rows of releases are left out: a
-    release changes no latents.
-    """
-    stages = {
-        label: [dependence_stage(r.evidence[0].inversion.target.trained) for r in rows]
-        for label, rows in records.items()
-        if not isinstance(rows[0].cell.defense, Release)
-    }
-    keys: dict[str, set[str]] = {}
-    for label, own in stages.items():
-        keys.setdefault(label.rpartition(" / ")[2], set()).add(own[0].key)
-    named: dict[str, list[DependenceStage]] = {}
-    for label, own in stages.items():
-        short = label.rpartition(" / ")[2]
-        named.setdefault(short if len(keys[short]) == 1 else label, own)
-    return named
-
-
-def dependence_stage(target: ClassifierStage) -> DependenceStage:
-    """Returns what measures a target: every measure, in batches of the size of its training."""
-    return DependenceStage(target, tuple(MEASURES), target.recipe.batch_size)
-
-
-# Over seeds and defenses ------------------------------------------------------------------
+HEAD = ("defense", "measure", "pair", "layer", "split", "mean", "t95", "seeds")
+SYMBOLS = {"xz": "d(X,Z{})", "zy": "d(Z{},Y)"}
 
 Where = tuple[str, str, int, str]
 """(measure, pair, layer, split)."""
@@ -175,6 +48,43 @@ class Diagnosis:
     leakage: Mapping[str, Mapping[str, Sequence[float]]]
     missing: Sequence[str]
     seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def places(self, measures: Sequence[str], pairs: Sequence[str] = PAIRS) -> list[Where]:
+        """Returns where measures were taken, in the order of measures, pairs, splits, layers."""
+        taken = {where for values in self.values.values() for where in values}
+        return [
+            (measure, pair, layer, split)
+            for measure in measures
+            for pair in pairs
+            for split in SPLITS
+            for layer in sorted(
+                w[2] for w in taken if (w[0], w[1], w[3]) == (measure, pair, split)
+            )
+        ]
+
+
+def dependence_stages(
+    records: Mapping[str, Sequence[RecordStage]],
+) -> dict[str, list[DependenceStage]]:
+    """Returns defense → its stages, one per seed; rows of several attacks share a target.
+
+    The defense is the last part of a row's label. Where rows of one label defend other targets
+    (two tasks in a table), the whole label stands for them. Rows of releases are left out: a
+    release changes no latents.
+    """
+    stages = {
+        label: [dependence_stage(r.evidence[0].inversion.target.trained) for r in rows]
+        for label, rows in records.items()
+        if not isinstance(rows[0].cell.defense, Release)
+    }
+    keys: dict[str, set[str]] = {}
+    for label, own in stages.items():
+        keys.setdefault(label.rpartition(" / ")[2], set()).add(own[0].key)
+    named: dict[str, list[DependenceStage]] = {}
+    for label, own in stages.items():
+        short = label.rpartition(" / ")[2]
+        named.setdefault(short if len(keys[short]) == 1 else label, own)
+    return named
 
 
 def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diagnosis:
@@ -212,8 +122,8 @@ def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diag
                 defense = defenses[record.evidence[0].inversion.target.key]
                 leakage.setdefault(attack, {}).setdefault(defense, []).append(score["mean"])
     targets = {defense: stages[defense][0].target for defense in values}
-    told = {split: sorted(counts) for split, counts in images.items()}
-    return Diagnosis(values, targets, told, leakage, missing, done)
+    counts = {split: sorted(sizes) for split, sizes in images.items()}
+    return Diagnosis(values, targets, counts, leakage, missing, done)
 
 
 @dataclass(frozen=True)
@@ -231,6 +141,20 @@ class Correlation:
     low: float | None
     high: float | None
     n: int
+
+    @property
+    def excludes_0(self) -> bool:
+        """Whether 0 is outside the interval, or there is none, at the ends of the range."""
+        return self.low is None or self.high is None or self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        if self.low is None:
+            return f"ρ = {self.rho:+.2f}, no interval at the end of the range, n = {self.n}"
+        verdict = "not significantly different from 0"
+        if self.excludes_0:
+            verdict = f"more dependence, {'more' if self.rho > 0 else 'less'} leakage"
+        span = f"[{self.low:+.2f}, {self.high:+.2f}]"
+        return f"ρ = {self.rho:+.2f} {span}, n = {self.n}: {verdict}"
 
 
 def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
@@ -259,7 +183,7 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
     return Correlation(rho, math.tanh(z - half), math.tanh(z + half), n)
 
 
-def correlate(found: Diagnosis, attack: str, where: Where) -> Correlation:
+def correlate(diagnosis: Diagnosis, attack: str, where: Where) -> Correlation:
     """Returns the correlation of a dependence with Attack Acc over defenses, means over seeds.
 
     The defense is the unit: seeds of one defense are no further defenses.
@@ -267,9 +191,168 @@ def correlate(found: Diagnosis, attack: str, where: Where) -> Correlation:
     Raises:
         ValueError: As :func:`rank_correlation` does.
     """
-    leaks = found.leakage.get(attack, {})
-    both = [d for d in found.values if d in leaks and where in found.values[d]]
+    leaks = diagnosis.leakage.get(attack, {})
+    both = [d for d, values in diagnosis.values.items() if d in leaks and where in values]
     return rank_correlation(
-        [statistics.fmean(found.values[d][where]) for d in both],
+        [statistics.fmean(diagnosis.values[d][where]) for d in both],
         [statistics.fmean(leaks[d]) for d in both],
     )
+
+
+# Shown ------------------------------------------------------------------------------------
+
+
+def csv(diagnosis: Diagnosis) -> str:
+    """Returns every dependence, a line each; the same bytes for the same store."""
+    text = StringIO()
+    lines = writer(text, lineterminator="\n")
+    lines.writerow(HEAD)
+    for defense, values in diagnosis.values.items():
+        for where, seeds in values.items():
+            i = interval(seeds)
+            half = "" if i.half is None else f"{i.half:.10g}"
+            lines.writerow([defense, *where, f"{i.mean:.10g}", half, i.n])
+    return text.getvalue()
+
+
+def text(diagnosis: Diagnosis, measures: Sequence[str]) -> str:
+    """Returns what a terminal shows of some measures: the table, then what follows from it."""
+    blocks = [[*_block(diagnosis, measure, p), ""] for measure in measures for p in PAIRS]
+    sizes = "; ".join(
+        f"{' or '.join(map(str, counts))} {split} images"
+        for split, counts in diagnosis.images.items()
+    )
+    lines = [
+        *chain.from_iterable(blocks),
+        f"Means over batches and seeds, ± half of Student's 95 % interval over seeds: {sizes}, in "
+        "eval mode, not augmented. They depend on the size of a batch, which is that of training.",
+        "",
+        *_lowered(diagnosis),
+        "",
+        *_correlations(diagnosis, measures),
+    ]
+    if diagnosis.missing:
+        lines.append(f"Not in the store, hence no leakage of: {'; '.join(diagnosis.missing)}.")
+    return "\n".join(lines)
+
+
+def _symbol(where: Where) -> str:
+    return SYMBOLS[where[1]].format(where[2])
+
+
+def _block(diagnosis: Diagnosis, measure: str, pair: str) -> list[str]:
+    places = diagnosis.places([measure], [pair])
+    rows = [[measure, *(f"{_symbol(where)} {where[3]}" for where in places)]]
+    for defense, values in diagnosis.values.items():
+        rows.append([defense, *(_show(values.get(where, ())) for where in places)])
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
+
+
+def _show(values: Sequence[float]) -> str:
+    if not values:
+        return "--"
+    i = interval(values)
+    return f"{i.mean:.4g}" + (f" ± {i.half:.2g}" if i.half is not None else "")
+
+
+def _lowered(diagnosis: Diagnosis) -> Iterator[str]:
+    """Yields what each defense did to its own measure, in each layer, on train images."""
+    plain = [d for d, t in diagnosis.targets.items() if t.defense.undefended]
+    own = {d: m for d, t in diagnosis.targets.items() if (m := t.defense.lowers_dependence)}
+    question = "Does a defense lower d(X,Z), if it is trained to?"
+    if not plain or not own:
+        yield f"{question} That takes rows of such defenses, as BiDO, and a row without defense."
+        return
+    bare = plain[0]
+    tests: dict[tuple[str, Where], tuple[Test, str]] = {}
+    for defense, measure in own.items():
+        for where in diagnosis.places([measure]):
+            a, b = (diagnosis.values[d].get(where, ()) for d in (defense, bare))
+            paired_seeds = diagnosis.seeds.get(defense) == diagnosis.seeds.get(bare)
+            if where[3] == "train" and a and paired_seeds and len(a) == len(b):
+                change = f"{statistics.fmean(b):.4g} → {statistics.fmean(a):.4g}"
+                tests[defense, where] = (paired(a, b), change)
+    adjusted = holm([test.p for test, _ in tests.values()])
+    yield (
+        f"{question} And does it raise d(Z,Y)? Its own measure on train images, {bare} → the "
+        f"defense; * is significant at level {100 * LEVEL:g} % after Holm's correction:"
+    )
+    for defense, measure in own.items():
+        for pair in PAIRS:
+            layers = [
+                f"Z{where[2]} {change}{'*' * (p is not None and p <= LEVEL)}"
+                for ((owner, where), (_, change)), p in zip(tests.items(), adjusted, strict=True)
+                if (owner, where[1]) == (defense, pair)
+            ]
+            symbol = SYMBOLS[pair].format("")
+            yield f"  {defense}, {measure} {symbol}: {', '.join(layers) or '--'}"
+    for pair, word, sign in (("xz", "lower", -1), ("zy", "higher", 1)):
+        moved = [sign * test.diff > 0 for (_, w), (test, _) in tests.items() if w[1] == pair]
+        symbol = SYMBOLS[pair].format("")
+        yield f"  {symbol} is {word} than in {bare} in {sum(moved)} of {len(moved)} cases."
+
+
+def _correlations(diagnosis: Diagnosis, measures: Sequence[str]) -> Iterator[str]:
+    """Yields whether dependence goes with leakage, by attack, measure and layer, train images."""
+    if not diagnosis.leakage:
+        yield "Does dependence go with leakage? No record of these targets has an Attack Acc."
+        return
+    yield (
+        "Does dependence go with leakage? Spearman's ρ of the dependence on train images and "
+        "Attack Acc over defenses (means over seeds), 95 % interval by Fisher's z:"
+    )
+    ranks = []
+    for attack in diagnosis.leakage:
+        for where in diagnosis.places(measures):
+            if where[3] != "train":
+                continue
+            name = f"  {attack}, {where[0]} {_symbol(where)}"
+            try:
+                ranks.append(correlate(diagnosis, attack, where))
+                yield f"{name}: {ranks[-1]}"
+            except ValueError as error:
+                yield f"{name}: none; {error}"
+    if ranks:
+        yield (
+            f"  {sum(r.excludes_0 for r in ranks)} of {len(ranks)} intervals exclude 0; by chance "
+            "alone one in twenty would. Stronger weights also cost accuracy: a correlation is no "
+            "cause."
+        )
+
+
+@own_style()
+def draw(diagnosis: Diagnosis, measures: Sequence[str], stem: Path) -> list[Path]:
+    """Writes a PNG and a PDF: defenses down, measures and layers across, train beside test.
+
+    Numbers are means over seeds; a cell's colour is its share of the largest in its column.
+    """
+    defenses = list(diagnosis.values)
+    columns = diagnosis.places(measures)
+    if not defenses or not columns:
+        return []
+    figure = new_figure((2.2 + 0.42 * len(columns), 1.6 + 0.28 * len(defenses)))
+    for s, split in enumerate(SPLITS):
+        places = [w for w in columns if w[3] == split]
+        means = [[_mean(diagnosis.values[d].get(w, ())) for w in places] for d in defenses]
+        tops = [
+            max((v for v in column if v == v), default=0) or 1
+            for column in zip(*means, strict=True)
+        ]
+        shares = [[v / top for v, top in zip(row, tops, strict=True)] for row in means]
+        axes = figure.add_subplot(1, len(SPLITS), s + 1)
+        axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        for y, x in product(range(len(defenses)), range(len(places))):
+            if not math.isnan(v := means[y][x]):
+                colour = "white" if shares[y][x] < 0.5 else "black"
+                axes.text(x, y, f"{v:.2g}", ha="center", va="center", fontsize=5, color=colour)
+        names = [f"{where[0]} {_symbol(where)}" for where in places]
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+        axes.set_yticks(range(len(defenses)), defenses if s == 0 else [], fontsize=7)
+        axes.tick_params(length=0)
+        axes.set_title(f"{split} images", fontsize=8)
+    return save(figure, stem)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else float("nan")

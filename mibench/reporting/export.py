@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS, Metric
-from mibench.evaluation.inception import inception_digest
+from mibench.evaluation.inception import INCEPTION, inception_digest
 from mibench.evaluation.significance import (
     FEWEST_IDENTITIES,
     FEWEST_VALUES,
@@ -553,9 +553,8 @@ def fid_note(results: Results) -> list[str]:
         return []
     groups: dict[tuple[int, int, int], list[str]] = {}
     for label, size in results.sizes.items():
-        if results.entries[label]["fid"].mean is None or "inception" in (
-            results.table.rows[label].protocol.metric("fid").name
-        ):
+        needs = results.table.rows[label].protocol.metric("fid").needs
+        if results.entries[label]["fid"].mean is None or INCEPTION in needs:
             continue  # there is none, or it is of other features
         groups.setdefault(size, []).append(label.rpartition(" / ")[0])
     parts = [

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mibench.evaluation import manifold
+from mibench.evaluation import distance
+from mibench.evaluation.lenses import EVALUATOR
 from mibench.running.stages import EvidenceStage
 from mibench.store import Store
 
@@ -54,8 +55,8 @@ def gallery(stage: EvidenceStage, store: Store, most: int, *, private: bool) -> 
     nearest = None
     if private:
         real = stage.compared(stage.images.splits(store.load).private)
-        features = evidence.features[index]
-        place = manifold.nearest(features, labels, evidence.real, evidence.real_labels)[1]
+        features, own = evidence.through(EVALUATOR)
+        place = distance.nearest(features[index], labels, own, evidence.real_labels)[1]
         nearest = real.take(place).images
     images = stage.judged(store.load)[index]
     return Gallery(images, labels, evidence.passes[index], evidence.logits[index], nearest)

@@ -400,8 +400,8 @@ def _layout(labels: Any, block: Any, passes: Any) -> Evidence:  # noqa: ANN401 -
     blank, nothing = torch.zeros(len(places[0]), 1), torch.zeros(0, 1)
     none = torch.zeros(0, dtype=torch.long)
     return Evidence(
-        labels=places[0], block=places[1], passes=places[2], logits=blank, features=blank,
-        real=nothing, real_labels=none, test_logits=nothing, test_labels=none,
+        labels=places[0], block=places[1], passes=places[2], logits=blank, features={},
+        real_labels=none, test_logits=nothing, test_labels=none,
     )  # fmt: skip
 
 

@@ -74,7 +74,8 @@ def shape(value: object) -> object:
     if isinstance(value, EvidenceStage):  # the same for every defense
         run = value.inversion
         networks = shape((value.images, run.target.network, value.evaluator.network))
-        return (value.kind, networks, run.classes, run.samples, value.real, value.select)
+        size = (run.classes, run.samples, value.real, value.select)
+        return (value.kind, type(value).__qualname__, networks, *size)
     if isinstance(value, RecordStage):
         return (value.kind, shape(value.evidence), value.metrics)
     if not dataclasses.is_dataclass(value):

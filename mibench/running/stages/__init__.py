@@ -15,7 +15,7 @@ inside another, so none inherits another's ``no_grad``, seed or timer.
 from mibench.running.stages.base import Load, graph
 from mibench.running.stages.chain import record_stage
 from mibench.running.stages.classifier import ClassifierStage
-from mibench.running.stages.evidence import EvidenceStage
+from mibench.running.stages.evidence import EvidenceStage, LensEvidence, LensStage
 from mibench.running.stages.images import ImagesStage
 from mibench.running.stages.inversion import InversionStage
 from mibench.running.stages.outliers import OutlierStage
@@ -29,6 +29,8 @@ __all__ = [
     "EvidenceStage",
     "ImagesStage",
     "InversionStage",
+    "LensEvidence",
+    "LensStage",
     "Load",
     "OutlierStage",
     "PriorStage",

@@ -5,9 +5,11 @@ from typing import Any, Literal, TypeVar
 
 from mibench.benchmarks.cell import Cell
 from mibench.defenses import NoDefense, Release
+from mibench.evaluation.evidence import STORED
+from mibench.evaluation.inception import INCEPTION
 from mibench.roles import Attack
 from mibench.running.stages.classifier import ClassifierStage
-from mibench.running.stages.evidence import EvidenceStage
+from mibench.running.stages.evidence import EvidenceStage, LensEvidence, LensStage
 from mibench.running.stages.images import ImagesStage
 from mibench.running.stages.inversion import InversionStage
 from mibench.running.stages.prior import PriorStage
@@ -64,7 +66,13 @@ def record_stage(
         for i, e in enumerate(s.evaluators)
     )  # fmt: skip
     others = known.setdefault(("others", *map(id, judges)), judges[1:])
-    asked = any("inception" in protocol.metric(c).name for c in columns)
+    needed = dict.fromkeys(lens for c in columns for lens in protocol.metric(c).needs)
+    lenses = tuple(
+        one(LensStage, images, lens) if lens.trained else lens
+        for lens in needed
+        if lens not in STORED
+    )
+    further = (known.setdefault(("lenses", lenses), lenses),) if lenses else ()
 
     def evidence(
         attack: Attack, select: Literal["last", "evaluator"]
@@ -80,8 +88,9 @@ def record_stage(
         ]  # fmt: skip
         return tuple(
             one(
-                EvidenceStage, images, i, judges[0], others, protocol.real, protocol.real_part,
-                select, inception if asked else "",
+                LensEvidence if lenses else EvidenceStage, images, i, judges[0], others,
+                protocol.real, protocol.real_part, select,
+                inception if INCEPTION in needed else "", *further,
             )
             for i in inversions
         )  # fmt: skip

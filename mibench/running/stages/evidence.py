@@ -7,19 +7,17 @@ import torch
 from torch import Tensor
 
 from mibench.data import Corpus
-from mibench.evaluation import Evidence, UndefinedError
-from mibench.evaluation.inception import inception_features, inception_file
-from mibench.evaluation.manifold import nearest
-from mibench.evaluation.metrics import stretch
-from mibench.evaluation.similarity import structural_similarity
+from mibench.evaluation import Compared, Evidence, Lens, Tools
+from mibench.evaluation.gathering import best_moment, likeness, real_images
+from mibench.evaluation.inception import INCEPTION
+from mibench.evaluation.lenses import EVALUATOR, STRETCHED
 from mibench.running.stages.base import Load
 from mibench.running.stages.classifier import ClassifierStage
 from mibench.running.stages.images import ImagesStage
 from mibench.running.stages.inversion import InversionStage
 from mibench.seeding import generator
 from mibench.store import Payload, Stage, Work
-from mibench.ties import in_top
-from mibench.types import Classifier, ImageSet, predict
+from mibench.types import ImageSet, predict
 
 
 @dataclass(frozen=True)
@@ -55,22 +53,24 @@ class EvidenceStage(Stage):
         return f"evidence {self.inversion.describe()}"
 
     def compute(self, load: Load, work: Work) -> Payload:
-        """Returns the fields of :class:`Evidence`."""
+        """Returns :meth:`Evidence.stored`."""
         run = self.inversion
         private = self.images.splits(load).private
         evaluator = self.evaluator.classifier(load, work.device)
         target = run.target.classifier(load, work.device)
-        found = load(run)
-        moments = found["images"][None]
-        if self.select == "evaluator":
-            moments = torch.cat([found["earlier"], moments])
-        x, logits, features = _best(moments, evaluator)
+        x, logits, own_features = best_moment(self._moments(load), evaluator)
         labels = torch.arange(run.classes).repeat(run.samples)
-        owned = self.compared(private)
-        real = owned.images
-        _, real_features = predict(evaluator, owned, generator("real"))
-        _, stretched = predict(evaluator, stretch(x), generator("evaluation"))
-        _, real_stretched = predict(evaluator, stretch(real), generator("real"))
+        real = self.compared(private)
+        features: dict[Lens, Compared] = {
+            EVALUATOR: Compared(own_features, predict(evaluator, real, generator("real"))[1])
+        }
+        for lens, state in self._lenses(load).items():
+            features[lens] = Compared(
+                *(
+                    lens.features(images, Tools(evaluator, stream, work, self.inception, state))
+                    for stream, images in (("evaluation", x), ("real", real.images))
+                )
+            )
         others = [
             predict(e.classifier(load, work.device), x, generator("evaluation"))[0]
             for e in self.others
@@ -83,89 +83,82 @@ class EvidenceStage(Stage):
             target_logits = released.logits(target_logits, x, rng)
             rng = generator(seed, "release", "test")
             test_logits = released.logits(test_logits, private.test.images, rng)
-        try:
-            place = nearest(features, labels, real_features, owned.labels)[1]
-            similar = structural_similarity(x, real[place])
-        except UndefinedError:
-            similar = None
-        inception = real_inception = None
-        if self.inception:
-            path = inception_file(work.data)
-            inception, real_inception = (
-                inception_features(images, path, self.inception, work.device)
-                for images in (x, real)
-            )
         block = torch.cat([torch.full((len(b),), i) for i, b in enumerate(run.blocks)])
-        evidence = Evidence(
+        return Evidence(
             labels=labels,
             block=block.repeat(run.samples),
             passes=torch.arange(run.samples).repeat_interleave(run.classes),
             logits=logits,
             features=features,
-            real=real_features,
-            real_labels=owned.labels,
+            real_labels=real.labels,
             test_logits=test_logits,
             test_labels=private.test.labels,
             others=torch.stack(others) if others else None,
             target_logits=target_logits,
-            stretched=stretched,
-            real_stretched=real_stretched,
-            ssim=similar,
-            inception=inception,
-            real_inception=real_inception,
-        )
-        return vars(evidence).copy()
+            ssim=likeness(x, labels, features[EVALUATOR], real),
+        ).stored()
 
     def evidence(self, load: Load) -> Evidence:
         """Returns the evidence from the store."""
-        return Evidence(**load(self))
+        return Evidence.restored(load(self))
 
     def compared(self, private: Corpus) -> ImageSet:
-        """Returns the real images behind ``Evidence.real``, in their order."""
-        owned = private.train if self.real_part == "train" else _joined(private)
-        return owned.take(_first(owned.labels, self.inversion.classes, self.real))
+        """Returns the real images behind the evidence's features, in their order."""
+        return real_images(private, self.real_part, self.inversion.classes, self.real)
 
     def judged(self, load: Load) -> Tensor:
         """Returns the reconstructions behind ``Evidence.logits``, (n, c, h, w), in their order."""
-        found = load(self.inversion)
         if self.select == "last":
-            last: Tensor = found["images"].float().flatten(0, 1)
+            last: Tensor = load(self.inversion)["images"].float().flatten(0, 1)
             return last
-        moments = torch.cat([found["earlier"], found["images"][None]])
-        return _best(moments, self.evaluator.classifier(load, torch.device("cpu")))[0]
+        evaluator = self.evaluator.classifier(load, torch.device("cpu"))
+        return best_moment(self._moments(load), evaluator)[0]
+
+    def _moments(self, load: Load) -> Tensor:
+        """Returns the images among which are those that count, the last moment's last."""
+        attacked = load(self.inversion)
+        last: Tensor = attacked["images"][None]
+        return last if self.select == "last" else torch.cat([attacked["earlier"], last])
+
+    def _lenses(self, load: Load) -> dict[Lens, Payload]:
+        """Returns the lenses beside the evaluator, each with what its training returned."""
+        return {STRETCHED: {}} | ({INCEPTION: {}} if self.inception else {})
 
 
-def _best(moments: Tensor, evaluator: Classifier) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns each class's images at the moment when most of them hit, the first of equals.
+@dataclass(frozen=True)
+class LensStage(Stage):
+    """What a lens fits to a task's images before it can be used."""
 
-    Args:
-        moments: Images (moments, samples, classes, c, h, w).
-        evaluator: Says what hits.
+    kind: ClassVar[str] = "lens"
 
-    Returns:
-        The images, (samples * classes, c, h, w), and the evaluator's logits and features.
+    images: ImagesStage
+    lens: Lens
+
+    def describe(self) -> str:
+        """Returns the lens's name."""
+        return f"lens {self.lens.name}"
+
+    def compute(self, load: Load, work: Work) -> Payload:
+        """Returns what the lens's training returns."""
+        return self.lens.train(self.images.splits(load), work)
+
+
+@dataclass(frozen=True)
+class LensEvidence(EvidenceStage):
+    """Evidence with features by further lenses, where a column asks for them.
+
+    Attributes:
+        lenses: The further ones; in the place of one that is trained, the stage that trains it.
     """
-    samples, classes = moments.shape[1:3]
-    labels = torch.arange(classes).repeat(samples)
-    seen, hits = [], []
-    for images in moments:
-        x = images.float().flatten(0, 1)
-        seen.append((x, *predict(evaluator, x, generator("evaluation"))))
-        hits.append(in_top(seen[-1][1], labels).view(samples, classes).sum(0))
-    first = torch.stack(hits).argmax(0)[labels]  # argmax takes the first of equals
-    if len(moments) == 1:
-        return seen[0]
-    x, logits, features = (torch.stack(part) for part in zip(*seen, strict=True))
-    image = torch.arange(len(labels))
-    return x[first, image], logits[first, image], features[first, image]
 
+    lenses: tuple[Lens | LensStage, ...] = ()
 
-def _joined(corpus: Corpus) -> ImageSet:
-    """Returns the train images, then the test images."""
-    parts = (corpus.train, corpus.test)
-    return ImageSet(torch.cat([p.pixels for p in parts]), torch.cat([p.labels for p in parts]))
+    def evidence(self, load: Load) -> Evidence:
+        """Returns the evidence from the store."""
+        further = tuple(v.lens if isinstance(v, LensStage) else v for v in self.lenses)
+        return Evidence.restored(load(self), further)
 
-
-def _first(labels: Tensor, classes: int, count: int) -> Tensor:
-    """Returns the positions of the first ``count`` images of each class."""
-    return torch.cat([(labels == c).nonzero()[:count, 0] for c in range(classes)])
+    def _lenses(self, load: Load) -> dict[Lens, Payload]:
+        trained = {v.lens: load(v) for v in self.lenses if isinstance(v, LensStage)}
+        plain: dict[Lens, Payload] = {v: {} for v in self.lenses if isinstance(v, Lens)}
+        return super()._lenses(load) | plain | trained

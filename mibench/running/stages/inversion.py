@@ -118,7 +118,7 @@ class InversionStage(Stage):
         limit = self.attack.max_queries * self.classes or NO_LIMIT
         released = self.target.released(load, work.device)
         who = self.attack.name
-        seen = handed(target, self.attack.access, work, who, limit, released)
+        seen = handed(target, self.attack.access, work, limit, released, who)
         if isinstance(seen, Watched) and isinstance(self.attack, WhiteBox):
             seen.students.extend(s.classifier(load, work.device) for s in self.students)
             if self.attack.identity.public:

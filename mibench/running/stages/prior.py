@@ -40,7 +40,7 @@ class PriorStage(Stage):
             network = self.target.classifier(load, work.device)
             released = self.target.released(load, work.device)
             who = f"the prior {self.spec.name}"
-            target = handed(network, self.spec.access, work, who, released=released)
+            target = handed(network, self.spec.access, work, released=released, who=who)
         with seeded(self.seed, "init", self.spec.name):
             prior = self._build().to(work.device)
         with seeded(self.seed, "noise", self.spec.name):  # for targets that draw on their own

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mibench.benchmarks.cell import Cell
 from mibench.evaluation import METRICS, Evidence, UndefinedError, measure, score, summarise
-from mibench.evaluation.metrics import compared
+from mibench.evaluation.fid import compared
+from mibench.evaluation.lenses import EVALUATOR
 from mibench.running.stages.base import Load, graph
 from mibench.running.stages.evidence import EvidenceStage
 from mibench.spec import brief, canonical
@@ -74,18 +75,18 @@ class RecordStage(Stage):
         dropped = f"have an FID below {protocol.least_fid:g} and do not count"
         if protocol.least_fid and isinstance(measure(METRICS[protocol.fid], trials), str):
             warnings.append("A repeat that has no FID counts, whatever the least.")
-        if lost := len(trials) - len(counted):
-            warnings.append(f"{lost} of {len(trials)} repeats of an attack {dropped}.")
+        if left_out := len(trials) - len(counted):
+            warnings.append(f"{left_out} of {len(trials)} repeats of an attack {dropped}.")
         for name, _ in self.metrics:
             metric = protocol.metric(name)
-            seen = counted or (trials[:1] if metric.per == "target" else [])
-            each = measure(metric, seen) if seen else f"all its repeats {dropped}"
-            found = asdict(score(metric, each, seen, protocol.spread))
+            used = counted or (trials[:1] if metric.per == "target" else [])
+            each = measure(metric, used) if used else f"all its repeats {dropped}"
+            summary = asdict(score(metric, each, used, protocol.spread))
             if isinstance(each, str):
                 warnings.append(f"{metric.title}: {each}.")
                 each = []
-            del found["undefined"]
-            scores[name] = found
+            del summary["undefined"]
+            scores[name] = summary
             values[name] = [v.tolist() if isinstance(v, Tensor) else v for v in each]
         facts = self.evidence[0].inversion.target.facts(load)
         return {
@@ -96,7 +97,7 @@ class RecordStage(Stage):
                     "pass": e.passes.tolist(),
                     "block": e.block.tolist(),
                     "identity": e.labels.tolist(),
-                    "identities": sorted(set(e.labels.tolist())),
+                    "identities": e.classes,
                 }
                 for e in counted
             ],
@@ -135,11 +136,11 @@ class RecordStage(Stage):
 def _sizes(e: Evidence, fid: str) -> dict[str, int]:
     """Returns how many images an FID compares, in how many dimensions; of any if it has none."""
     try:
-        found, real = compared(e, fid)
+        reconstructed, real = compared(e, fid)
     except UndefinedError:
-        found, real = e.features, e.real
+        reconstructed, real = e.through(EVALUATOR)
     return {
-        "reconstructions": len(found),
+        "reconstructions": len(reconstructed),
         "real": len(real),
         "dimensions": real.shape[1],
         "classes": e.logits.shape[1],
@@ -150,14 +151,14 @@ def _panel(stage: EvidenceStage, trials: list[Evidence], load: Load) -> list[Pay
     """Returns what each evaluator is, how good, and the Attack Acc it finds."""
     panel = []
     for i, judge in enumerate((stage.evaluator, *stage.others)):
-        seen = [replace(e, logits=e.others[i - 1]) if i and e.others is not None else e
-                for e in trials]  # fmt: skip
+        own = [replace(e, logits=e.others[i - 1]) if i and e.others is not None else e
+               for e in trials]  # fmt: skip
         panel.append(
             {
                 "network": brief(judge.network),
                 "seed": judge.seed,
                 "accuracy": load(judge)["accuracy"],
-                "attack_acc": summarise(METRICS["attack_acc"], seen, "pass").mean,
+                "attack_acc": summarise(METRICS["attack_acc"], own, "pass").mean,
             }
         )
     return panel
