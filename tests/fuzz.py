@@ -38,6 +38,7 @@ from mibench.data import CIFAR10, MNIST, Folder
 from mibench.networks.foreign.checkpoints import read_checkpoint
 from mibench.networks.foreign.pickles import read_network
 from mibench.reporting.export import FORMATS, collect, render
+from mibench.running.grid import Grid
 from mibench.running.plan import planned_steps
 from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.seeding import generator
@@ -317,7 +318,7 @@ def read_record(value: tuple[list[Any], Any], folder: Path) -> None:
     tensors, tree = pack(payload)
     assert not tensors
     store._commit(stage, tree, {})  # type: ignore[arg-type]
-    results = collect(SMOKE.only(["GMI / MID"]), {"GMI / MID": [stage]}, store)
+    results = collect(Grid(SMOKE.only(["GMI / MID"]), {"GMI / MID": [stage]}, store))
     for form in FORMATS:
         assert render(results, form)
 

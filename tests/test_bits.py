@@ -13,9 +13,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.machine import SWITCHES, in_words, machine
 from mibench.reporting import bits, records
+from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
 from mibench.store import Store, seal
 from tests.made import META, fill, smoke
@@ -136,7 +138,7 @@ def test_the_first_stage_that_differs_is_named_in_the_order_of_the_graph(
 
 def test_records_are_paired_with_a_store_and_name_their_rows(store: Path, tmp_path: Path) -> None:
     made = record_in(Store(store), "GMI / MID")
-    records.write("smoke", {"GMI / MID": [made]}, Store(store), tmp_path / "files")
+    records.write(Grid(TABLES["smoke"], {"GMI / MID": [made]}, Store(store)), tmp_path / "files")
     other = altered(store, tmp_path / "b", "target", machine={"aten": "AVX2"})
     told = call("compare", "--by-key", other, tmp_path / "files").stdout
     assert told.startswith("Equal keys: 1 (1 more in A, 0 more in B)")
@@ -194,7 +196,7 @@ def test_a_record_says_in_text_what_its_stages_ran_on(
     name: str, value: object, store: Path, tmp_path: Path
 ) -> None:
     made = record_in(Store(store), "GMI / MID")
-    (path,) = records.write("smoke", {"GMI / MID": [made]}, Store(store), tmp_path)
+    (path,) = records.write(Grid(TABLES["smoke"], {"GMI / MID": [made]}, Store(store)), tmp_path)
     record = json.loads(path.read_text())
     run = record["runs"][f"record/{record['key']}"]
     for told, problem in (({name: {"a": "b"}}, ""), ({name: value}, "is not of type")):

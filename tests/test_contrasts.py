@@ -14,7 +14,8 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
 from mibench.evaluation.significance import holm, identity_interval, interval, paired, seeds_needed
 from mibench.reporting.contrasts import between, reference, with_none
-from mibench.reporting.export import Results, collect, footnotes, record_stages, render
+from mibench.reporting.export import Results, collect, footnotes, render
+from mibench.running.grid import Grid, record_stages
 from mibench.store import Payload, Stage, Store
 
 ATTACKS, DEFENSES = ("GMI", "KED-MI"), ("No Def.", "MID", "BiDO-HSIC")
@@ -73,7 +74,7 @@ def made(accs: Mapping[str, Sequence[float | None]] = ACCS, table: Table = TABLE
         for seed, value in enumerate(values)
         if value is not None
     }
-    return collect(table, records, Made(payloads))
+    return collect(Grid(table, records, Made(payloads)))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_a_warning_names_its_rows_unless_it_is_of_all(rows: tuple[str, ...], who
     for label, (record,) in records.items():
         told = payload(dict.fromkeys(TABLE.columns, 50.0))
         payloads[record.key] = told | {"warnings": ["Mind this."] * (label in rows)}
-    assert collect(TABLE, records, Made(payloads)).warnings == (f"{who}Mind this.",)
+    assert collect(Grid(TABLE, records, Made(payloads))).warnings == (f"{who}Mind this.",)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_note_says_which_rows_another_evaluator_judged(other: str, note: str) 
     for label, (record,) in records.items():
         payloads[record.key] = payload(dict.fromkeys(TABLE.columns, 50.0))
         payloads[record.key]["evaluator"] = {"accuracy": 97.0 - (label == other)}
-    results = collect(table, records, Made(payloads))
+    results = collect(Grid(table, records, Made(payloads)))
     assert note in "\n".join(footnotes(results))
     assert results.evaluator == (None if other else 97.0)
 
@@ -124,7 +125,7 @@ def test_a_row_of_which_nothing_succeeded_stays_and_nonsense_is_left_out(
     records = record_stages(TABLE, 1, None)
     told = payload({"accuracy": 99.0, "attack_acc": 0.0})
     told["sizes"] |= size
-    results = collect(TABLE, records, Made({records["GMI / MID"][0].key: told}))
+    results = collect(Grid(TABLE, records, Made({records["GMI / MID"][0].key: told})))
     assert results.found["GMI / MID"] == there
 
 
@@ -295,7 +296,7 @@ def test_the_bootstrap_takes_each_images_identity_and_only_where_there_are_twent
     images = [c - 1 for c in means] + [c + 1 for c in means]
     key = records["GMI / No Def."][0].key
     results = collect(
-        table, records, Made({key: payload({"accuracy": 99.0, "attack_acc": 9.5}, images)})
+        Grid(table, records, Made({key: payload({"accuracy": 99.0, "attack_acc": 9.5}, images)}))
     )
     entry = results.entries["GMI / No Def."]
     assert entry["accuracy"].identities is None
@@ -310,7 +311,7 @@ def test_one_seed_prints_the_spread_and_says_it_carries_no_interval() -> None:
     payloads = {
         records[k][0].key: payload({"accuracy": 99.0, "attack_acc": v[0]}) for k, v in ACCS.items()
     }
-    results = collect(TABLE, records, Made(payloads))
+    results = collect(Grid(TABLE, records, Made(payloads)))
     assert "30.00 ± 1.00" in row(render(results, "text"), "GMI / MID")
     assert "*" not in render(results, "text")
     assert "One seed carries no interval" in footnotes(results)[0]

@@ -19,6 +19,7 @@ from mibench.networks import MLP
 from mibench.reporting import records
 from mibench.reporting.export import collect, render
 from mibench.running.executors import Bench, Serial, execute
+from mibench.running.grid import Grid
 from mibench.running.progress import Watcher
 from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.running.stages import classifier as classifier_stage
@@ -246,7 +247,9 @@ def test_a_protocol_scores_what_is_stored_and_runs_no_training_or_attack(
     assert outcome.computed <= 3  # the evidence of the attack and of its control, and the record
     scores = Store(bench.store).load(record(cell))["scores"]
     assert scores["attack_acc"]["mean"] is not None
-    text = render(collect(table, {"GMI / No Def.": [record(cell)]}, Store(bench.store)), "text")
+    text = render(
+        collect(Grid(table, {"GMI / No Def.": [record(cell)]}, Store(bench.store))), "text"
+    )
     if "inception" in cell.protocol.fid:
         assert scores["fid"]["mean"] is None
         assert f"put {INCEPTION}" in text

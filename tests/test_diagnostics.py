@@ -31,7 +31,7 @@ from mibench.reporting.diagnostics import (
     diagnose,
     rank_correlation,
 )
-from mibench.reporting.export import record_stages
+from mibench.running.grid import record_stages
 from mibench.running.stages import ClassifierStage, ImagesStage
 from mibench.seeding import seeded
 from mibench.store import Payload, Stage, Store, Work

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data import CelebA
-from mibench.reporting.export import record_stages
+from mibench.running.grid import record_stages
 from mibench.running.plan import doubts, estimate, known_sizes, measured, shape
 from mibench.running.stages import InversionStage
 from mibench.store import Stage, Store

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
-from mibench.reporting.export import record_stages
+from mibench.running.grid import record_stages
 from mibench.running.stages import RecordStage, graph
 from mibench.store import Payload, Store
 from tests.made import META

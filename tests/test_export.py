@@ -15,12 +15,12 @@ from mibench.reporting.export import (
     collect,
     fid_note,
     footnotes,
-    record_stages,
     render,
     show,
     show_reported,
     spread_note,
 )
+from mibench.running.grid import Grid, record_stages
 from mibench.store import Store
 
 SMOKE = TABLES["smoke"]
@@ -187,7 +187,7 @@ def test_gaps_and_single_numbers() -> None:
 def test_collect_reads_an_empty_store_as_gaps(tmp_path: Path) -> None:
     records = record_stages(SMOKE, 2, Path())
     assert all(len(r) == 2 for r in records.values())
-    empty = collect(SMOKE, records, Store(tmp_path))
+    empty = collect(Grid(SMOKE, records, Store(tmp_path)))
     assert all(n == 0 for n in empty.found.values())
     for form in FORMATS:
         assert render(empty, form)

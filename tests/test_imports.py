@@ -241,7 +241,7 @@ def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which two rows of ``smoke`` are done, their targets as others release them."""
-    from mibench.reporting.export import record_stages
+    from mibench.running.grid import record_stages
     from mibench.store import Store
 
     place = tmp_path_factory.mktemp("trained")

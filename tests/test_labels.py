@@ -22,12 +22,12 @@ from mibench.reporting.export import (
     FORMATS,
     Results,
     collect,
-    record_stages,
     render,
     standalone,
     tex,
 )
 from mibench.reporting.records import schema
+from mibench.running.grid import Grid
 from mibench.store import Store
 from tests.made import fill, renamed, smoke
 
@@ -52,7 +52,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def made(table: Table, folder: Path, seeds: int = 3) -> Results:
     store = Store(folder / "store")
-    return collect(table, fill(table, store, seeds=seeds), store)
+    return collect(Grid(table, fill(table, store, seeds=seeds), store))
 
 
 def test_csv_gives_strange_labels_back(hostile: Results) -> None:
@@ -184,7 +184,7 @@ def test_letters_that_pdflatex_lacks_ask_for_another_engine(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_compiles_as_a_document(name: str, tmp_path: Path) -> None:
     table = TABLES[name]
-    empty = collect(table, record_stages(table, 1, None), Store(tmp_path / "store"))
+    empty = collect(Grid.plan(table, 1, None, Store(tmp_path / "store")))
     compiled(standalone(render(empty, "latex")), tmp_path)
 
 

@@ -18,6 +18,7 @@ from mibench.cli import main
 from mibench.evaluation import METRICS
 from mibench.reporting import published, records
 from mibench.reporting.published import Published
+from mibench.running.grid import Grid
 from mibench.running.stages import graph
 from mibench.store import Store
 from tests.made import fill, smoke
@@ -61,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("readers")
     store = Store(root / "store")
     table = smoke("GMI / No Def.", "GMI / MID")
-    records.write("smoke", fill(table, store, seeds=2, data=Path()), store, root / "files")
+    records.write(Grid(table, fill(table, store, seeds=2, data=Path()), store), root / "files")
     return root
 
 

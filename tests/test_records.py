@@ -19,6 +19,7 @@ from mibench.reporting.compare import compare
 from mibench.reporting.export import collect, render
 from mibench.reporting.page import leaderboard
 from mibench.reporting.records import Run, check, differences, digest
+from mibench.running.grid import Grid
 from mibench.spec import fingerprint
 from mibench.store import Store
 from tests.made import fill, smoke
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = smoke("GMI / No Def.", "GMI / MID")
     store = Store(root / "store")
     stages = fill(table, store, seeds=2, data=Path())
-    records.write(table.name, stages, store, root / "files")
+    records.write(Grid(table, stages, store), root / "files")
     return root
 
 
@@ -70,7 +71,7 @@ def test_a_record_file_is_the_same_each_time(folder: Path, tmp_path: Path) -> No
     table = smoke("GMI / No Def.", "GMI / MID")
     store = Store(folder / "store")
     again = records.write(
-        table.name, fill(table, store, seeds=2, data=Path()), store, tmp_path / "again"
+        Grid(table, fill(table, store, seeds=2, data=Path()), store), tmp_path / "again"
     )
     for path in again:
         assert path.read_bytes() == (folder / "files" / path.name).read_bytes()
@@ -165,7 +166,7 @@ def test_an_empty_folder_under_a_records_name_is_a_hole_and_no_end_of_the_table(
     path = store.path(made["GMI / MID"][0])
     shutil.rmtree(path)
     path.mkdir()
-    results = collect(table, made, store)
+    results = collect(Grid(table, made, store))
     assert results.found == {"GMI / No Def.": 1, "GMI / MID": 0}
     assert f"record {path.name} is missing: run the table again" in capsys.readouterr().err
 
@@ -305,7 +306,7 @@ def test_tables_and_other_files_beside_records_are_passed_over(
 ) -> None:
     table = smoke("GMI / MID")
     store = Store(folder / "store")
-    results = collect(table, fill(table, store, data=Path()), store)
+    results = collect(Grid(table, fill(table, store, data=Path()), store))
     (tmp_path / "smoke.json").write_text(render(results, "json"))
     (tmp_path / "smoke.csv").write_text(render(results, "csv"))
     first, *_ = records.find([folder / "files"])

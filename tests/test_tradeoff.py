@@ -1,7 +1,7 @@
 """The comparison at equal utility, against figures made by hand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.reporting import tradeoff_files
-from mibench.reporting.export import record_stages
 from mibench.reporting.tradeoff import (
     Comparison,
     Line,
@@ -26,6 +25,7 @@ from mibench.reporting.tradeoff import (
     matched,
 )
 from mibench.reporting.tradeoff import Curve as Swept
+from mibench.running.grid import Grid, record_stages
 from mibench.store import Payload, Stage, Store
 
 SWEEP = [(100.0, 60.0), (90.0, 40.0), (60.0, 10.0)]
@@ -175,6 +175,9 @@ class Made(Store):
     def state(self, stage: Stage) -> str:
         return "done" if self.scores[stage.key] else "missing"
 
+    def states(self, stages: Iterable[Stage]) -> dict[str, str]:
+        return {s.key: self.state(s) for s in stages}
+
     def load(self, stage: Stage) -> Payload:
         x, y = self.scores[stage.key] or (0, 0)
         return {"scores": {"accuracy": {"mean": x}, "attack_acc": {"mean": y}}}
@@ -194,7 +197,7 @@ def found(table: Table = TABLE, *, gap: bool = False) -> Comparison:
             )
     if gap:
         scores[records["KED-MI / MID (1)"][2].key] = None
-    return compare(table, records, Made(scores))
+    return compare(Grid(table, records, Made(scores)))
 
 
 def test_a_seed_counts_once_all_its_rows_are_there_and_gaps_are_named() -> None:
@@ -253,14 +256,16 @@ def test_a_record_without_attack_acc_is_a_gap() -> None:
     scores: dict[str, Point | None] = {r.key: (99.0, 50.0) for rs in records.values() for r in rs}
     undefined: Any = (99.0, None)
     scores[records["KED-MI / MID (1)"][0].key] = undefined
-    comparison = compare(TABLE, records, Made(scores))
+    comparison = compare(Grid(TABLE, records, Made(scores)))
     assert comparison.seeds == ()
     assert comparison.missing == ("KED-MI / MID (1), seed 0",)
 
 
 def test_with_nothing_in_the_store_the_text_names_what_is_missing(tmp_path: Path) -> None:
     records = record_stages(TABLE, 1, None)
-    none = compare(TABLE, records, Made({r.key: None for rs in records.values() for r in rs}))
+    none = compare(
+        Grid(TABLE, records, Made({r.key: None for rs in records.values() for r in rs}))
+    )
     assert "KED-MI / No Def., seed 0" in tradeoff_files.text(none)
     assert tradeoff_files.draw(none, tmp_path / "x") == []
 
@@ -286,7 +291,7 @@ def test_a_curve_must_name_rows_and_needs_both_columns() -> None:
     with pytest.raises(ValueError, match="need the columns accuracy and attack_acc"):
         replace(TABLE, columns=("accuracy",))
     with pytest.raises(ValueError, match="digits sweeps nothing"):
-        compare(TABLES["digits"], {}, Made({}))
+        compare(Grid(TABLES["digits"], {}, Made({})))
 
 
 def test_the_sweep_shares_what_it_can_with_digits() -> None:

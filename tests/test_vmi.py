@@ -19,6 +19,7 @@ from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.networks.foreign.weights import Weights
 from mibench.reporting.figures import draw_samples
+from mibench.running.grid import Grid
 from mibench.running.stages import graph, record_stage
 from mibench.running.stages.evidence import _best
 from mibench.seeding import generator, seeded
@@ -302,13 +303,14 @@ def test_a_picture_shows_what_a_prior_drew_at_its_end(tmp_path: Path) -> None:
     cell = override(TABLES["smoke"].rows["VMI / No Def."], "attack.prior.kimg", "0.064")
     store = Store(tmp_path)
     record = record_stage(cell, [], cell.setting.task.digest(tmp_path))
-    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    grid = Grid(TABLES["smoke"], {"VMI / No Def.": [record]}, store)
+    draw_samples(grid, tmp_path / "s.png")
     assert not (tmp_path / "s.png").exists()
     for stage in graph([record.evidence[0].inversion.prior]):
         store.complete(stage)
-    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    draw_samples(grid, tmp_path / "s.png")
     drawn = (tmp_path / "s.png").stat().st_mtime_ns
-    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    draw_samples(grid, tmp_path / "s.png")
     assert (tmp_path / "s.png").stat().st_mtime_ns == drawn
 
 

@@ -25,12 +25,13 @@ def budgets(
 ) -> None:  # fmt: skip
     """Print what TABLE's attacks spent: steps, answers of the target, seconds, memory."""
     from mibench.reporting.budgets import render, spent
+    from mibench.running.grid import Grid
 
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         done = opened(store, published)
-        records = planned(chosen, seeds, data, done)
-        found = spent(records, done)
+        grid = Grid(chosen, planned(chosen, seeds, data, done), done)
+        found = spent(grid)
         if not any(found.values()):
             raise ValueError(gap(chosen, rows, seeds, done.root))
-    click.echo(render(chosen.caption, found, max(map(len, records.values()))), nl=False)
+    click.echo(render(chosen.caption, found, grid.seeds), nl=False)

@@ -46,6 +46,7 @@ def explain(
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
     from mibench.reporting.export import collect
+    from mibench.running.grid import Grid
     from mibench.spec import nearest
 
     with refusing():
@@ -59,10 +60,10 @@ def explain(
         if published is None and is_default("seeds"):
             seeds = _count_seeds(chosen, row, done, data)
         records = planned(chosen, seeds, data, done)
-        controls = {}
+        controls = None
         if "attack_acc" in chosen.columns:
             controls = planned_controls(chosen.only([row]), seeds, data, done, quiet=True)
-        results = collect(chosen, records, done, controls)
+        results = collect(Grid(chosen, records, done, controls))
     lacking = list(_lacking(chosen, row, records, done))
     if not results.found[row]:
         if not lacking:  # it is there, and damaged

@@ -11,7 +11,7 @@ from mibench.commands.shared import (
     folder,
     into,
     opened,
-    planned,
+    planned_grid,
     published,
     refuse_records,
     refusing,
@@ -38,7 +38,6 @@ def figure(
     --records will do for.
     """
     from mibench.reporting import paper
-    from mibench.reporting.export import collect
 
     name = paper.NUMBERS.get(name, name)
     with refusing():
@@ -46,13 +45,11 @@ def figure(
         if name != "tradeoff":
             refuse_records(published, "no images and no curves of training")
         done = opened(store, published)
-        records = planned(chosen, seeds, data, done)
-        source = paper.Source(records, collect(chosen, records, done), done)
+        grid = planned_grid(chosen, seeds, data, done)
         check_writable(out)
-        faces = any(cell.setting.task.faces for cell in chosen.rows.values())
         for suffix in ("pdf", "png"):
             path = out / f"{chosen.name}-{name}-figure.{suffix}"
-            paper.FIGURES[name](source, path, private=with_private or not faces)
+            paper.FIGURES[name](grid, path, private=grid.private(with_private))
             click.echo(path)
-    if name == "reconstructions" and faces and not with_private:
+    if name == "reconstructions" and not grid.private(with_private):
         click.echo("note: these are people; private images need --with-private", err=True)

@@ -37,6 +37,7 @@ def record(
     """
     from mibench.reporting import records
     from mibench.reporting.cautions import control_table
+    from mibench.running.grid import Grid
     from mibench.store import Store
 
     with refusing():
@@ -53,7 +54,7 @@ def record(
                 known |= {record.cell for record in new}
                 stages[f"{label}, samples of its prior"] = new
         check_writable(out)
-        written = records.write(chosen.name, stages, done, out)
+        written = records.write(Grid(chosen, stages, done), out)
     for path in written:
         click.echo(path)
 
@@ -74,19 +75,18 @@ def record(
 def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -> None:
     """Write OUT/TABLE: records, and from these alone the table in every form and its command."""
     from mibench.reporting import figures, published, records
+    from mibench.running.grid import Grid
     from mibench.store import Store
 
     with refusing():
         chosen = choose_table(table, (), (), None)
         place = out / chosen.name
         if store is not None:
-            stages = plan(chosen, seeds, data)
-            if not holds_any(stages, Store(store)):
+            grid = Grid.plan(chosen, seeds, data, Store(store))
+            if not grid.finished(grid.last):
                 raise ValueError(f"nothing of {chosen.name} is in {store}: nothing is published")
             check_writable(place)
-            records.write(
-                chosen.name, stages, Store(store), place / "records", compact=True
-            )  # fmt: skip
+            records.write(grid, place / "records", compact=True)
         told = published.Published(place / "records")
         if (there := told.seeds(chosen)) > seeds:
             raise ValueError(

@@ -12,9 +12,7 @@ from mibench.commands.shared import (
     folder,
     into,
     opened,
-    plan,
-    planned,
-    planned_controls,
+    planned_grid,
     published,
     refuse_records,
     refusing,
@@ -51,18 +49,17 @@ def report(
 
     From records the page has all but images, values class by class and curves of training.
     """
-    from mibench.reporting.page import Chapter, page
+    from mibench.reporting.page import page
 
     with refusing():
         done = opened(store, published)
-        chapters = []
+        grids = []
         for name in tables:
             chosen = choose_table(name, rows, settings, protocol)
-            records = planned(chosen, seeds, data, done)
-            asked = arguments(name, settings, protocol, max(map(len, records.values())))
-            beside = planned_controls(chosen, seeds, data, done) if controls else {}
-            chapters.append(Chapter(chosen, records, asked + ["--controls"] * controls, beside))
-        text = page(chapters, done, with_private=with_private, identities=identities)
+            grid = planned_grid(chosen, seeds, data, done, controls=controls)
+            command = arguments(name, settings, protocol, grid.seeds)
+            grids.append((grid, command + ["--controls"] * controls))
+        text = page(grids, with_private=with_private, identities=identities)
         check_writable(out)
         path = out / "index.html"
         path.write_text(text, encoding="utf-8")
@@ -125,21 +122,21 @@ def show(
 ) -> None:  # fmt: skip
     """Draw what was reconstructed in ROW of TABLE (a label, or a pattern like '*BiDO-HSIC')."""
     from mibench.reporting import figures
+    from mibench.running.grid import Grid
     from mibench.store import Store
 
     with refusing():
         refuse_records(published, "no images")
         chosen = choose_table(table, rows, settings, protocol).only([row])
-        records = plan(chosen, seeds, data)
-        done = Store(store)
-        if not any(done.state(stages[0]) == "done" for stages in records.values()):
-            raise ValueError(f"{', '.join(records)}: not in {store}; first: mibench run {table}")
+        grid = Grid.plan(chosen, seeds, data, Store(store))
+        if not grid.first:
+            labels = ", ".join(grid.records)
+            raise ValueError(f"{labels}: not in {store}; first: mibench run {table}")
         check_writable(out)
-    faces = any(cell.setting.task.faces for cell in chosen.rows.values())
-    name = slug(next(iter(records)) if len(records) == 1 else row)
+    name = slug(next(iter(chosen.rows)) if len(chosen.rows) == 1 else row)
     path = out / f"{chosen.name}-row-{name}.png"
     with refusing():
-        figures.draw_reconstructions(records, done, path, private=with_private or not faces)
+        figures.draw_reconstructions(grid, path, private=grid.private(with_private))
     if blocks or (blocks is None and has_colours()):
         click.echo(half_blocks(path), nl=False)
     click.echo(path)

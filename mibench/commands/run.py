@@ -27,6 +27,7 @@ from mibench.commands.shared import (
 if TYPE_CHECKING:
     from mibench.benchmarks.tables import Table
     from mibench.running.executors import Bench
+    from mibench.running.grid import Grid
     from mibench.store import Stage, Store
 
     Picture = Callable[[Path], bool | list[Path]]
@@ -55,6 +56,7 @@ def run(
     """
     from mibench.reporting.cautions import control_table
     from mibench.running.executors import Bench, choose_executor
+    from mibench.running.grid import Grid
 
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
@@ -89,7 +91,9 @@ def run(
             show_accuracy(stages, Store(store))
             return
         stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-        text, files, pictures = results(chosen, records, Store(store), beside)
+        done = Store(store)
+        others = Grid(control_table(chosen), beside, done) if beside else None
+        text, files, pictures = results(Grid(chosen, records, done, others))
         if text not in printed:  # a stage that a picture finds damaged makes all of this again
             click.echo(text)
         printed.add(text)
@@ -102,7 +106,7 @@ def run(
 
 def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> Records:
     """Returns what :func:`plan` does, or, without the raw data, stages whose keys mean nothing."""
-    from mibench.reporting.export import record_stages
+    from mibench.running.grid import record_stages
 
     try:
         return record_stages(table, seeds, data)
@@ -190,28 +194,25 @@ def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
         click.echo(f"note: {remark}", err=True)
 
 
-def results(
-    table: "Table", records: Records, store: "Store", controls: Records
-) -> tuple[str, dict[str, str], "dict[str, Picture]"]:
+def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     """Returns a table as text to print, as files by the ends of their names, and its pictures."""
     from mibench.reporting import figures, tradeoff, tradeoff_files
     from mibench.reporting.export import collect, render
     from mibench.spec import fingerprint
 
-    results = collect(table, records, store, controls)
+    results = collect(grid)
     text = render(results, "text")
     forms = {".csv": "csv", ".json": "json", ".tex": "latex", ".md": "markdown"}
     files = {end: render(results, form) for end, form in forms.items()}
-    faces = any(r[0].cell.setting.task.faces for r in records.values())
-    key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
+    key = fingerprint([[r.key for r in done.values()] for done in grid.done.values()])
     pictures: dict[str, Picture] = {
-        ".png": lambda p: figures.draw_reconstructions(records, store, p, private=not faces),
+        ".png": lambda p: figures.draw_reconstructions(grid, p, private=grid.private()),
         "-tradeoff.png": lambda p: figures.draw_tradeoff(results, p, key),
-        "-training.png": lambda p: figures.draw_training(records, store, p),
-        "-samples.png": lambda p: figures.draw_samples(records, store, p),
+        "-training.png": lambda p: figures.draw_training(grid, p),
+        "-samples.png": lambda p: figures.draw_samples(grid, p),
     }
-    if table.curves:
-        found = tradeoff.compare(table, records, store)
+    if grid.table.curves:
+        found = tradeoff.compare(grid)
         files["-curves.csv"] = tradeoff_files.csv(found)
         text += "\n" + tradeoff_files.text(found) + "\n"
         pictures["-curves"] = lambda p: tradeoff_files.draw(found, p)

@@ -16,6 +16,7 @@ from mibench.commands.output import safe_output
 if TYPE_CHECKING:
     from mibench.benchmarks.tables import Table
     from mibench.data import Task
+    from mibench.running.grid import Grid
     from mibench.running.stages import RecordStage
     from mibench.store import Stage, Store
 
@@ -215,7 +216,7 @@ def nothing_is_garbage() -> Iterator[None]:
 @nothing_is_garbage()
 def plan(table: "Table", seeds: int, data: Path) -> Records:
     """Returns the last stages of every row; reads the raw data's digest, computes nothing."""
-    from mibench.reporting.export import record_stages
+    from mibench.running.grid import record_stages
 
     return record_stages(table, seeds, data)
 
@@ -258,19 +259,31 @@ def planned(table: "Table", seeds: int, data: Path, done: "Store") -> Records:
     return done.stages(table, there if is_default("seeds") else seeds)
 
 
+def planned_grid(
+    table: "Table", seeds: int, data: Path, done: "Store", *, controls: bool = False
+) -> "Grid":
+    """Returns a table in a store or in records, with its controls if they are asked for."""
+    from mibench.running.grid import Grid
+
+    records = planned(table, seeds, data, done)
+    beside = planned_controls(table, seeds, data, done) if controls else None
+    return Grid(table, records, done, beside)
+
+
 def planned_controls(
     table: "Table", seeds: int, data: Path, done: "Store", *, quiet: bool = False
-) -> Records:
-    """Returns the last stages of the samples of each row's prior.
+) -> "Grid | None":
+    """Returns the samples of each row's prior.
 
     Where no record is of any, none, and a note says so unless ``quiet``.
     """
     from mibench.reporting.cautions import control_table
     from mibench.reporting.published import Published
+    from mibench.running.grid import Grid
 
     others = control_table(table)
     if not isinstance(done, Published):
-        return plan(others, seeds, data)
+        return Grid(others, plan(others, seeds, data), done)
     if not (there := done.seeds(others)):
         if not quiet:
             click.echo(
@@ -278,8 +291,8 @@ def planned_controls(
                 "whether a low Attack Acc is privacy or a failed attack",
                 err=True,
             )
-        return {}
-    return done.stages(others, there if is_default("seeds") else seeds)
+        return None
+    return done.grid(others, there if is_default("seeds") else seeds)
 
 
 def refuse_records(published: Path | None, lacking: str) -> None:

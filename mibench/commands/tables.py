@@ -19,8 +19,7 @@ from mibench.commands.shared import (
     nothing_is_garbage,
     opened,
     plan,
-    planned,
-    planned_controls,
+    planned_grid,
     published,
     refusing,
     what,
@@ -76,12 +75,12 @@ def table(
             raise ValueError("--standalone goes with --format latex")
         chosen = choose_table(table, rows, settings, protocol)
         done = opened(store, published)
-        records = planned(chosen, seeds, data, done)
-        beside = planned_controls(chosen, seeds, data, done) if controls else {}
-        results = export.collect(chosen, records, done, beside)
+        grid = planned_grid(chosen, seeds, data, done, controls=controls)
+        results = export.collect(grid)
         # Holes say themselves why a row is not there.
         is_empty = not any(results.found.values()) and not results.holes
         if published is None and not is_empty and (controls or form == "text"):
+            beside = grid.controls.records if grid.controls else {}
             note_controls(chosen, beside, rows, seeds, store)
     text = export.render(results, form, reported=reported)
     click.echo(export.standalone(text) if standalone else text, nl=False)

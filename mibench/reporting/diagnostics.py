@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from mibench.benchmarks.row import Row
 from mibench.defenses.dependence import KERNELS, MEASURES
 from mibench.running.stages import ClassifierStage, Load, RecordStage
 from mibench.seeding import generator
@@ -134,10 +135,10 @@ def dependence_stages(
     }
     keys: dict[str, set[str]] = {}
     for label, own in stages.items():
-        keys.setdefault(label.rpartition(" / ")[2], set()).add(own[0].key)
+        keys.setdefault(Row.of(label).defended, set()).add(own[0].key)
     named: dict[str, list[DependenceStage]] = {}
     for label, own in stages.items():
-        short = label.rpartition(" / ")[2]
+        short = Row.of(label).defended
         named.setdefault(short if len(keys[short]) == 1 else label, own)
     return named
 
@@ -197,7 +198,7 @@ def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diag
     leakage: dict[str, dict[str, list[float]]] = {}
     missing = []
     for label, rows in records.items():
-        attack = label.rpartition(" / ")[0]
+        attack = Row.of(label).attack
         for seed, record in enumerate(rows):
             if store.state(record) != "done":
                 missing.append(f"{label}, seed {seed}")

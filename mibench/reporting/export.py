@@ -6,12 +6,11 @@ import statistics
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS, Metric
-from mibench.evaluation.inception import inception_digest
 from mibench.evaluation.significance import (
     FEWEST_IDENTITIES,
     FEWEST_VALUES,
@@ -26,9 +25,8 @@ from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.reporting.contrasts import Contrast, between, with_none
 from mibench.reporting.holes import readable, reason
 from mibench.reporting.worst import worst_note
-from mibench.running.stages import RecordStage, record_stage
-from mibench.spec import remembering
-from mibench.store import Payload, Store
+from mibench.running.grid import Grid
+from mibench.store import Payload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,47 +192,9 @@ class Results:
         return between(self.table, name, {k: e[name].values for k, e in self.entries.items()})
 
 
-def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list[RecordStage]]:
-    """Returns the last stages of every row, one per seed from 0 on.
-
-    Reads the raw data in ``data`` for its digest; raises as :meth:`Task.digest` does. Without
-    ``data`` the stages are those that would be, under keys that mean nothing.
-    """
-    tasks = {cell.setting.task for cell in table.rows.values()}
-    digests = {task: "" if data is None else task.digest(data) for task in tasks}
-    inception = "" if data is None else inception_digest(data)
-    known: dict[object, Any] = {}
-    records = {
-        label: [
-            record_stage(
-                cell.at(seed), table.columns, digests[cell.setting.task], inception, known
-            )
-            for seed in range(seeds)
-        ]
-        for label, cell in table.rows.items()
-    }
-    with remembering():  # a stage makes its key, and those of all that it needs, once
-        for stages in records.values():
-            for stage in stages:
-                _ = stage.key
-    return records
-
-
-def collect(
-    table: Table,
-    records: Mapping[str, Sequence[RecordStage]],
-    store: Store,
-    controls: Mapping[str, Sequence[RecordStage]] | None = None,
-) -> Results:
-    """Returns what is in the store; computes nothing.
-
-    Args:
-        table: The table.
-        records: Its last stages.
-        store: Where they are.
-        controls: Those of its :func:`~mibench.reporting.cautions.control_table`, if they are
-            to be shown.
-    """
+def collect(grid: Grid) -> Results:
+    """Returns what is in the store, with the grid's controls if it has any; computes nothing."""
+    table, store = grid.table, grid.store
     entries: dict[str, dict[str, Entry]] = {}
     found: dict[str, int] = {}
     evaluators: dict[float, dict[str, None]] = {}
@@ -245,11 +205,11 @@ def collect(
     remarks: dict[str, None] = {}
     beside: dict[str, Entry] = {}
     failed = store.failed()
-    states = store.states(s for stages in records.values() for s in stages)
-    for label, stages in records.items():
+    done = grid.done
+    for label, stages in grid.records.items():
         payloads: dict[int, Payload] = {}
         for seed, stage in enumerate(stages):
-            read = readable(stage, store) if states[stage.key] == "done" else None
+            read = readable(stage, store) if seed in done[label] else None
             if read is not None:
                 payloads[seed], meta = read
                 remarks |= dict.fromkeys(meta.get("remarks", []))
@@ -258,8 +218,8 @@ def collect(
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
         entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
-        if controls and label in controls:
-            beside[label] = _control(label, payloads, controls[label], store, classes_attacked)
+        if grid.controls and label in grid.controls.records:
+            beside[label] = _control(label, payloads, grid.controls, classes_attacked)
         for warning in dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ())):
             warnings.setdefault(warning, []).append(label)
         for payload in payloads.values():
@@ -273,7 +233,6 @@ def collect(
         values = {label: row[name].values for label, row in entries.items()}
         for label, contrast in with_none(table, name, values).items():
             entries[label][name] = replace(entries[label][name], contrast=contrast)
-    seeds = max(len(stages) for stages in records.values())
     there = [label for label, seeds_found in found.items() if seeds_found]
     warned = tuple(
         text if len(labels) == len(there) else f"{_together(labels, there)}: {text}"
@@ -281,15 +240,15 @@ def collect(
     )
     judged = {accuracy: tuple(labels) for accuracy, labels in evaluators.items()}
     told = warned, holes, tuple(remarks)
-    return Results(table, seeds, entries, found, judged, sizes, classes, *told, beside)
+    return Results(table, grid.seeds, entries, found, judged, sizes, classes, *told, beside)
 
 
 def _together(labels: Sequence[str], every: Sequence[str]) -> str:
     """Returns labels in one text; those of an attack as its name, where they are all of it."""
     told: dict[str, None] = {}
     for label in labels:
-        attack = label.rpartition(" / ")[0]
-        alike = [x for x in every if x.rpartition(" / ")[0] == attack]
+        attack = Row.of(label).attack
+        alike = [x for x in every if Row.of(x).attack == attack]
         told[attack if attack and set(alike) <= set(labels) else label] = None
     return ", ".join(told)
 
@@ -314,18 +273,12 @@ def _entry(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
     )
 
 
-def _control(
-    label: str,
-    payloads: Mapping[int, Payload],
-    stages: Sequence[RecordStage],
-    store: Store,
-    classes: int,
-) -> Entry:
+def _control(label: str, payloads: Mapping[int, Payload], controls: Grid, classes: int) -> Entry:
     """Returns the Attack Acc of a row's control, with the comparison of the row with it."""
     read = {
         seed: found[0]
-        for seed, stage in enumerate(stages)
-        if store.state(stage) == "done" and (found := readable(stage, store))
+        for seed, stage in controls.only([label]).done[label].items()
+        if (found := readable(stage, controls.store))
     }
     control, attack = (_entry("attack_acc", p, classes) for p in (read, payloads))
     seeds = tuple(seed for seed in attack.values if seed in control.values)
@@ -515,7 +468,7 @@ def _whose(name: str, label: str) -> str:
 
 
 def _last(label: str) -> str:
-    return label.rpartition(" / ")[2]
+    return Row.of(label).defended
 
 
 def spread_note(table: Table) -> str:
@@ -557,7 +510,7 @@ def fid_note(results: Results) -> list[str]:
             results.table.rows[label].protocol.metric("fid").name
         ):
             continue  # there is none, or it is of other features
-        groups.setdefault(size, []).append(label.rpartition(" / ")[0])
+        groups.setdefault(size, []).append(Row.of(label).attack)
     parts = [
         f"{n} reconstructions and {real} private images in {d} dimensions"
         + (f" ({', '.join(dict.fromkeys(attacks))})" if len(groups) > 1 else "")
@@ -688,7 +641,7 @@ def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
     lines: list[str] = []
     group = ""
     for i, (label, *numbers) in enumerate(rows):
-        attack = label.rpartition(" / ")[0]
+        attack = Row.of(label).attack
         if i == 1:
             lines.append(" " + "─" * (sum(widths) + 3 * len(widths) - 1))
         elif i > 1 and attack != group:
@@ -720,7 +673,8 @@ def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
         r"\toprule",
         " & ".join(map(tex, head)) + r" \\",
     ]
-    families = [_family(row[0]) for row in body]
+    rows = [Row.of(row[0]) for row in body]
+    families = [(row.attack, row.defense) for row in rows]
     for i, row in enumerate(body):
         attack, family = families[i]
         if i == 0 or attack != families[i - 1][0]:
@@ -738,12 +692,6 @@ def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
         return whole
     some = " ".join(sorted({c for c in whole if not c.isascii()})[:20])
     return f"% For XeLaTeX or LuaLaTeX, with a font that has {some}: pdfLaTeX does not.\n{whole}"
-
-
-def _family(label: str) -> tuple[str, str]:
-    """Returns a label's attack, and its defense without the weight in parentheses."""
-    attack, _, defense = label.rpartition(" / ")
-    return attack, defense.partition(" (")[0]
 
 
 def standalone(table: str) -> str:

@@ -1,18 +1,17 @@
 """Figures: what the attacks recovered, and what privacy costs."""
 
 import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mibench.benchmarks.row import Row
 from mibench.reporting.drawing import own_style
 from mibench.reporting.export import Results
-from mibench.running.stages import ClassifierStage, RecordStage
+from mibench.running.grid import Grid
 from mibench.spec import fingerprint
-from mibench.store import Store
 
 VERSION = 3
 COLUMNS = 16
@@ -27,24 +26,21 @@ IMAGES = 40
 
 
 @own_style()
-def draw_reconstructions(
-    records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path, *, private: bool = True
-) -> bool:
+def draw_reconstructions(grid: Grid, path: Path, *, private: bool = True) -> bool:
     """Writes a PNG: rows are private examples, then each row's reconstructions; columns classes.
 
     The first passes of the first seed are shown, not the best ones. Rows that are not in the
     store are left out.
 
     Args:
-        records: Label → last stages, one per seed.
-        store: Where to look.
+        grid: The rows.
         path: The PNG.
         private: Whether to show private training images.
 
     Returns:
         Whether there was anything to show; as of every function that draws here.
     """
-    done = {k: r[0] for k, r in records.items() if store.state(r[0]) == "done"}
+    done, store = grid.first, grid.store
     if not done:
         return False
     if _current(path, stamp := _stamp("images", done.values(), private)):
@@ -111,8 +107,8 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> bool:
         return False
     if _current(path, stamp := fingerprint(["tradeoff", VERSION, key])):
         return True
-    attacks = list(dict.fromkeys(label.rpartition(" / ")[0] for label in rows))
-    defenses = list(dict.fromkeys(label.rpartition(" / ")[2] for label in rows))
+    attacks = list(dict.fromkeys(Row.of(label).attack for label in rows))
+    defenses = list(dict.fromkeys(Row.of(label).defended for label in rows))
     figure = new_figure((0.8 + 3.1 * len(attacks), 3.2))
     for i, attack in enumerate(attacks):
         axes = figure.add_subplot(1, len(attacks), i + 1)
@@ -140,24 +136,21 @@ def draw_tradeoff(results: Results, path: Path, key: str) -> bool:
 
 
 @own_style()
-def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
+def draw_training(grid: Grid, path: Path) -> bool:
     """Writes a PNG: the targets' accuracy by which weights are selected, epoch by epoch.
 
     First seed; rows that share a target share a curve. Targets that keep the last epoch are
     judged by no images while they train, and are left out.
     """
-    targets: dict[str, tuple[str, ClassifierStage]] = {}
-    for label, stages in records.items():
-        target = stages[0].evidence[0].inversion.target
-        if store.state(target) == "done":
-            targets.setdefault(target.key, (label.rpartition(" / ")[2], target))
-    if _current(path, stamp := fingerprint(["training", VERSION, list(targets)])):
+    targets = grid.targets()
+    keys = [target.key for target in targets.values()]
+    if _current(path, stamp := fingerprint(["training", VERSION, keys])):
         return True
     curves = {}
-    for label, target in targets.values():
-        history = store.load(target)["history"]
+    for label, target in targets.items():
+        history = grid.store.load(target)["history"]
         if history and all("accuracy" in epoch for epoch in history):
-            curves[label] = [epoch["accuracy"] for epoch in history]
+            curves[Row.of(label).defended] = [epoch["accuracy"] for epoch in history]
     if not curves:
         return False
     figure = new_figure((5.4, 3.4))
@@ -179,17 +172,15 @@ def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, pa
 
 
 @own_style()
-def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
+def draw_samples(grid: Grid, path: Path) -> bool:
     """Writes a PNG: a row for every prior that kept samples of its end, one per seed."""
-    priors = [r.evidence[0].inversion.prior for stages in records.values() for r in stages]
-    done = {p.key: p for p in priors if store.state(p) == "done"}
-    if _current(path, stamp := fingerprint(["samples", VERSION, list(done)])):
+    priors = grid.finished(record.evidence[0].inversion.prior for record in grid.last)
+    if _current(path, stamp := fingerprint(["samples", VERSION, [p.key for p in priors]])):
         return True
-    histories = {key: store.load(p).get("history", {}) for key, p in done.items()}
     strips = {
-        f"{done[key].spec.name}, seed {done[key].seed}": history["samples"][-1].float() / 255
-        for key, history in histories.items()
-        if "samples" in history
+        f"{prior.spec.name}, seed {prior.seed}": history["samples"][-1].float() / 255
+        for prior in priors
+        if "samples" in (history := grid.store.load(prior).get("history", {}))
     }
     if not strips:
         return False

@@ -1,18 +1,16 @@
 """The figures of Peng et al., KDD 2022: training, what was recovered, and what privacy costs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from mibench.benchmarks.row import Row
 from mibench.reporting.drawing import own_style
-from mibench.reporting.export import Results
+from mibench.reporting.export import collect
 from mibench.reporting.figures import COLOURS, MARKERS, draw_strip, new_figure, save
 from mibench.reporting.gallery import gallery
-from mibench.running.stages import RecordStage
-from mibench.store import Store
+from mibench.running.grid import Grid
 
 PANELS = 2
 """Figure 1 has a panel for small weights and one for large ones."""
@@ -21,23 +19,8 @@ IMAGES = 8
 STYLES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a figure is drawn from.
-
-    Attributes:
-        records: Label → last stages, one per seed.
-        results: The same as numbers.
-        store: Where the stages are.
-    """
-
-    records: Mapping[str, Sequence[RecordStage]]
-    results: Results
-    store: Store
-
-
 @own_style()
-def training(source: Source, path: Path, *, private: bool) -> None:
+def training(grid: Grid, path: Path, *, private: bool) -> None:
     """Figure 1: accuracy epoch by epoch, small weights left and large ones right.
 
     The accuracy is that on the images by which epochs are selected, first seed. Rows are taken in
@@ -46,17 +29,13 @@ def training(source: Source, path: Path, *, private: bool) -> None:
     Raises:
         ValueError: If no target that is done was judged while it trained.
     """
-    curves: dict[str, tuple[str, list[float]]] = {}
-    for label, stages in source.records.items():
-        target = stages[0].evidence[0].inversion.target
-        if source.store.state(target) == "done" and target.key not in curves:
-            history = source.store.load(target)["history"]
-            if history and all("accuracy" in epoch for epoch in history):
-                told = [epoch["accuracy"] for epoch in history]
-                curves[target.key] = (label.rpartition(" / ")[2], told)
-    if not curves:
+    shown = []
+    for label, target in grid.targets().items():
+        history = grid.store.load(target)["history"]
+        if history and all("accuracy" in epoch for epoch in history):
+            shown.append((Row.of(label).defended, [epoch["accuracy"] for epoch in history]))
+    if not shown:
         raise ValueError("no target in the store was judged epoch by epoch while it trained")
-    shown = list(curves.values())
     panels = PANELS if len(shown) >= 2 * PANELS else 1
     size = -(-len(shown) // panels)
     figure = new_figure((3.4 * panels, 2.8))
@@ -79,7 +58,7 @@ def training(source: Source, path: Path, *, private: bool) -> None:
 
 
 @own_style()
-def reconstructions(source: Source, path: Path, *, private: bool) -> None:
+def reconstructions(grid: Grid, path: Path, *, private: bool) -> None:
     """Figure 3: of every row the first reconstructions, the most similar private ones below.
 
     Most similar is, of the private images of the attacked class that FID compares with, the
@@ -89,12 +68,11 @@ def reconstructions(source: Source, path: Path, *, private: bool) -> None:
         ValueError: If no row is done.
     """
     strips: list[tuple[str, Tensor]] = []
-    for label, stages in source.records.items():
-        if source.store.state(stages[0]) == "done":
-            shown = gallery(stages[0].evidence[0], source.store, IMAGES, private=private)
-            strips.append((label, shown.images))
-            if shown.nearest is not None:
-                strips.append(("most similar", shown.nearest))
+    for label, record in grid.first.items():
+        shown = gallery(record.evidence[0], grid.store, IMAGES, private=private)
+        strips.append((label, shown.images))
+        if shown.nearest is not None:
+            strips.append(("most similar", shown.nearest))
     if not strips:
         raise ValueError("no row is in the store")
     margin = 0.4 + 0.075 * max(len(label) for label, _ in strips)
@@ -105,7 +83,7 @@ def reconstructions(source: Source, path: Path, *, private: bool) -> None:
 
 
 @own_style()
-def tradeoff(source: Source, path: Path, *, private: bool) -> None:
+def tradeoff(grid: Grid, path: Path, *, private: bool) -> None:
     """Figure 4: Attack Acc against Accuracy; the weights of one defense joined by a line.
 
     Labels that differ only in what follows " (" are one defense at several weights.
@@ -114,14 +92,15 @@ def tradeoff(source: Source, path: Path, *, private: bool) -> None:
         ValueError: If no row has both numbers.
     """
     panels: dict[str, dict[str, list[tuple[float, float, float | None, float | None]]]] = {}
-    for label, e in source.results.entries.items():
+    results = collect(grid)
+    for label, e in results.entries.items():
         if not {"accuracy", "attack_acc"} <= set(e):
             continue
         x, y = e["accuracy"], e["attack_acc"]
         if x.mean is not None and y.mean is not None:
-            attack, _, defense = label.rpartition(" / ")
-            family = panels.setdefault(attack, {}).setdefault(defense.split(" (")[0], [])
-            spread = y.std if source.results.seeds == 1 else y.half
+            row = Row.of(label)
+            family = panels.setdefault(row.attack, {}).setdefault(row.defense, [])
+            spread = y.std if results.seeds == 1 else y.half
             family.append((x.mean, y.mean, x.half, spread))
     if not panels:
         raise ValueError("no row in the store has both Accuracy and Attack Acc")

@@ -10,6 +10,7 @@ from mibench.benchmarks.tables import Table
 from mibench.reporting import tradeoff, tradeoff_files
 from mibench.reporting.export import Results, collect, render
 from mibench.reporting.records import Record, check, find
+from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, record_stage
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Stage, Store
@@ -66,7 +67,11 @@ class Published(Store):
     def results(self, table: Table, seeds: int | None = None) -> Results:
         """Returns a table as the records have it, of all their seeds unless told."""
         seeds = seeds or max(1, self.seeds(table))
-        return collect(table, self.stages(table, seeds), self)
+        return collect(self.grid(table, seeds))
+
+    def grid(self, table: Table, seeds: int) -> Grid:
+        """Returns a table in these records, over seeds from 0 on."""
+        return Grid(table, self.stages(table, seeds), self)
 
     def _stage(self, cell: Cell, table: Table, known: dict[object, Any]) -> RecordStage:
         record = self._records.get(fingerprint(cell))
@@ -123,6 +128,6 @@ def files_of(table: Table, seeds: int, store: Published) -> dict[str, str]:
     told = {f"{table.name}.{suffix}": render(results, form) for suffix, form in FORMS.items()}
     told["command.txt"] = f"mibench run {table.name} --seeds {seeds}\n"
     if table.curves:
-        found = tradeoff.compare(table, store.stages(table, seeds), store)
+        found = tradeoff.compare(store.grid(table, seeds))
         told[f"{table.name}-curves.csv"] = tradeoff_files.csv(found)
     return told

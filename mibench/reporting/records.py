@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.resources import files
@@ -28,6 +28,7 @@ from torch import Tensor
 
 import mibench
 from mibench.evaluation import METRICS, Evidence, Metric, summarise
+from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
 from mibench.spec import canonical, fingerprint
 from mibench.store import DamagedError, Store, read_payload
@@ -111,24 +112,20 @@ def file_name(record: Record) -> str:
     return f"{words or 'row'}-seed{seed}-{record['key'][:8]}.json"
 
 
-def write(
-    table: str, records: Mapping[str, Sequence[RecordStage]], store: Store, out: Path,
-    *, compact: bool = False,
-) -> list[Path]:  # fmt: skip
+def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
     """Writes a file for every cell that is in the store and returns their paths.
 
     ``compact`` files are one line each.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for row, stages in records.items():
-        for stage in stages:
-            if store.state(stage) == "done":
-                record = make(table, row, stage, store)
-                indent = None if compact else 1
-                text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True)
-                paths.append(out / file_name(record))
-                paths[-1].write_text(text + "\n", encoding="ascii")
+    for row, done in grid.done.items():
+        for stage in done.values():
+            record = make(grid.table.name, row, stage, grid.store)
+            indent = None if compact else 1
+            text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True)
+            paths.append(out / file_name(record))
+            paths[-1].write_text(text + "\n", encoding="ascii")
     return paths
 
 

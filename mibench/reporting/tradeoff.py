@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
-from mibench.benchmarks.tables.base import Table
 from mibench.evaluation.significance import Interval, holm, interval, paired
-from mibench.running.stages import RecordStage
-from mibench.store import Store
+from mibench.running.grid import Grid
 
 Point = tuple[float, float]
 NAN = float("nan")
@@ -149,30 +147,30 @@ class Comparison:
     chance: float
 
 
-def compare(
-    table: Table, records: Mapping[str, Sequence[RecordStage]], store: Store
-) -> Comparison:
+def compare(grid: Grid) -> Comparison:
     """Compares the curves of a table on the seeds of which every row is in the store.
 
     Raises:
         ValueError: If the table declares no curves.
     """
+    table, records = grid.table, grid.records
     if not table.curves:
         raise ValueError(f"{table.name} sweeps nothing: it declares no curves")
     labels = [label for curve in table.curves.values() for label in curve]
     points: dict[tuple[str, int], Point] = {}
-    missing = []
+    done = grid.only(labels).done
     for label in labels:
-        for seed, record in enumerate(records[label]):
-            if store.state(record) != "done":
-                missing.append(f"{label}, seed {seed}")
-                continue
-            scores = store.load(record)["scores"]
-            found = (scores["accuracy"]["mean"], scores["attack_acc"]["mean"])
-            if None in found:
-                missing.append(f"{label}, seed {seed}")
-            else:
-                points[label, seed] = found
+        for seed, record in done[label].items():
+            scores = grid.store.load(record)["scores"]
+            point = (scores["accuracy"]["mean"], scores["attack_acc"]["mean"])
+            if None not in point:
+                points[label, seed] = point
+    missing = [
+        f"{label}, seed {seed}"
+        for label in labels
+        for seed in range(len(records[label]))
+        if (label, seed) not in points
+    ]
     counts = range(min(len(records[label]) for label in labels))
     seeds = [s for s in counts if all((label, s) in points for label in labels)]
     curves = [

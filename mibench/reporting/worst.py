@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mibench.benchmarks.row import Row
 from mibench.evaluation import METRICS
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def worst_case(results: "Results", metric: str = "attack_acc") -> dict[str, Wors
     met: dict[str, list[tuple[float, str, Entry]]] = {}
     missing: dict[str, int] = {}
     for label, entries in results.entries.items():
-        attack, _, defense = label.rpartition(" / ")
+        row = Row.of(label)
+        attack, defense = row.attack, row.defended
         entry = entries[metric]
         missing.setdefault(defense, 0)
         if entry.mean is None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mibench.benchmarks.cell import Cell, Setting, Trials
+from mibench.benchmarks.row import Row
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
 from mibench.roles import Attack, Defense
@@ -21,7 +22,7 @@ class Table:
     Attributes:
         name: What the command line calls it.
         caption: One sentence.
-        rows: Label → cell. A label is "attack / defense".
+        rows: Label → cell. A label is the text of a ``Row``: "attack / defense".
         columns: Names of metrics.
         source: Where its numbers were first published, if they were.
         reported: Label → what that source reports.
@@ -95,7 +96,7 @@ class Table:
             KeyError: If a pattern matches no row.
         """
         keep: set[str] = set()
-        parts = {label: (label, *label.split(" / ")) for label in self.rows}
+        parts = {label: Row.of(label).parts for label in self.rows}
         for pattern in patterns:
             found = {pattern} & self.rows.keys()
             found = found or {label for label, own in parts.items() if pattern in own}

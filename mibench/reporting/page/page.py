@@ -7,7 +7,6 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from markupsafe import Markup
 
 import mibench
-from mibench.benchmarks.tables.base import Table
+from mibench.benchmarks.row import Row
 from mibench.data.images import is_control
 from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.accuracy import topk_hits
@@ -34,7 +33,8 @@ from mibench.reporting.export import (
     show_reported,
 )
 from mibench.reporting.page import pictures, plots
-from mibench.running.stages import ClassifierStage, PriorStage, RecordStage, graph
+from mibench.running.grid import Grid
+from mibench.running.stages import RecordStage, graph
 from mibench.spec import brief, canonical
 from mibench.store import Store
 
@@ -51,26 +51,8 @@ TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PD
 """Bidirectional classes of the characters that turn what follows them around."""
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """A table and how it was asked for.
-
-    Attributes:
-        table: The table, as the options changed it.
-        records: Label → last stages, one per seed.
-        command: The arguments of ``mibench run`` that made it, without its rows.
-        controls: Label → last stages of its control, if controls are to be shown.
-    """
-
-    table: Table
-    records: Mapping[str, Sequence[RecordStage]]
-    command: Sequence[str]
-    controls: Mapping[str, Sequence[RecordStage]] = field(default_factory=dict)
-
-
 def page(
-    chapters: Sequence[Chapter],
-    store: Store,
+    grids: Sequence[tuple[Grid, Sequence[str]]],
     *,
     with_private: bool = False,
     identities: int = IDENTITIES,
@@ -78,20 +60,20 @@ def page(
     """Returns the page; reads the store and computes no stage.
 
     Args:
-        chapters: What to show.
-        store: Where finished stages are.
+        grids: What to show, each with the arguments of ``mibench run`` that made it, without
+            its rows.
         with_private: Whether private images of people may be shown too.
         identities: Reconstructions of a row, at most.
 
     Raises:
-        ValueError: If a chapter has nothing in the store.
+        ValueError: If a grid has nothing in its store.
     """
-    told = [
-        _chapter(i, c, store, with_private=with_private, identities=identities)
-        for i, c in enumerate(chapters)
+    chapters = [
+        _chapter(i, grid, command, with_private=with_private, identities=identities)
+        for i, (grid, command) in enumerate(grids)
     ]
-    title = "mibench: " + ", ".join(c.table.name for c in chapters)
-    return render("page.html.j2", title=title, chapters=told)
+    title = "mibench: " + ", ".join(grid.table.name for grid, _ in grids)
+    return render("page.html.j2", title=title, chapters=chapters)
 
 
 def render(template: str, **values: object) -> str:
@@ -141,22 +123,17 @@ def visible(text: str) -> str:
 
 
 def _chapter(
-    number: int, chapter: Chapter, store: Store, *, with_private: bool, identities: int
+    number: int, grid: Grid, command: Sequence[str], *, with_private: bool, identities: int
 ) -> dict[str, Any]:
-    table = chapter.table
-    results = collect(table, chapter.records, store, chapter.controls)
-    done = {
-        label: stages[0]
-        for label, stages in chapter.records.items()
-        if store.state(stages[0]) == "done"
-    }
+    table, store = grid.table, grid.store
+    results = collect(grid)
+    done = grid.first
     if not done:
         raise ValueError(
             f"nothing of {table.name} is in {store.root}; first: mibench run {table.name}"
         )
     held = {k: s for k, s in done.items() if store.state(s.evidence[0]) == "done"}
-    faces = any(c.setting.task.faces for c in table.rows.values())
-    private = with_private or not faces
+    private = grid.private(with_private)
     styles = _styles(done)
     return {
         "id": f"t{number}",
@@ -166,19 +143,19 @@ def _chapter(
             *([CONTROL_COLUMN] if results.controls else []),
         ],
         "rows": [
-            _row(f"t{number}r{i}", label, chapter, results, store)
+            _row(f"t{number}r{i}", label, grid, command, results)
             for i, label in enumerate(table.rows)
         ],
         "notes": footnotes(results, "Bold:") + [LEFT_OUT] * (len(held) < len(done)),
-        "faces": faces,
+        "faces": grid.faces,
         "private": private,
         "seeds": results.seeds,
         "tradeoff": _tradeoff(results, styles),
         "styles": {visible(name): plots.swatch(style) for name, style in styles.items()},
         "grids": _grids(f"t{number}", held, store, identities, private=private),
         "heats": [heat for heat in (_leaks(held, store), _utility(held, store)) if heat],
-        "dependences": _dependences(chapter.records, store),
-        "curves": _curves(done, store, styles),
+        "dependences": _dependences(grid),
+        "curves": _curves(grid.only(done), styles),
     }
 
 
@@ -201,12 +178,11 @@ def _column(name: str, results: Results) -> dict[str, Any]:
 
 
 def _row(
-    anchor: str, label: str, chapter: Chapter, results: Results, store: Store
+    anchor: str, label: str, grid: Grid, command: Sequence[str], results: Results
 ) -> dict[str, Any]:
-    stages = chapter.records[label]
+    row = Row.of(label)
     entries = results.entries[label]
     papers = results.table.reported.get(label, {})
-    attack, _, defense = label.rpartition(" / ")
     numbers = {}
     cautioned = "; ".join(cautions(results).get(label, ()))
     for name in results.table.columns:
@@ -229,16 +205,15 @@ def _row(
             "value": control.mean, "text": show(control, results.seeds), "sure": False,
             "told": "", "reported": "--", "claimed": None,
         }  # fmt: skip
-    command = ["mibench", "run", *chapter.command, "--rows", _pattern(label)]
     return {
         "id": anchor,
         "label": visible(label),
-        "attack": visible(attack),
-        "defense": visible(defense),
+        "attack": visible(row.attack),
+        "defense": visible(row.defended),
         "numbers": numbers,
         "found": results.found[label],
-        "command": shlex.join(command),
-        "runs": [_provenance(s, store) for s in stages if store.state(s) == "done"],
+        "command": shlex.join(["mibench", "run", *command, "--rows", _pattern(label)]),
+        "runs": [_provenance(r, grid.store) for r in grid.only([label]).done[label].values()],
     }
 
 
@@ -254,7 +229,7 @@ def _told(entry: Entry, metric: Metric) -> str:
     if span and span.low is not None:
         parts.append(f"95 % interval {span.low:.2f} to {span.high:.2f}, {span.method}")
     if (c := entry.contrast) is not None and c.p is not None:
-        other = c.other.rpartition(" / ")[2]
+        other = Row.of(c.other).defended
         parts.append(f"{c.test.diff:+.2f} against {other}, p = {c.p:.2g} after Holm's correction")
     return "; ".join(parts)
 
@@ -287,7 +262,7 @@ def _provenance(record: RecordStage, store: Store) -> dict[str, Any]:
 
 def _styles(done: Mapping[str, RecordStage]) -> dict[str, int]:
     """Returns defense → number of its colour, the same in all plots."""
-    names = dict.fromkeys(label.rpartition(" / ")[2] for label in done)
+    names = dict.fromkeys(Row.of(label).defended for label in done)
     return {name: i for i, name in enumerate(names)}
 
 
@@ -298,14 +273,14 @@ def _tradeoff(results: Results, styles: Mapping[str, int]) -> list[dict[str, Any
         x, y = entries.get("accuracy", Entry()), entries.get("attack_acc", Entry())
         if x.mean is None or y.mean is None:
             continue
-        attack, _, defense = label.rpartition(" / ")
+        row = Row.of(label)
         spread = y.std if results.seeds == 1 else y.half
         told = (
             f"{visible(label)}: Accuracy {show(x, results.seeds)} %, "
             f"Attack Acc {show(y, results.seeds)} %"
         )
-        point = plots.Point(defense, x.mean, y.mean, x.half, spread, told)
-        panels.setdefault(attack, []).append(point)
+        point = plots.Point(row.defended, x.mean, y.mean, x.half, spread, told)
+        panels.setdefault(row.attack, []).append(point)
     return [
         {
             "attack": visible(attack),
@@ -392,7 +367,7 @@ def _utility(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | 
         evidence = record.evidence[0].evidence(store.load)
         hits = topk_hits(evidence.test_logits, evidence.test_labels, 1)
         classes = sorted(set(evidence.test_labels.tolist()))
-        found[visible(label.rpartition(" / ")[2])] = [
+        found[visible(Row.of(label).defended)] = [
             hits[evidence.test_labels == c].mean().item() for c in classes
         ]
     return _by_class("Accuracy of the targets, class by class", found)
@@ -411,11 +386,9 @@ def _by_class(title: str, found: Mapping[str, list[float]]) -> dict[str, Any] | 
     return heat(title, f"In percent, over {most} classes; first seed.", rows, names)
 
 
-def _dependences(
-    records: Mapping[str, Sequence[RecordStage]], store: Store
-) -> list[dict[str, Any]]:
+def _dependences(grid: Grid) -> list[dict[str, Any]]:
     """Returns a heat map per measure and pair of what ``mibench diagnose`` has measured."""
-    found = diagnose(records, store)
+    found = diagnose(grid.records, grid.store)
     maps: dict[tuple[str, str], dict[str, dict[tuple[int, str], float]]] = {}
     for defense, values in found.values.items():
         for (measure, pair, layer, split), seeds in values.items():
@@ -441,30 +414,20 @@ def _dependences(
     return told
 
 
-def _curves(
-    done: Mapping[str, RecordStage], store: Store, styles: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def _curves(grid: Grid, styles: Mapping[str, int]) -> list[dict[str, Any]]:
     """Returns plots of how targets and priors trained, of the first seed."""
-    targets: dict[str, tuple[str, ClassifierStage]] = {}
-    priors: dict[str, tuple[str, PriorStage]] = {}
-    for label, record in done.items():
-        run = record.evidence[0].inversion
-        defense = label.rpartition(" / ")[2]
-        targets.setdefault(run.target.key, (defense, run.target))
-        name = f"{run.prior.spec.name} of {label}" if run.prior.target else run.prior.spec.name
-        priors.setdefault(run.prior.key, (name, run.prior))
+    targets = [(Row.of(label).defended, target) for label, target in grid.targets().items()]
     terms: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    names = {}
-    for key, (defense, target) in targets.items():
-        alike = [d for d, _ in targets.values()].count(defense) > 1
-        names[key] = f"{defense} ({brief(target.defense)})" if alike else defense
-        history = store.load(target)["history"] if store.state(target) == "done" else []
-        for epoch, row in enumerate(history, 1):
+    colours = {}
+    for defense, target in targets:
+        alike = [d for d, _ in targets].count(defense) > 1
+        name = f"{defense} ({brief(target.defense)})" if alike else defense
+        colours[name] = styles[defense]
+        for epoch, row in enumerate(grid.store.load(target)["history"], 1):
             for term, value in row.items():
-                curve = terms.setdefault(term, {}).setdefault(names[key], ([], []))
+                curve = terms.setdefault(term, {}).setdefault(name, ([], []))
                 curve[0].append(float(epoch))
                 curve[1].append(float(value))
-    colours = {name: styles[targets[key][0]] for key, name in names.items()}
     order = sorted(terms, key=lambda term: (term != "accuracy", term != "task", term))
     told = {"accuracy": "Accuracy on selection images, %", "task": "Loss of the task"}
     plotted = [
@@ -480,8 +443,9 @@ def _curves(
         }
         for term in order
     ]  # fmt: skip
-    for name, prior in priors.values():
-        history = store.load(prior).get("history", {}) if store.state(prior) == "done" else {}
+    for label, prior in grid.priors().items():
+        name = f"{prior.spec.name} of {label}" if prior.target else prior.spec.name
+        history = grid.store.load(prior).get("history", {})
         series = {
             key: (history[f"{key} kimg"] if f"{key} kimg" in history else history["kimg"], value)
             for key, value in history.items()
