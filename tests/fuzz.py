@@ -32,7 +32,8 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from mibench.benchmarks.tables import TABLES
-from mibench.commands.shared import RefusedError, choose_table, refusing
+from mibench.commands.selection import Selection
+from mibench.commands.shared import RefusedError, refusing
 from mibench.commands.stores import finished, left_over, tasks_of
 from mibench.data import CIFAR10, MNIST, Folder
 from mibench.networks.foreign.checkpoints import read_checkpoint
@@ -196,7 +197,7 @@ def read_settings(value: tuple[str, str, str, str, list[str]], folder: Path) -> 
     """Changes a table as the command line does, and plans it."""
     name, place, text, protocol, rows = value
     with refusing():
-        table = choose_table(name, rows, [f"{place}={text}"], protocol or None)
+        table = Selection(name, tuple(rows), (f"{place}={text}",), protocol or None).table
         for cell in list(table.rows.values())[:1]:
             for stage in graph([record_stage(cell, table.columns, "")]):
                 assert len(stage.key) == 16

@@ -99,7 +99,9 @@ def test_budgets_prints_counts_and_gaps(store: Store) -> None:
 
 def test_the_command_prints_what_is_in_the_store(store: Store) -> None:
     settings = [part for s in SMALL for part in ("--set", s)]
-    done = CliRunner().invoke(main, ["budgets", "smoke", *settings, "--store", str(store.root)])
+    done = CliRunner().invoke(
+        main, ["table", "smoke", "--budgets", *settings, "--store", str(store.root)]
+    )
     assert done.exit_code == 0, done.output
     assert "What was spent" in done.stdout
     row = next(line for line in done.stdout.splitlines() if "GMI / No Def." in line)

@@ -154,7 +154,7 @@ def test_two_seeds_are_shown_as_their_values_without_a_guess_at_more(tmp_path: P
     assert contrast.more is None
     told = call("explain", "smoke", MID, "attack_acc", "--store", tmp_path).stdout
     assert "none: 2 seeds are too few, it takes 3" in told
-    assert "not told apart at 5 %\n" in told
+    assert "not significantly different at 5 %\n" in told
 
 
 def test_of_three_seeds_two_that_are_there_show_their_values(tmp_path: Path) -> None:
@@ -380,7 +380,10 @@ def test_records_of_controls_are_read_back_and_none_is_written_twice(
     store = Store(tmp_path / "store")
     fill(table, store, data=Path())
     beside = fill(control_table(table), store, data=Path())
-    done = call("record", "mine", "--controls", "--store", store.root, "-o", tmp_path / "records")
+    done = call(
+        "records", "write", "mine", "--controls", "--store", store.root,
+        "-o", tmp_path / "records",
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "records").iterdir())) == 5
     records = record_stages(table, 1, None)

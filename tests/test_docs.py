@@ -28,7 +28,7 @@ PLACEHOLDERS = {
 """What the commands' capital words stand for here."""
 ELSEWHERE = (
     "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
-    "diagnose tradeoff-digits", "--executor ray", "publish ", "compare results/digits",
+    "--until dependence", "--executor ray", "publish ", "compare results/digits",
     "--by-key results/digits",
 )  # fmt: skip
 """Commands that need what only a reader has, or hours: only their options are checked."""

@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_records_stand_for_the_store_that_they_were_written_from(made: Path) -> None:
     rows = ("--rows", "GMI / No Def.", "--rows", "GMI / MID")
     from_store = ("--store", made / "store", "--data", made, "--seeds", 2)
-    for command in (("explain", "smoke", "GMI / MID", "fid"), ("budgets", "smoke"),
+    for command in (("explain", "smoke", "GMI / MID", "fid"), ("table", "smoke", "--budgets"),
                     ("table", "smoke", "--format", "json")):  # fmt: skip
         told = call(*command, *rows, "--records", made / "files")
         assert told.exit_code == 0, told.output
@@ -124,7 +124,8 @@ def test_a_page_and_the_tradeoff_are_drawn_from_records(made: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("command", "lacking"),
-    [(("show", "smoke", "GMI / MID"), "no images"), (("figure", "3", "smoke"), "no images"),
+    [(("figure", "row", "smoke", "GMI / MID"), "no images"),
+     (("figure", "3", "smoke"), "no images"),
      (("figure", "1", "smoke"), "no curves of training")],
 )  # fmt: skip
 def test_what_records_do_not_hold_is_said_in_one_sentence(
@@ -185,4 +186,4 @@ def test_lists_of_numbers_are_checked_as_the_schema_says(made: Path) -> None:
 def test_controls_that_records_lack_are_said_to_be_lacking() -> None:
     done = call("table", "digits", "--records", str(ROOT / "results/digits/records"), "--controls")
     assert done.exit_code == 0, done.output
-    assert "is of samples of a prior, so nothing tells whether a low Attack Acc" in done.stderr
+    assert "is of samples of a prior, so nothing shows whether a low Attack Acc" in done.stderr

@@ -284,20 +284,20 @@ def test_scores_cannot_be_passed_off_as_those_of_another_attack(
 
 
 def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path) -> None:
-    good = call("verify", str(folder / "files"))
+    good = call("records", "check", str(folder / "files"))
     assert good.exit_code == 0
     assert good.stdout.count("ok ") == 4
     assert "4 of 4 scores" in good.stdout
     total = "4 record files: 4 sound, 0 not sound; 16 of 16 scores computed again"
     assert good.stdout.splitlines()[-1] == total
     (tmp_path / "cut.json").write_text("{")
-    bad = call("verify", str(folder / "files"), str(tmp_path / "cut.json"))
+    bad = call("records", "check", str(folder / "files"), str(tmp_path / "cut.json"))
     assert bad.exit_code == 1
     assert f"bad  {tmp_path / 'cut.json'}: " in bad.stdout
     assert bad.stdout.splitlines()[-1].startswith("5 record files: 4 sound, 1 not sound; 16 of")
     assert bad.stderr == "Error: 1 of 5 record files are not sound\n"
-    assert json.loads(call("verify", "--schema").stdout) == records.schema("record")
-    missing = call("verify", str(tmp_path / "nosuch.json"))
+    assert json.loads(call("records", "check", "--schema").stdout) == records.schema("record")
+    missing = call("records", "check", str(tmp_path / "nosuch.json"))
     assert missing.exit_code == 2
 
 
@@ -315,11 +315,13 @@ def test_tables_and_other_files_beside_records_are_passed_over(
 
 def test_record_writes_what_verify_accepts(folder: Path, tmp_path: Path) -> None:
     rows = ["--rows", "GMI / MID", "--seeds", "2", "--store", str(folder / "store")]
-    done = call("record", "smoke", *rows, "-o", str(tmp_path / "out"))
+    done = call("records", "write", "smoke", *rows, "-o", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     assert len(done.stdout.split()) == 2
-    assert call("verify", *done.stdout.split()).exit_code == 0
-    nothing = call("record", "smoke", "--store", str(tmp_path / "no"), "-o", str(tmp_path / "o"))
+    assert call("records", "check", *done.stdout.split()).exit_code == 0
+    nothing = call(
+        "records", "write", "smoke", "--store", str(tmp_path / "no"), "-o", str(tmp_path / "o")
+    )
     assert nothing.exit_code == 2
     assert "nothing of smoke" in nothing.stderr
     assert not (tmp_path / "o").exists()
@@ -333,7 +335,7 @@ def test_the_leaderboard_leaves_out_and_names_what_is_not_sound(
     bad = tmp_path / "<b>bad.json"
     bad.write_text(json.dumps(record))
     out = tmp_path / "page.html"
-    done = call("leaderboard", str(folder / "files"), str(bad), "-o", str(out))
+    done = call("records", "board", str(folder / "files"), str(bad), "-o", str(out))
     assert done.exit_code == 0, done.output
     assert "differs from its sha256" in done.stderr
     text = out.read_text()

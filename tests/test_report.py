@@ -14,7 +14,7 @@ from PIL import Image
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
-from mibench.commands.report import slug
+from mibench.commands.figure import slug
 from mibench.data import CelebA
 from mibench.reporting.gallery import gallery, layout
 from mibench.reporting.page import page
@@ -291,7 +291,9 @@ def test_report_and_show_write_their_files_and_print_the_paths(tmp_path: Path) -
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tmp_path / "page" / "index.html")
     assert "KED-MI" not in (tmp_path / "page" / "index.html").read_text()
-    seen = call("show", "smoke", "VMI / No Def.", *places, "--out", str(tmp_path), "--blocks")
+    seen = call(
+        "figure", "row", "smoke", "VMI / No Def.", *places, "--out", str(tmp_path), "--blocks"
+    )
     assert seen.exit_code == 0, seen.output
     *blocks, path = seen.stdout.splitlines()
     assert Path(path).stat().st_size > 0
@@ -329,12 +331,12 @@ def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
     store = ["--store", str(tmp_path / "none")]
     for arguments in (
         ["report", "smoke", *store, "-o", str(tmp_path / "page")],
-        ["show", "smoke", "GMI / MID", *store],
+        ["figure", "row", "smoke", "GMI / MID", *store],
         ["figure", "4", "smoke", *store, "-o", str(tmp_path / "f")],
         ["report", "nosuch"],
-        ["leaderboard", str(tmp_path / "nosuch")],
+        ["records", "board", str(tmp_path / "nosuch")],
         ["compare", str(tmp_path), str(tmp_path)],
-        ["verify"],
+        ["records", "check"],
     ):
         done = call(*arguments)
         assert done.exit_code == 2, arguments

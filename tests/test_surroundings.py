@@ -20,7 +20,7 @@ import mibench
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.commands.run import write
-from mibench.commands.shared import check_name, table_of
+from mibench.commands.selection import check_name, table_of
 from mibench.evaluation.significance import power, seeds_needed
 from mibench.reporting import drawing, figures
 from mibench.running.userfile import load_user_file
