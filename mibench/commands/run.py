@@ -78,7 +78,7 @@ def run(
         if measures and until != "dependence":
             raise ValueError("--measure goes with --until dependence")
         if controls and until == "dependence":
-            raise ValueError("--controls does not go with --until dependence: they have no target")
+            raise ValueError("--controls goes with scores, not with --until dependence")
         tasks = {cell.setting.task for cell in selection.table.rows.values()}
         if download and not dry_run:
             fetch(tasks, selection.data)
