@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mibench.evaluation import Metric
     from mibench.evaluation.significance import Interval
     from mibench.reporting.contrasts import Contrast
-    from mibench.reporting.export import Entry, Results
+    from mibench.reporting.results import Entry, Results
     from mibench.store import Store
 
 
@@ -45,7 +45,7 @@ def explain(
     METRIC is a metric's name or its column's title, in upper or lower case.
     Without --seeds it rests on as many seeds, from 0 on, as the store has of that row.
     """
-    from mibench.reporting.export import collect
+    from mibench.reporting.results import collect
     from mibench.running.grid import Grid
     from mibench.spec import nearest
 
@@ -124,8 +124,8 @@ def _told(
 ) -> Iterator[str]:
     """Yields the explanation line by line."""
     from mibench.evaluation import METRICS
-    from mibench.reporting.export import show_reported
-    from mibench.reporting.holes import readable
+    from mibench.reporting.forms import show_reported
+    from mibench.reporting.results import readable
 
     table, entry = results.table, results.entries[row][name]
     metric = table.rows[row].protocol.metric(name)

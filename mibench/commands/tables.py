@@ -68,7 +68,9 @@ def table(
 
     Gaps print as --, and nothing at all is an error.
     """
-    from mibench.reporting import export
+    from mibench.reporting.forms import render
+    from mibench.reporting.latex import standalone as document
+    from mibench.reporting.results import collect
 
     with refusing():
         if standalone and form != "latex":
@@ -76,14 +78,14 @@ def table(
         chosen = choose_table(table, rows, settings, protocol)
         done = opened(store, published)
         grid = planned_grid(chosen, seeds, data, done, controls=controls)
-        results = export.collect(grid)
+        results = collect(grid)
         # Holes say themselves why a row is not there.
         is_empty = not any(results.found.values()) and not results.holes
         if published is None and not is_empty and (controls or form == "text"):
             beside = grid.controls.records if grid.controls else {}
             note_controls(chosen, beside, rows, seeds, store)
-    text = export.render(results, form, reported=reported)
-    click.echo(export.standalone(text) if standalone else text, nl=False)
+    text = render(results, form, reported=reported)
+    click.echo(document(text) if standalone else text, nl=False)
     if is_empty:
         raise RefusedError(gap(chosen, rows, seeds, done.root))
 
@@ -130,7 +132,7 @@ def show_states(records: Records, store: Path) -> None:
     """Prints a line for every row and seed: which of its stages are in the store."""
     from collections import Counter
 
-    from mibench.reporting.holes import reason
+    from mibench.reporting.results import reason
     from mibench.running.stages import graph
     from mibench.store import Store
 
