@@ -38,7 +38,8 @@ from mibench.commands.stores import finished, left_over, tasks_of
 from mibench.data import CIFAR10, MNIST, Folder
 from mibench.networks.foreign.checkpoints import read_checkpoint
 from mibench.networks.foreign.pickles import read_network
-from mibench.reporting.export import FORMATS, collect, render
+from mibench.reporting.forms import FORMATS, render
+from mibench.reporting.results import collect
 from mibench.running.grid import Grid
 from mibench.running.plan import planned_steps
 from mibench.running.stages import RecordStage, graph, record_stage

@@ -17,9 +17,10 @@ from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval, paired
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions, control_table, is_above
 from mibench.reporting.contrasts import Contrast
-from mibench.reporting.export import Results, collect, render
+from mibench.reporting.forms import render
 from mibench.reporting.page import page
 from mibench.reporting.published import Published
+from mibench.reporting.results import Results, collect
 from mibench.running.grid import Grid, record_stages
 from mibench.running.stages import RecordStage, graph
 from mibench.store import Payload, Store
@@ -103,7 +104,7 @@ def test_a_yardstick_has_no_arrow_and_no_test_in_any_form(tmp_path: Path) -> Non
         assert r"FID real $\uparrow$" not in text
         assert "FID real needs" not in text
         assert "A column without one is a yardstick" in text
-    frame = results.frame()
+    frame = results.summary()
     assert frame[["fid_floor_diff", "fid_floor_p"]].isna().all(axis=None)
     assert frame.loc[MID, ["fid_diff", "fid_p"]].notna().all()
     assert results.contrasts("fid_floor") == []
@@ -208,7 +209,7 @@ def test_every_form_says_that_a_weak_evaluator_is_no_answer(form: str, tmp_path:
 
 def test_a_table_without_cautions_has_no_column_for_them(tmp_path: Path) -> None:
     results = made(tmp_path, {BARE: [[12.0] * 5]})
-    assert "caution" not in results.frame()
+    assert "caution" not in results.summary()
     assert "‡" not in render(results, "text")
 
 

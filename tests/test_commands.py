@@ -83,7 +83,10 @@ def test_a_former_name_takes_the_same_arguments() -> None:
     ("words", "sentence"),
     [
         ("run smoke --measure nhsic", "--measure goes with --until dependence"),
-        ("run smoke --until dependence --controls", "--controls goes with scores, not with --until dep"),
+        (
+            "run smoke --until dependence --controls",
+            "--controls goes with scores, not with --until",
+        ),
         ("table smoke --budgets --format csv", "--budgets prints text"),
         ("table smoke --budgets --controls", "--budgets prints text"),
         ("figure row smoke", "figure row TABLE ROW draws one row"),

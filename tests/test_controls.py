@@ -17,7 +17,8 @@ from mibench.evaluation.inception import inception_digest, inception_features
 from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MLP
 from mibench.reporting import records
-from mibench.reporting.export import collect, render
+from mibench.reporting.forms import render
+from mibench.reporting.results import collect
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.grid import Grid
 from mibench.running.progress import Watcher

@@ -18,15 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.reporting.export import (
-    FORMATS,
-    Results,
-    collect,
-    render,
-    standalone,
-    tex,
-)
+from mibench.reporting.forms import FORMATS, render
+from mibench.reporting.latex import standalone, tex
 from mibench.reporting.records import schema
+from mibench.reporting.results import Results, collect
 from mibench.running.grid import Grid
 from mibench.store import Store
 from tests.made import fill, renamed, smoke
@@ -68,7 +63,7 @@ def test_csv_and_json_give_pandas_the_same_numbers(hostile: Results) -> None:
     jsonschema.validate(told, schema("table"))
     from_json = pd.DataFrame(told["rows"]).astype(from_csv.dtypes)
     pd.testing.assert_frame_equal(from_csv, from_json, check_exact=True)
-    exact = hostile.frame(reported=True)
+    exact = hostile.summary(reported=True)
     assert math.isclose(told["rows"][1]["attack_acc"], exact["attack_acc"].iloc[1], rel_tol=1e-9)
     assert from_csv["attack_acc_reported"].tolist()[0] == 16.73
 

@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from mibench.cli import main
 from mibench.reporting import records
 from mibench.reporting.compare import compare
-from mibench.reporting.export import collect, render
+from mibench.reporting.forms import render
 from mibench.reporting.page import leaderboard
 from mibench.reporting.records import Run, check, differences, digest
+from mibench.reporting.results import collect
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
 from mibench.store import Store

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mibench.benchmarks.tables import TABLES
-from mibench.reporting.export import cells, collect, show_reported
+from mibench.reporting.forms import cells, show_reported
+from mibench.reporting.results import collect
 from mibench.running.grid import Grid
 from mibench.store import Store
 

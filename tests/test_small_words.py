@@ -84,9 +84,9 @@ def test_an_empty_store_is_one_sentence_and_exit_status_2(
 def test_a_table_of_which_all_failed_is_printed_with_the_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.reporting import export
+    from mibench.reporting import results
 
-    monkeypatch.setattr(export, "reason", lambda *_: "the target diverged")
+    monkeypatch.setattr(results, "reason", lambda *_: "the target diverged")
     done = call("table", "smoke", "--store", "store")
     assert done.exit_code == 0
     assert "the target diverged" in done.stdout

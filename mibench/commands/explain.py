@@ -29,7 +29,7 @@ def explain(selection: Selection, row: str, metric: str) -> None:
     """
     from mibench.reporting.contrasts import reference
     from mibench.reporting.explain import Number
-    from mibench.reporting.export import collect
+    from mibench.reporting.results import collect
     from mibench.spec import nearest
 
     with refusing():

@@ -292,7 +292,8 @@ def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
 def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     """Returns a table as text to print, as files by the ends of their names, and its pictures."""
     from mibench.reporting import figures, tradeoff, tradeoff_files
-    from mibench.reporting.export import collect, render
+    from mibench.reporting.forms import render
+    from mibench.reporting.results import collect
     from mibench.spec import fingerprint
 
     results = collect(grid)

@@ -20,7 +20,7 @@ def status(selection: Selection) -> None:
 
     Example: mibench status digits
     """
-    from mibench.reporting.holes import reason
+    from mibench.reporting.results import reason
     from mibench.running.stages import graph
 
     with refusing():
@@ -66,8 +66,10 @@ def table(
 
     Example: mibench table digits --format latex
     """
-    from mibench.reporting import export
-    from mibench.reporting.budgets import render, spent
+    from mibench.reporting import budgets as costs
+    from mibench.reporting.forms import render
+    from mibench.reporting.latex import standalone as document
+    from mibench.reporting.results import collect
 
     with refusing():
         if standalone and form != "latex":
@@ -76,17 +78,17 @@ def table(
             raise ValueError("--budgets prints text, without --controls")
         grid = selection.with_controls() if controls else selection.grid
         if budgets:
-            rows = spent(grid)
+            rows = costs.spent(grid)
             if not any(rows.values()):
                 raise ValueError(selection.gap())
-            click.echo(render(grid.table.caption, rows, grid.seeds), nl=False)
+            click.echo(costs.render(grid.table.caption, rows, grid.seeds), nl=False)
             return
-        results = export.collect(grid)
+        results = collect(grid)
         # Holes say themselves why a row is not there.
         is_empty = not any(results.found.values()) and not results.holes
         if selection.published is None and not is_empty and (controls or form == "text"):
             selection.note_controls(grid.controls)
-    text = export.render(results, form, reported=reported)
-    click.echo(export.standalone(text) if standalone else text, nl=False)
+    text = render(results, form, reported=reported)
+    click.echo(document(text) if standalone else text, nl=False)
     if is_empty:
         raise RefusedError(selection.gap())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mibench.benchmarks.row import Row
 from mibench.reporting.drawing import own_style
-from mibench.reporting.export import Results
+from mibench.reporting.results import Results
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
 

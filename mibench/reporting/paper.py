@@ -7,9 +7,9 @@ from torch import Tensor
 
 from mibench.benchmarks.row import Row
 from mibench.reporting.drawing import own_style
-from mibench.reporting.export import collect
 from mibench.reporting.figures import COLOURS, MARKERS, draw_strip, new_figure, save
 from mibench.reporting.gallery import gallery
+from mibench.reporting.results import collect
 from mibench.running.grid import Grid
 
 PANELS = 2

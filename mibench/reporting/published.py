@@ -8,8 +8,9 @@ from typing import Any
 from mibench.benchmarks.cell import Cell, Seeds
 from mibench.benchmarks.tables import Table
 from mibench.reporting import tradeoff, tradeoff_files
-from mibench.reporting.export import Results, collect, render
+from mibench.reporting.forms import render
 from mibench.reporting.records import Record, check, find
+from mibench.reporting.results import Results, collect
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, record_stage
 from mibench.spec import canonical, fingerprint

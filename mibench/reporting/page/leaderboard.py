@@ -7,9 +7,10 @@ from typing import Any
 
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval
-from mibench.reporting.export import Entry, heading, show
+from mibench.reporting.forms import heading
 from mibench.reporting.page.page import render, visible
 from mibench.reporting.records import Record, Verdict
+from mibench.reporting.results import Entry, show
 from mibench.spec import fingerprint
 
 

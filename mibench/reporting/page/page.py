@@ -22,17 +22,10 @@ from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.accuracy import topk_hits
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.reporting.diagnostics import diagnose
-from mibench.reporting.export import (
-    Entry,
-    Results,
-    collect,
-    footnotes,
-    heading,
-    mark,
-    show,
-    show_reported,
-)
+from mibench.reporting.forms import heading, mark, show_reported
+from mibench.reporting.notes import footnotes
 from mibench.reporting.page import pictures, plots
+from mibench.reporting.results import Entry, Results, collect, show
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
 from mibench.spec import brief, canonical
