@@ -62,6 +62,14 @@ def test_the_help_lists_every_command_once_below_its_purpose() -> None:
     assert not any(re.search(rf"^  {old} ", text, re.MULTILINE) for old in RENAMED)
 
 
+def test_every_former_name_is_known() -> None:
+    assert RENAMED == {
+        "record": "records write", "publish": "records publish", "verify": "records check",
+        "leaderboard": "records board", "check-store": "store check", "clean": "store clean",
+        "show": "figure row", "diagnose": "run --until dependence", "budgets": "table --budgets",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("old", RENAMED)
 def test_a_former_name_still_works_and_says_the_new_one(old: str) -> None:
     new = RENAMED[old]
@@ -123,6 +131,14 @@ def test_the_command_that_fills_a_gap_names_folders_only_if_they_were_given() ->
     for given, end in ((frozenset(), ""), (frozenset({"store"}), " --store s")):
         chosen = Selection("smoke", root=Path("s"), given=given)
         assert chosen.filling(["a b"], 1) == f"mibench run smoke --rows 'a b'{end}"
+
+
+def test_a_folder_that_was_not_given_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = "fill it with: mibench run smoke\n"
+    assert call("table", "smoke").stderr.endswith(plain)
+    assert call("table", "smoke", "--store", "s").stderr.endswith("run smoke --store s\n")
+    monkeypatch.setenv("MIBENCH_STORE", "s")
+    assert call("table", "smoke").stderr.endswith(f"no store at s; {plain}")
 
 
 def test_a_dry_run_until_dependence_shows_what_would_be_measured() -> None:

@@ -303,7 +303,7 @@ def test_signs_that_an_encoding_lacks_are_replaced_and_named_once(
     wanted = plain.stdout.decode().encode(encoding, "replace")
     assert done.stdout == wanted
     lost = wanted.decode(encoding) != plain.stdout.decode()
-    assert done.stderr.decode().count("such signs are written as ?") == lost
+    assert done.stderr.decode().count("such characters are written as ?") == lost
     assert plain.stderr == b""
 
 

@@ -28,7 +28,7 @@ def data_() -> None:
 @options.download
 @click.option("--classes", is_flag=True, help="List every class, even a thousand of them.")
 def check(name: str, settings: Sequence[str], data: Path, download: bool, classes: bool) -> None:
-    """Read a data set whole, and say what is in it.
+    """Read all of a data set, and say what is in it.
 
     NAME is a task. Prints the number of images of each part and the class of each person or
     thing. On stderr: how many files were left out, turned upright, laid over white, taken as

@@ -56,7 +56,7 @@ classifier = options.apply(
                  help="Its architecture, for example vgg16 or facenet."),
     options.settings("Change a field of the architecture, for example widths=[8,16,32]."),
     click.option("--size", type=click.IntRange(8, 1024),
-                 help="Pixels a side of its images; without it, usual ones are tried."),
+                 help="Pixels a side of its images; without it, several common sizes are tried."),
     click.option("--name", metavar="NAME",
                  help="What to call the weights; without it, as FILE is called."),
     options.data,
@@ -73,8 +73,7 @@ def target(**options: Any) -> None:  # noqa: ANN401 - handed on as they are
     """Attack a target that others trained.
 
     Reads FILE, a target as GMI, KED-MI, BiDO and LOMMA released theirs. Writes its weights as
-    NAME.safetensors under mibench's names, every one of them or none, and what it takes to build
-    the network as NAME.json. Prints the options of mibench run that attack it.
+    NAME.safetensors under mibench's names, all of them or none, and the architecture as NAME.json. Prints the options of mibench run that attack it.
 
     Example: mibench import target VGG16.tar --as vgg16
     """
@@ -152,7 +151,7 @@ def setting_of(path: str, spec: "NetworkSpec", file: str, sha256: str) -> str:
 def write_weights(
     name: str, state: Mapping[str, "Tensor"], sizes: Mapping[str, "Json"], place: Path
 ) -> tuple[str, str]:
-    """Writes NAME.safetensors and NAME.json, whole or not at all.
+    """Writes NAME.safetensors and NAME.json; neither is ever left half written.
 
     Returns:
         Their paths, a line each, and the sha256 of the first.

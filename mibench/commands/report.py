@@ -28,8 +28,8 @@ def report(
 ) -> None:  # fmt: skip
     """Write one web page of tables, to read or to hand on.
 
-    The page needs nothing beside it, and nothing is computed for it. From records it has all but
-    images, values class by class and curves of training.
+    The page is one file, and nothing is computed for it. A page from records has no images, no
+    values class by class and no curves of training.
 
     Example: mibench report digits -o report
     """

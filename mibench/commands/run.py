@@ -275,7 +275,7 @@ def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
 
 
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
-    """Prints the test accuracy of every finished classifier, and what to know beside it."""
+    """Prints the test accuracy of every finished classifier, with remarks on it."""
     from mibench.running.stages import ClassifierStage
 
     remarks: dict[str, None] = {}
@@ -358,4 +358,4 @@ def write(files: Mapping[str, str], pictures: "Mapping[str, Picture]", stem: Pat
         for drawn_path in [path] if drawn is True else drawn or []:
             click.echo(drawn_path)
     if failed:
-        fail(f"could not draw {'; '.join(failed)}; the numbers are whole, and kept")
+        fail(f"could not draw {'; '.join(failed)}; the numbers are complete, and kept")

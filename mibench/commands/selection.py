@@ -170,7 +170,7 @@ class Selection:
         return self.store.grid(table, self.seeds if "seeds" in self.given else seeds)
 
     def refuse_records(self, lacking: str) -> None:
-        """Raises ValueError if record files are read, which lack what the command shows."""
+        """Raises ValueError if the command needs more than record files, and those are read."""
         if self.published is not None:
             raise ValueError(
                 f"records hold scores and where they come from, but {lacking}; a store that the "
@@ -205,7 +205,7 @@ class Selection:
         return f"nothing of {self.table.name} {where}; fill it with: {command}"
 
     def note_controls(self, controls: "Grid | None") -> None:
-        """Says how to get the table's controls where they were not asked for or are missing."""
+        """Says how to compute the table's controls if they are not shown or not complete."""
         text = ""
         if controls and controls.missing:
             # Rows share controls, which count once.

@@ -46,9 +46,9 @@ def status(selection: Selection) -> None:
 )  # fmt: skip
 @click.option(
     "--reported/--measured-only", default=True, show_default=True,
-    help="Whether a paper's numbers stand beside.",
+    help="Show a paper's numbers too.",
 )  # fmt: skip
-@click.option("--standalone", is_flag=True, help="With latex, a whole document.")
+@click.option("--standalone", is_flag=True, help="With latex, a document that compiles by itself.")
 @click.option(
     "--budgets", is_flag=True,
     help="What attacks spent, in place of scores: steps, answers of the target, seconds, memory.",
