@@ -37,9 +37,9 @@ def figure(
     and the private images most similar to it. 4 or tradeoff: Attack Acc against Accuracy, which
     --records will do for.
     """
-    from mibench.reporting import paper
+    from mibench.reporting.figures import NUMBERS, draw_figure
 
-    name = paper.NUMBERS.get(name, name)
+    name = NUMBERS.get(name, name)
     with refusing():
         chosen = choose_table(table, rows, settings, protocol)
         if name != "tradeoff":
@@ -49,7 +49,7 @@ def figure(
         check_writable(out)
         for suffix in ("pdf", "png"):
             path = out / f"{chosen.name}-{name}-figure.{suffix}"
-            paper.FIGURES[name](grid, path, private=grid.private(with_private))
+            draw_figure(name, grid, path, private=grid.private(with_private))
             click.echo(path)
     if name == "reconstructions" and not grid.private(with_private):
         click.echo("note: these are people; private images need --with-private", err=True)

@@ -196,7 +196,7 @@ def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
 
 def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     """Returns a table as text to print, as files by the ends of their names, and its pictures."""
-    from mibench.reporting import figures, tradeoff, tradeoff_files
+    from mibench.reporting import figures, tradeoff
     from mibench.reporting.forms import render
     from mibench.reporting.results import collect
     from mibench.spec import fingerprint
@@ -214,9 +214,9 @@ def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     }
     if grid.table.curves:
         found = tradeoff.compare(grid)
-        files["-curves.csv"] = tradeoff_files.csv(found)
-        text += "\n" + tradeoff_files.text(found) + "\n"
-        pictures["-curves"] = lambda p: tradeoff_files.draw(found, p)
+        files["-curves.csv"] = tradeoff.csv(found)
+        text += "\n" + tradeoff.text(found) + "\n"
+        pictures["-curves"] = lambda p: figures.draw_curves(found, p)
     return text, files, pictures
 
 
