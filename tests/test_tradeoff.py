@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
-from mibench.reporting import tradeoff_files
+from mibench.reporting import tradeoff
+from mibench.reporting.figures import draw_curves
+from mibench.reporting.tradeoff import Curve as Swept
 from mibench.reporting.tradeoff import (
-    Comparison,
     Line,
     Point,
+    Tradeoff,
     compare,
     front,
     hypervolume,
     interpolate,
     matched,
 )
-from mibench.reporting.tradeoff import Curve as Swept
 from mibench.running.grid import Grid, record_stages
 from mibench.store import Payload, Stage, Store
 
@@ -186,7 +187,7 @@ class Made(Store):
 TABLE = TABLES["tradeoff-digits"]
 
 
-def found(table: Table = TABLE, *, gap: bool = False) -> Comparison:
+def found(table: Table = TABLE, *, gap: bool = False) -> Tradeoff:
     records = record_stages(table, 3, None)
     scores: dict[str, Point | None] = {}
     for i, stages in enumerate(records.values()):
@@ -207,7 +208,7 @@ def test_a_seed_counts_once_all_its_rows_are_there_and_gaps_are_named() -> None:
     assert short.seeds == (0, 1)
     assert short.missing == ("KED-MI / MID (1), seed 2",)
     assert all(set(c.points) == {0, 1} for c in short.curves)
-    assert "Not in the store: KED-MI / MID (1), seed 2." in tradeoff_files.text(short)
+    assert "Not in the store: KED-MI / MID (1), seed 2." in tradeoff.text(short)
 
 
 def test_chance_is_that_of_the_private_classes() -> None:
@@ -230,11 +231,11 @@ def test_every_pair_of_curves_is_compared_in_area() -> None:
 
 def test_the_csv_has_every_line_and_the_text_says_what_it_rests_on() -> None:
     comparison = found()
-    rows = tradeoff_files.csv(comparison).splitlines()
-    assert rows[0] == ",".join(tradeoff_files.HEAD)
+    rows = tradeoff.csv(comparison).splitlines()
+    assert rows[0] == ",".join(tradeoff.HEAD)
     assert len(rows) == 1 + len(comparison.lines)
     assert {row.count(",") for row in rows} == {rows[0].count(",")}
-    text = tradeoff_files.text(comparison)
+    text = tradeoff.text(comparison)
     for words in ("Over 3 seeds", "20 % Accuracy", "No Def. 1, MID 4", "-- ", "paired"):
         assert words in text
     assert "nan" not in text.lower()
@@ -246,7 +247,7 @@ def test_only_differences_told_apart_at_the_level_are_named(p: float, named: int
     lines = [replace(x, p_holm=1.0) for x in comparison.lines]
     first = next(i for i, x in enumerate(lines) if x.quantity == "attack_acc" and x.p is not None)
     lines[first] = replace(lines[first], p_holm=p)
-    text = tradeoff_files.text(replace(comparison, lines=tuple(lines)))
+    text = tradeoff.text(replace(comparison, lines=tuple(lines)))
     assert f" {named} differ from 0 at level 5 %" in text
     assert text.count("% Accuracy: ") + text.count("as accurate") == named
 
@@ -266,13 +267,13 @@ def test_with_nothing_in_the_store_the_text_names_what_is_missing(tmp_path: Path
     none = compare(
         Grid(TABLE, records, Made({r.key: None for rs in records.values() for r in rs}))
     )
-    assert "KED-MI / No Def., seed 0" in tradeoff_files.text(none)
-    assert tradeoff_files.draw(none, tmp_path / "x") == []
+    assert "KED-MI / No Def., seed 0" in tradeoff.text(none)
+    assert draw_curves(none, tmp_path / "x") == []
 
 
 def test_the_figure_is_a_png_and_a_pdf_and_the_same_twice(tmp_path: Path) -> None:
-    first = [p.read_bytes() for p in tradeoff_files.draw(found(), tmp_path / "a-curves")]
-    again = [p.read_bytes() for p in tradeoff_files.draw(found(), tmp_path / "a-curves")]
+    first = [p.read_bytes() for p in draw_curves(found(), tmp_path / "a-curves")]
+    again = [p.read_bytes() for p in draw_curves(found(), tmp_path / "a-curves")]
     assert first == again
     assert [b[:4] for b in first] == [b"\x89PNG", b"%PDF"]
 

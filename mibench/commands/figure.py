@@ -41,9 +41,9 @@ def figure(
 
     Example: mibench figure row smoke 'GMI / MID'
     """
-    from mibench.reporting import figures, paper
+    from mibench.reporting import figures
 
-    name = paper.NUMBERS.get(name, name)
+    name = figures.NUMBERS.get(name, name)
     with refusing():
         if (name == "row") != (row is not None):
             raise ValueError("figure row TABLE ROW draws one row; the other figures take no ROW")
@@ -52,27 +52,25 @@ def figure(
         table = selection.table.only([row]) if row else selection.table
         grid = selection.grid.only(table.rows)
         private = grid.private(with_private)
-        if row:
-            if not grid.first:
-                labels = ", ".join(grid.records)
-                command = f"mibench run {selection.name}"
-                raise ValueError(f"{labels}: not in {selection.root}; first: {command}")
-            label = next(iter(table.rows)) if len(table.rows) == 1 else row
-            path = out / f"{table.name}-row-{slug(label)}.png"
-            check_writable(out)
-            figures.draw_reconstructions(grid, path, private=private)
-            if blocks or (blocks is None and has_colours()):
-                click.echo(half_blocks(path), nl=False)
-            click.echo(path)
-            if open_:
-                click.launch(str(path))
-            return
+        if row and not grid.first:
+            labels = ", ".join(grid.records)
+            first = f"mibench run {selection.name}"
+            raise ValueError(f"{labels}: not in {selection.root}; first: {first}")
         check_writable(out)
-        for suffix in ("pdf", "png"):
-            path = out / f"{table.name}-{name}-figure.{suffix}"
-            paper.FIGURES[name](grid, path, private=private)
-            click.echo(path)
-    if name == "reconstructions" and not private:
+        if row:
+            label = next(iter(table.rows)) if len(table.rows) == 1 else row
+            paths = [out / f"{table.name}-row-{slug(label)}.png"]
+            figures.draw_reconstructions(grid, paths[0], private=private)
+        else:
+            paths = [out / f"{table.name}-{name}-figure.{suffix}" for suffix in ("pdf", "png")]
+            for path in paths:
+                figures.draw_figure(name, grid, path, private=private)
+    if row and (blocks or (blocks is None and has_colours())):
+        click.echo(half_blocks(paths[0]), nl=False)
+    click.echo("\n".join(map(str, paths)))
+    if row and open_:
+        click.launch(str(paths[0]))
+    if name in ("reconstructions", "row") and not private:
         click.echo("note: these are people; private images need --with-private", err=True)
 
 

@@ -73,7 +73,8 @@ def target(**options: Any) -> None:  # noqa: ANN401 - handed on as they are
     """Attack a target that others trained.
 
     Reads FILE, a target as GMI, KED-MI, BiDO and LOMMA released theirs. Writes its weights as
-    NAME.safetensors under mibench's names, all of them or none, and the architecture as NAME.json. Prints the options of mibench run that attack it.
+    NAME.safetensors under mibench's names, all or none, and the
+    architecture as NAME.json. Prints the options of mibench run that attack it.
 
     Example: mibench import target VGG16.tar --as vgg16
     """

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full, or of an encoding without some characters."""
+"""Standard output and error that may be closed, full, or without some characters."""
 
 import codecs
 import io
@@ -62,7 +62,7 @@ class Replacement:
             self.noted = True
             character = ascii(error.object[error.start])
             click.echo(
-                f"note: standard output is {sys.stdout.encoding}, which does not have {character}: "
+                f"note: standard output is {sys.stdout.encoding}, which has no {character}: "
                 "such characters are written as ?; PYTHONIOENCODING=utf-8 keeps them",
                 err=True,
             )

@@ -291,7 +291,7 @@ def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
 
 def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     """Returns a table as text to print, as files by the ends of their names, and its pictures."""
-    from mibench.reporting import figures, tradeoff, tradeoff_files
+    from mibench.reporting import figures, tradeoff
     from mibench.reporting.forms import render
     from mibench.reporting.results import collect
     from mibench.spec import fingerprint
@@ -309,9 +309,9 @@ def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     }
     if grid.table.curves:
         comparison = tradeoff.compare(grid)
-        files["-curves.csv"] = tradeoff_files.csv(comparison)
-        text += "\n" + tradeoff_files.text(comparison) + "\n"
-        pictures["-curves"] = lambda p: tradeoff_files.draw(comparison, p)
+        files["-curves.csv"] = tradeoff.csv(comparison)
+        text += "\n" + tradeoff.text(comparison) + "\n"
+        pictures["-curves"] = lambda p: figures.draw_curves(comparison, p)
     return text, files, pictures
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mibench.defenses import BiDO, NoDefense
 from mibench.evaluation.significance import LEVEL, Test, holm, interval, paired
+from mibench.reporting.canvas import new_figure, own_style, save_both
 from mibench.reporting.diagnostics import (
     PAIRS,
     SPLITS,
@@ -18,7 +19,6 @@ from mibench.reporting.diagnostics import (
     Where,
     correlate,
 )
-from mibench.reporting.drawing import new_figure, own_style, save
 
 HEAD = ("defense", "measure", "pair", "layer", "split", "mean", "t95", "seeds")
 SYMBOLS = {"xz": "d(X,Z{})", "zy": "d(Z{},Y)"}
@@ -194,7 +194,7 @@ def draw(found: Diagnosis, measures: Sequence[str], stem: Path) -> list[Path]:
         axes.set_yticks(range(len(defenses)), defenses if s == 0 else [], fontsize=7)
         axes.tick_params(length=0)
         axes.set_title(f"{split} images", fontsize=8)
-    return save(figure, stem)
+    return save_both(figure, stem)
 
 
 def _mean(values: Sequence[float]) -> float:

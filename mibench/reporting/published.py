@@ -7,7 +7,7 @@ from typing import Any
 
 from mibench.benchmarks.cell import Cell, Seeds
 from mibench.benchmarks.tables import Table
-from mibench.reporting import tradeoff, tradeoff_files
+from mibench.reporting import tradeoff
 from mibench.reporting.forms import render
 from mibench.reporting.records import Record, check, find
 from mibench.reporting.results import Results, collect
@@ -130,5 +130,5 @@ def files_of(table: Table, seeds: int, store: Published) -> dict[str, str]:
     told["command.txt"] = f"mibench run {table.name} --seeds {seeds}\n"
     if table.curves:
         found = tradeoff.compare(store.grid(table, seeds))
-        told[f"{table.name}-curves.csv"] = tradeoff_files.csv(found)
+        told[f"{table.name}-curves.csv"] = tradeoff.csv(found)
     return told

@@ -8,10 +8,12 @@ and the area that a curve dominates.
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from csv import writer
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import combinations, pairwise
 
-from mibench.evaluation.significance import Interval, holm, interval, paired
+from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, Interval, holm, interval, paired
 from mibench.running.grid import Grid
 
 Point = tuple[float, float]
@@ -129,7 +131,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Tradeoff:
     """What :func:`compare` found.
 
     Attributes:
@@ -147,7 +149,7 @@ class Comparison:
     chance: float
 
 
-def compare(grid: Grid) -> Comparison:
+def compare(grid: Grid) -> Tradeoff:
     """Compares the curves of a table on the seeds of which every row is in the store.
 
     Raises:
@@ -180,7 +182,7 @@ def compare(grid: Grid) -> Comparison:
     classes = {table.rows[label].setting.task.num_classes for label in labels}
     chance = 100 / min(classes)
     lines = [*matched(curves, seeds), *areas(curves, seeds, chance)]
-    return Comparison(tuple(curves), tuple(lines), tuple(seeds), tuple(missing), chance)
+    return Tradeoff(tuple(curves), tuple(lines), tuple(seeds), tuple(missing), chance)
 
 
 def matched(curves: Sequence[Curve], seeds: Sequence[int]) -> list[Line]:
@@ -240,3 +242,110 @@ def _lines(
             differences.append(Line(quantity, level, b, a, between, p))
     adjusted = holm([line.p for line in differences])
     return own + [replace(d, p_holm=p) for d, p in zip(differences, adjusted, strict=True)]
+
+
+# As text ----------------------------------------------------------------------------------
+
+HEAD = ("quantity", "level", "curve", "versus", "mean", "t95", "seeds", "p", "p_holm")
+
+
+def csv(found: Tradeoff) -> str:
+    """Returns every value and difference, a line each; the same bytes for the same store."""
+    text = StringIO()
+    lines = writer(text, lineterminator="\n")
+    lines.writerow(HEAD)
+    for line in found.lines:
+        i = line.found
+        numbers = (i and i.mean, i and i.half, i.n if i else 0, line.p, line.p_holm)
+        told = ["" if v is None else f"{v:.10g}" for v in numbers]
+        lines.writerow([line.quantity, line.level, line.curve, line.versus, *told])
+    return text.getvalue()
+
+
+def text(found: Tradeoff) -> str:
+    """Returns what a terminal shows: values, and the differences that are told apart."""
+    if not found.seeds:
+        return "Nothing to compare at equal accuracy yet; not in the store: " + "; ".join(
+            found.missing
+        )
+    own = [line for line in found.lines if not line.versus]
+    names = [curve.name for curve in found.curves]
+    total = len(found.seeds)
+    levels = dict.fromkeys((line.quantity, line.level) for line in own)
+    values = {(line.quantity, line.level, line.curve): line.found for line in own}
+    body = [
+        [
+            {"hypervolume": "dominated area"}.get(quantity, level),
+            *(_show(values[quantity, level, name], total) for name in names),
+        ]
+        for quantity, level in levels
+    ]
+    rows = [["Accuracy, %", *names], *body]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["Attack Acc at equal Accuracy, %:", ""]
+    for row in rows:
+        first, *rest = zip(row, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join([*lines, "", *_notes(found), *_differences(found)])
+
+
+def _notes(found: Tradeoff) -> list[str]:
+    total = len(found.seeds)
+    counts = ", ".join(f"{c.name} {len(c.labels)}" for c in found.curves)
+    over = f"Over {total} seeds, ± half of Student's 95 % interval."
+    if total == 1:
+        over = "One seed carries no interval."
+    elif total < FEWEST_VALUES:
+        over = f"Over {total} seeds, too few for an interval."
+    notes = [
+        f"{over} Linear between "
+        "the points of a seed's sweep; -- where its accuracies do not reach so far: nothing is "
+        f"extrapolated (n/N: n of N seeds reach there; fewer than {FEWEST_VALUES} carry no "
+        "interval).",
+        "The dominated area is a share of the square from blind guessing "
+        f"({found.chance:g} % Accuracy, 100 % Attack Acc) to 100 % Accuracy and 0 % Attack Acc; "
+        "more is better for the defender. A front takes the best of its points, luck included, so "
+        f"it is tested between equal numbers of points only ({counts}).",
+    ]
+    if found.missing:
+        notes.append(f"Not in the store: {'; '.join(found.missing)}.")
+    return notes
+
+
+def _differences(found: Tradeoff) -> list[str]:
+    """Returns the differences in area, and those at equal accuracy that are told apart."""
+    lines = []
+    for line in found.lines:
+        if line.quantity == "hypervolume" and line.versus and line.found:
+            lines.append(f"  area: {_told(line)}")
+    tests = [line for line in found.lines if line.quantity == "attack_acc" and line.p is not None]
+    apart = [line for line in tests if line.p_holm is not None and line.p_holm <= LEVEL]
+    lines += [f"  {_where(line.level)}: {_told(line)}" for line in apart]
+    if tests:
+        lines.append(
+            f"Of {len(tests)} paired differences of Attack Acc at equal Accuracy {len(apart)} "
+            f"differ from 0 at level {100 * LEVEL:g} % after Holm's correction."
+        )
+    else:
+        lines.append("No difference can be tested: that takes two seeds that reach one accuracy.")
+    return lines
+
+
+def _where(level: str) -> str:
+    return f"as accurate {level}" if level.startswith("as ") else f"at {level} % Accuracy"
+
+
+def _told(line: Line) -> str:
+    assert line.found is not None
+    half, p = line.found.half, line.p_holm
+    spread = f" ± {half:.2f}" if half is not None else ""
+    tested = f", p = {p:.3f} (Holm)" if p is not None else ""
+    return f"{line.curve} − {line.versus} = {line.found.mean:+.2f}{spread}{tested}"
+
+
+def _show(found: Interval | None, total: int) -> str:
+    if found is None:
+        return "--"
+    spread = f" ± {found.half:.2f}" if found.half is not None else ""
+    return f"{found.mean:.2f}{spread}" + (f" ({found.n}/{total})" if found.n < total else "")
