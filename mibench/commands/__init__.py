@@ -11,11 +11,12 @@ from mibench.commands.imports import import_
 from mibench.commands.records import compare, records_
 from mibench.commands.report import report
 from mibench.commands.run import run
+from mibench.commands.score import score
 from mibench.commands.stores import store_
 from mibench.commands.tables import status, table
 
 COMMANDS = {
-    "Compute": (run, status),
+    "Compute": (run, status, score),
     "Read what was computed": (table, explain, report, figure, compare),
     "Publish": (records_,),
     "Find out what there is": (list_, describe),
