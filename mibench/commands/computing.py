@@ -49,6 +49,7 @@ def compute(
         verbose: A line for every stage that starts and ends.
     """
     from mibench.running.executors import Outcome, execute
+    from mibench.running.grid import fetch_weights
     from mibench.running.progress import display
     from mibench.store import MENDED, DamagedError, Store, StoreError
 
@@ -99,14 +100,3 @@ def interruption(error: BaseException, stages: "Iterable[Stage]", store: "Store"
     kept = f"what has finished is kept in {store.root}"
     again = "run the same command again to go on where it was"
     return "; ".join(["interrupted", *told, kept, again])
-
-
-def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
-    """Makes sure that the trained weights which stages start from can be had."""
-    from mibench.running.stages import ClassifierStage, PriorStage
-
-    stages = list(stages)
-    for network in {s.network: None for s in stages if isinstance(s, ClassifierStage)}:
-        network.fetch(data)
-    for prior in {s.spec: None for s in stages if isinstance(s, PriorStage)}:
-        prior.fetch(data)
