@@ -115,6 +115,7 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
     with the hashes: only running the cell again can. Exit status 1 if a file is not sound.
     """
     from mibench.reporting import records
+    from mibench.reporting.verify import check
 
     if schema:
         click.echo(json.dumps(records.schema("record"), indent=2))
@@ -122,7 +123,7 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
     with refusing():
         if not paths:
             raise ValueError("name a record file or a folder of them")
-        verdicts = [records.check(path) for path in records.find(paths)]
+        verdicts = [check(path) for path in records.find(paths)]
         if not verdicts:
             raise ValueError(f"there is no record file in {', '.join(map(str, paths))}")
     for verdict in verdicts:
@@ -154,14 +155,15 @@ def compare(a: Path, b: Path, by_key: bool) -> None:
     Differences are B minus A. With --by-key results are paired by key: it says how many agree
     to the bit, which stage is the first that differs, and what each side was computed on.
     """
-    from mibench.reporting import bits, records
+    from mibench.reporting import bits
     from mibench.reporting.compare import compare as side_by_side
     from mibench.reporting.compare import in_text
+    from mibench.reporting.runs import runs
 
     with refusing():
         sides = []
         for path in (a, b):
-            found, refused = records.runs(path)
+            found, refused = runs(path)
             for verdict in refused:
                 click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
             if not found:

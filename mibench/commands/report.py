@@ -86,11 +86,12 @@ def leaderboard(sources: Sequence[Path], out: Path) -> None:
     """
     from mibench.reporting import records
     from mibench.reporting.page import leaderboard as page
+    from mibench.reporting.verify import check
 
     named = out.suffix == ".html" and not out.is_dir()
     path = out if named else out / "index.html"
     with refusing():
-        verdicts = [records.check(path) for path in records.find(sources)]
+        verdicts = [check(path) for path in records.find(sources)]
         root = sources[0] if len(sources) == 1 else Path()
         text = page(verdicts, root)
         check_writable(path.parent)
