@@ -17,6 +17,8 @@ from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.machine import SWITCHES, in_words, machine
 from mibench.reporting import bits, records
+from mibench.reporting.runs import runs
+from mibench.reporting.verify import check
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
 from mibench.store import Store, seal
@@ -171,8 +173,8 @@ def test_no_common_key_and_two_results_of_one_key_are_refused(store: Path, tmp_p
     done = call("compare", "--by-key", store, tmp_path / "other")
     assert done.exit_code == 2
     assert "no key is on both sides" in done.stderr
-    one, _ = records.runs(store)
-    other, _ = records.runs(altered(store, tmp_path / "b", "record"))
+    one, _ = runs(store)
+    other, _ = runs(altered(store, tmp_path / "b", "record"))
     with pytest.raises(ValueError, match=r"^B has two results of record/\w+ that differ"):
         bits.agreement(one, [*one, *other])
     assert not bits.agreement(one, [*one, *one]).first
@@ -203,8 +205,8 @@ def test_a_record_says_in_text_what_its_stages_ran_on(
         run.update(told)
         record["sha256"] = records.digest(record)
         path.write_text(json.dumps(record))
-        assert problem in records.check(path).problem
-        assert bool(problem) == bool(records.check(path).problem)
+        assert problem in check(path).problem
+        assert bool(problem) == bool(check(path).problem)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from mibench.evaluation import METRICS, PROTOCOLS, Evidence, Protocol, fields_of
 from mibench.evaluation.inception import inception_digest, inception_features
 from mibench.evaluation.metrics import INCEPTION
 from mibench.networks import MLP
-from mibench.reporting import records
+from mibench.reporting import verify
 from mibench.reporting.forms import render
 from mibench.reporting.results import collect
 from mibench.running.executors import Bench, Serial, execute
@@ -392,7 +392,7 @@ def test_a_record_leaves_out_all_scores_of_repeats_that_do_not_count(
     assert (f"{3 - left} of 3 repeats of an attack have an FID below" in warned) == (left < 3)
     assert warned.count("all its repeats have an FID below 1e+09") == (0 if left else 2)
     assert payload["panel"][0]["attack_acc"] == pytest.approx(100 / 3 if mean is None else mean)
-    records._check_scores(payload)
+    verify._check_scores(payload)
 
 
 def test_a_protocol_decides_all_that_the_table_does_not() -> None:

@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
-from mibench.reporting import published, records
+from mibench.reporting import published, records, verify
 from mibench.reporting.published import Published
+from mibench.reporting.verify import check
 from mibench.running.grid import Grid
 from mibench.running.stages import graph
 from mibench.store import Store
@@ -34,7 +35,7 @@ def call(*arguments: object) -> Result:
 @pytest.fixture(scope="module", autouse=True)
 def _each_file_is_checked_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published, "check", functools.cache(records.check))
+        patch.setattr(published, "check", functools.cache(check))
         yield
 
 
@@ -170,9 +171,9 @@ def test_lists_of_numbers_are_checked_as_the_schema_says(made: Path) -> None:
     from jsonschema import Draft202012Validator
 
     full, quick = (
-        v(records.schema("record")) for v in (Draft202012Validator, records._validator())
+        v(records.schema("record")) for v in (Draft202012Validator, verify._validator())
     )
-    whole = records._read(next((made / "files").glob("*.json")))
+    whole = verify._read(next((made / "files").glob("*.json")))
     assert quick.is_valid(whole)
     values, index = whole["payload"]["values"]["attack_acc"], whole["payload"]["index"][0]
     for place in (values[0], index["pass"]):

@@ -14,12 +14,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mibench.cli import main
-from mibench.reporting import records
+from mibench.reporting import records, verify
 from mibench.reporting.compare import compare
 from mibench.reporting.forms import render
 from mibench.reporting.page import leaderboard
-from mibench.reporting.records import Run, check, differences, digest
+from mibench.reporting.records import digest
 from mibench.reporting.results import collect
+from mibench.reporting.runs import Run, differences, runs
+from mibench.reporting.verify import check
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
 from mibench.store import Store
@@ -156,7 +158,7 @@ def test_repeats_are_left_out_by_the_protocols_least_fid_alone(
     cell = {"protocol": {"least_fid": least}, "trials": {"repeats": 2}}
     payload = {"cell": cell, "values": {"fid": [7.5] * left}}
     with pytest.raises(ValueError, match=problem) if problem else nullcontext():
-        records._check_counted(payload, left)
+        verify._check_counted(payload, left)
 
 
 def test_an_empty_folder_under_a_records_name_is_a_hole_and_no_end_of_the_table(
@@ -177,7 +179,7 @@ def test_compare_passes_over_what_a_crash_in_a_commit_left(tmp_path: Path) -> No
     (done,) = fill(smoke("GMI / MID"), store, data=Path())["GMI / MID"]
     path = store.path(done)
     shutil.copytree(path, path.with_suffix(".partial.0123abcd"))
-    found, refused = records.runs(store.root)
+    found, refused = runs(store.root)
     assert (len(found), refused) == (1, [])
 
 
@@ -241,7 +243,7 @@ def test_a_strange_file_is_refused_in_one_line(name: str, tmp_path: Path) -> Non
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "LARGEST", 2**20)
+    monkeypatch.setattr(verify, "LARGEST", 2**20)
     (tmp_path / "r.json").write_bytes(b" " * (2**20 + 1))
     assert "more than 1 MiB" in check(tmp_path / "r.json").problem
 

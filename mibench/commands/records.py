@@ -109,7 +109,7 @@ def check(paths: Sequence[Path], schema: bool) -> None:
 
     Example: mibench records check results
     """
-    from mibench.reporting import records
+    from mibench.reporting import records, verify
 
     if schema:
         click.echo(json.dumps(records.schema("record"), indent=2))
@@ -117,7 +117,7 @@ def check(paths: Sequence[Path], schema: bool) -> None:
     with refusing():
         if not paths:
             raise ValueError("name a record file or a folder of them")
-        verdicts = [records.check(path) for path in records.find(paths)]
+        verdicts = [verify.check(path) for path in records.find(paths)]
         if not verdicts:
             raise ValueError(f"there is no record file in {', '.join(map(str, paths))}")
     sound = bad = scores = again = 0
@@ -152,13 +152,13 @@ def board(sources: Sequence[Path], out: Path) -> None:
 
     Example: mibench records board results
     """
-    from mibench.reporting import records
+    from mibench.reporting import records, verify
     from mibench.reporting.page import leaderboard
 
     is_page = out.suffix == ".html" and not out.is_dir()
     path = out if is_page else out / "index.html"
     with refusing():
-        verdicts = [records.check(path) for path in records.find(sources)]
+        verdicts = [verify.check(path) for path in records.find(sources)]
         root = sources[0] if len(sources) == 1 else Path()
         text = leaderboard(verdicts, root)
         check_writable(path.parent)
@@ -185,18 +185,19 @@ def compare(a: Path, b: Path, by_key: bool) -> None:
 
     Example: mibench compare results/digits mibench-store
     """
-    from mibench.reporting import bits, records
+    from mibench.reporting import bits
     from mibench.reporting.compare import compare as side_by_side
     from mibench.reporting.compare import in_text
+    from mibench.reporting.runs import runs
 
     with refusing():
         sides = []
         for path in (a, b):
-            runs, refused = records.runs(path)
+            side, refused = runs(path)
             for verdict in refused:
                 click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
-            if not runs:
+            if not side:
                 raise ValueError(f"there is no sound record in {path}")
-            sides.append(runs)
+            sides.append(side)
         text = bits.in_text(bits.agreement(*sides)) if by_key else in_text(side_by_side(*sides))
     click.echo(text, nl=False)

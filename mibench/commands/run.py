@@ -13,6 +13,7 @@ from mibench.commands.selection import Selection, labelled, of_table
 from mibench.commands.shared import check_writable, fail, fetch, refusing
 
 if TYPE_CHECKING:
+    from mibench.data import Sizes, Task
     from mibench.running.executors import Bench, Executor
     from mibench.running.grid import Grid
     from mibench.running.stages import RecordStage
@@ -162,7 +163,7 @@ def show_plan(
 
     steps: dict[str, int | None] = {}
     every = {}
-    sizes = {}
+    sizes: dict[Task, Sizes | None] = {}
     for own in (*records.values(), *plain.values()):
         task = own[0].cell.setting.task
         sizes.setdefault(task, plan.known_sizes(task, bench.data))
@@ -216,6 +217,7 @@ def compute(
         verbose: A line for every stage that starts and ends.
     """
     from mibench.running.executors import Outcome, execute
+    from mibench.running.grid import fetch_weights
     from mibench.running.progress import display
     from mibench.store import MENDED, DamagedError, Store, StoreError
 
@@ -262,16 +264,6 @@ def interruption(error: BaseException, stages: "Iterable[Stage]", store: "Store"
     kept = f"what has finished is kept in {store.root}"
     again = "run the same command again to go on where it was"
     return "; ".join(["interrupted", *notes, kept, again])
-
-
-def fetch_weights(stages: "Iterable[Stage]", data: Path) -> None:
-    """Makes sure that the trained weights which stages start from can be had."""
-    from mibench.running.stages import ClassifierStage, PriorStage
-
-    networks = {s.network: s.network for s in stages if isinstance(s, ClassifierStage)}
-    priors = {s.spec: s.spec for s in stages if isinstance(s, PriorStage)}
-    for component in (*networks, *priors):
-        component.fetch(data)
 
 
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.machine import in_words as made_on
-from mibench.reporting.records import Run, in_words
+from mibench.reporting.runs import Run, in_words
 
 KINDS = ("images", "classifier", "prior", "inversion", "evidence", "record")
 """In the order of the stage graph."""

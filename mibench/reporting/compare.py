@@ -8,7 +8,7 @@ from typing import Any
 
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import FEWEST_VALUES, paired
-from mibench.reporting.records import Run, differences, in_words
+from mibench.reporting.runs import Run, differences, in_words
 from mibench.spec import fingerprint
 
 Number = float | None

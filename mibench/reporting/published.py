@@ -9,8 +9,9 @@ from mibench.benchmarks.cell import Cell, Seeds
 from mibench.benchmarks.tables import Table
 from mibench.reporting import tradeoff
 from mibench.reporting.forms import render
-from mibench.reporting.records import Record, check, find
+from mibench.reporting.records import Record, find
 from mibench.reporting.results import Results, collect
+from mibench.reporting.verify import check
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, record_stage
 from mibench.spec import canonical, fingerprint

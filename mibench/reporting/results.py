@@ -229,7 +229,9 @@ def collect(grid: Grid) -> Results:
                 holes.setdefault(label, why)
         found[label] = len(payloads)
         classes_attacked = table.rows[label].trials.classes
-        entries[label] = {name: _entry(name, payloads, classes_attacked) for name in table.columns}
+        entries[label] = {
+            name: entry_of(name, payloads, classes_attacked) for name in table.columns
+        }
         if grid.controls and label in grid.controls.records:
             beside[label] = _control(label, payloads, grid.controls, classes_attacked)
         for warning in dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ())):
@@ -311,7 +313,8 @@ def together(labels: Sequence[str], every: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def _entry(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
+def entry_of(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
+    """Returns a metric over records: seed → payload, of so many attacked classes."""
     scores = {seed: p["scores"][name] for seed, p in payloads.items()}
     means = {seed: s["mean"] for seed, s in scores.items() if _finite(s["mean"])}
     if not means:
@@ -338,7 +341,7 @@ def _control(label: str, payloads: Mapping[int, Payload], controls: Grid, classe
         for seed, stage in controls.only([label]).done[label].items()
         if (found := readable(stage, controls.store))
     }
-    control, attack = (_entry("attack_acc", p, classes) for p in (read, payloads))
+    control, attack = (entry_of("attack_acc", p, classes) for p in (read, payloads))
     seeds = tuple(seed for seed in attack.values if seed in control.values)
     if not seeds:
         return control

@@ -47,6 +47,15 @@ def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list
     return records
 
 
+def fetch_weights(stages: Iterable[Stage], data: Path) -> None:
+    """Makes sure that the trained weights which stages start from can be had."""
+    stages = list(stages)
+    for network in {s.network: None for s in stages if isinstance(s, ClassifierStage)}:
+        network.fetch(data)
+    for prior in {s.spec: None for s in stages if isinstance(s, PriorStage)}:
+        prior.fetch(data)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table in a store. What it says of the store is looked up each time it is asked.

@@ -9,8 +9,9 @@ from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval
 from mibench.reporting.forms import heading
 from mibench.reporting.page.page import render, visible
-from mibench.reporting.records import Record, Verdict
+from mibench.reporting.records import Record
 from mibench.reporting.results import Entry, show
+from mibench.reporting.verify import Verdict
 from mibench.spec import fingerprint
 
 
