@@ -102,7 +102,8 @@ def lines_of(kind: str, name: str, component: Any) -> Iterator[str]:  # noqa: AN
     elif kind == "metrics":
         low, high = component.range
         yield from _paragraphs(_text(component.compute))
-        yield f"\n  {component.title}: {component.better} is better for the defender"
+        better = f"{component.better} is better" if component.better else "neither way is better"
+        yield f"\n  {component.title}: {better} for the defender"
         yield f"  measured on each {component.per}, {low:g} to {high:g} {component.unit}".rstrip()
     elif kind == "protocols":
         yield from _paragraphs(_text(Protocol))

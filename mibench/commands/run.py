@@ -166,8 +166,9 @@ def show_plan(
     sizes: dict[Task, Sizes | None] = {}
     for own in (*records.values(), *plain.values()):
         task = own[0].cell.setting.task
-        sizes.setdefault(task, plan.known_sizes(task, bench.data))
-        for stage in {*stages_until({"": own}, None), *stages_until({"": own}, until)}:
+        if task not in sizes:
+            sizes[task] = plan.known_sizes(task, bench.data)
+        for stage in (*stages_until({"": own}, None), *stages_until({"": own}, until)):
             every[stage.key] = stage
             steps[stage.key] = plan.planned_steps(stage, sizes[task])
     stages = stages_until(records, until)
