@@ -4,12 +4,13 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mibench.reporting.results import Mark
 
 COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999933",
@@ -72,23 +73,6 @@ def finish(axes: Any, xlabel: str, ylabel: str) -> None:  # noqa: ANN401
     axes.set_ylim(-2, 102)
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, alpha=0.3)
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A point of Attack Acc against Accuracy, both in percent.
-
-    Attributes:
-        accuracy: Where it lies from left to right.
-        attack_acc: Where it lies from bottom to top.
-        dx: Half of the horizontal error bar; None where there is none.
-        dy: Half of the vertical one.
-    """
-
-    accuracy: float
-    attack_acc: float
-    dx: float | None = None
-    dy: float | None = None
 
 
 def tradeoff(axes: Any, lines: Mapping[str, Sequence[Mark]], **style: Any) -> None:  # noqa: ANN401

@@ -11,7 +11,6 @@ from torch import Tensor
 from mibench.benchmarks.row import Row
 from mibench.reporting.canvas import (
     STYLES,
-    Mark,
     finish,
     look,
     new_figure,
@@ -22,7 +21,7 @@ from mibench.reporting.canvas import (
     tradeoff,
 )
 from mibench.reporting.gallery import gallery
-from mibench.reporting.results import Results, collect
+from mibench.reporting.results import Mark, Results, collect
 from mibench.reporting.tradeoff import Tradeoff, front
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
@@ -132,15 +131,10 @@ def draw_tradeoff(results: Results, path: Path, key: str = "", *, joined: bool =
         joined: Whether a line joins the weights of one defense; else each is for itself.
     """
     panels: dict[str, dict[str, list[Mark]]] = {}
-    for label, entries in results.entries.items():
-        if not {"accuracy", "attack_acc"} <= set(entries):
-            continue
-        x, y, row = entries["accuracy"], entries["attack_acc"], Row.of(label)
-        if x.mean is not None and y.mean is not None:
-            spread = y.std if results.seeds == 1 else y.half
-            name = row.defense if joined else row.defended
-            marks = panels.setdefault(row.attack, {}).setdefault(name, [])
-            marks.append(Mark(x.mean, y.mean, x.half, spread))
+    for label, mark in results.tradeoff().items():
+        row = Row.of(label)
+        lines = panels.setdefault(row.attack, {})
+        lines.setdefault(row.defense if joined else row.defended, []).append(mark)
     if not panels:
         return False
     if _current(path, stamp := fingerprint(["tradeoff", VERSION, key]) if key else ""):

@@ -60,6 +60,23 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A point of Attack Acc against Accuracy, both in percent.
+
+    Attributes:
+        accuracy: Where it lies from left to right.
+        attack_acc: Where it lies from bottom to top.
+        dx: Half of the horizontal error bar; None where there is none.
+        dy: Half of the vertical one.
+    """
+
+    accuracy: float
+    attack_acc: float
+    dx: float | None = None
+    dy: float | None = None
+
+
+@dataclass(frozen=True)
 class Results:
     """What the store knows of a table.
 
@@ -198,6 +215,19 @@ class Results:
             numbers |= {f"{name}_id_low": ids.low if ids else None}
             numbers |= {f"{name}_id_high": ids.high if ids else None}
         return numbers
+
+    def tradeoff(self) -> dict[str, Mark]:
+        """Returns label → Attack Acc against Accuracy, of the rows that have both.
+
+        The vertical error bar is over passes with one seed, over seeds with more.
+        """
+        marks = {}
+        for label, entries in self.entries.items():
+            x, y = entries.get("accuracy", Entry()), entries.get("attack_acc", Entry())
+            if x.mean is not None and y.mean is not None:
+                dy = y.std if self.seeds == 1 else y.half
+                marks[label] = Mark(x.mean, y.mean, x.half, dy)
+        return marks
 
     def contrasts(self, name: str) -> list[Contrast]:
         """Returns a metric's comparisons between defenses under one attack."""

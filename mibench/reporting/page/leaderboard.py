@@ -1,6 +1,5 @@
 """One page of many runs' record files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval
 from mibench.reporting.forms import heading
-from mibench.reporting.page.page import render, visible
+from mibench.reporting.page.render import render, visible
+from mibench.reporting.page.rows import origin
 from mibench.reporting.records import Record
 from mibench.reporting.results import Entry, show
 from mibench.reporting.verify import Verdict
@@ -51,14 +51,14 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
             for i, found in enumerate(groups.values())
         ],
         refused=[
-            {"path": visible(_told(v.path, root)), "problem": visible(v.problem)}
+            {"path": visible(_below(v.path, root)), "problem": visible(v.problem)}
             for v in verdicts
             if v.problem
         ],
     )
 
 
-def _told(path: Path, root: Path) -> str:
+def _below(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
@@ -102,34 +102,11 @@ def _number(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
 
 
 def _run(path: Path, record: Record, root: Path) -> dict[str, Any]:
-    seeds = record["payload"]["cell"]["seeds"]
-    stages = []
-    data = ""
-    for stage in record["stages"]:
-        identity = stage["identity"]
-        name = f"{identity['kind']}/{stage['key']}"
-        meta = record["runs"].get(name, {})
-        data = identity.get("digest", data) if identity["kind"] == "images" else data
-        stages.append(
-            {
-                "name": identity["kind"],
-                "key": name,
-                "seconds": meta.get("seconds"),
-                "device": visible(meta.get("device", "")),
-                "versions": visible(", ".join(f"{k} {v}" for k, v in meta["versions"].items()))
-                if meta
-                else "",
-            }
-        )
-    return {
-        "path": visible(_told(path, root)),
-        "key": record["key"],
-        "sha256": record["sha256"],
-        "seeds": f"target {seeds['target']}, prior {seeds['prior']}, attack {seeds['attack']}",
-        "seed": seeds["target"],
-        "stages": stages,
-        "seconds": sum(s["seconds"] or 0 for s in stages),
-        "data": visible(str(data)),
-        "warnings": [visible(w) for w in record["payload"]["warnings"]],
-        "spec": visible(json.dumps(record["payload"]["cell"], indent=1, ensure_ascii=False)),
-    }
+    identities = {s["key"]: s["identity"] for s in record["stages"]}
+    names = [(i["kind"], f"{i['kind']}/{key}") for key, i in identities.items()]
+    stages = [(kind, name, record["runs"].get(name, {})) for kind, name in names]
+    data = [i["digest"] for i in identities.values() if i["kind"] == "images" and "digest" in i]
+    payload = record["payload"]
+    return origin(payload["cell"], stages, str((data or [""])[-1]), payload["warnings"]) | {
+        "path": visible(_below(path, root)), "key": record["key"], "sha256": record["sha256"],
+    }  # fmt: skip

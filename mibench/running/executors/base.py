@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 
 from mibench.running.progress import Watcher
+from mibench.running.userfile import load_user_file
 from mibench.store import Report, Stage, Store, StoreError
 
 Result = bool | str
@@ -181,6 +182,28 @@ def attempt(stage: Stage, bench: Bench, report: Report) -> Result:
         raise
     except Exception as error:
         return explain(error)
+
+
+def begin(bench: Bench) -> None:
+    """Makes this process one that completes stages of others: it knows the user's classes."""
+    if bench.user_file is not None:
+        load_user_file(bench.user_file)
+    prepare(bench)
+
+
+def work(stage: Stage, key: str, bench: Bench, report: Report) -> Result:
+    """Completes a stage that another process handed over, and reports when it begins.
+
+    Args:
+        stage: The stage, as this process reads it.
+        key: The key that it had there; it has another if the user's file was changed meanwhile.
+        bench: Where.
+        report: Takes (0, 0, "") first, then progress a few times a second.
+    """
+    if stage.key != key:
+        return CHANGED
+    report(0, 0, "")
+    return attempt(stage, bench, seldom(report))
 
 
 def seldom(report: Report, seconds: float = 0.2) -> Report:
