@@ -27,13 +27,13 @@ def score(
     images: Path, table: str, row: str, protocol: str | None, seed: int, store: Path, data: Path,
     device: str,
 ) -> None:  # fmt: skip
-    """Judge reconstructions that were made elsewhere, as a table judges its own.
+    """Judge reconstructions that were made elsewhere.
 
-    IMAGES is a folder with a folder of image files for each attacked class, called by its number
-    (0, 1, ...); or a .npz, .safetensors or .pt file with images (n, c, h, w), floats in [0, 1] or
-    bytes, and labels (n). Every class has equally many. Image files are cut to the largest central
-    square and resized to the size of the task. Evaluators and the target are trained if they are
-    not in the store.
+    IMAGES are scored as TABLE scores its own. They are a folder with a folder of image files for
+    each attacked class, called by its number (0, 1, ...); or a .npz, .safetensors or .pt file with
+    images (n, c, h, w), floats in [0, 1] or bytes, and labels (n). Every class has equally many.
+    Image files are cut to the largest central square and resized to the size of the task.
+    Evaluators and the target are trained if they are not in the store.
 
     Example: mibench score my_images --table digits --row 'GMI / MID'
     """
