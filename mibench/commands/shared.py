@@ -370,7 +370,11 @@ def gap(table: "Table", rows: Iterable[str], seeds: int, store: Path) -> str:
 
 
 def note_controls(
-    table: "Table", controls: Records, rows: Iterable[str], seeds: int, store: Path
+    table: "Table",
+    controls: Mapping[str, Sequence["RecordStage"]],
+    rows: Iterable[str],
+    seeds: int,
+    store: Path,
 ) -> None:
     """Says how to get the controls of a table where they were not asked for or are missing."""
     from mibench.store import Store
