@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ def test_published_results_give_what_the_published_csv_has() -> None:
     ],
 )
 def test_what_is_not_there_is_said_in_one_sentence(
-    source: str, options: dict[str, int], sentence: str, made: Path
+    source: str, options: dict[str, Any], sentence: str, made: Path
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         mibench.load(source, store=made / "store", data=made, **options)
@@ -134,7 +135,7 @@ def test_a_stage_that_fails_is_a_sentence(place: Path) -> None:
 
 
 def test_targets_and_evaluators_come_trained(results: Results, place: Path) -> None:
-    at = {"store": place / "store", "data": place, "device": "cpu"}
+    at: dict[str, Any] = {"store": place / "store", "data": place, "device": "cpu"}
     grid = results.grid
     assert grid is not None
     mid = mibench.target(TABLE, "MID", **at)

@@ -17,7 +17,7 @@ from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.machine import SWITCHES, in_words, machine
 from mibench.reporting import bits, records
-from mibench.reporting.runs import runs
+from mibench.reporting.runs import Run, runs
 from mibench.reporting.verify import check
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
@@ -239,7 +239,7 @@ def test_runs_of_one_kind_agree_to_the_bit_and_other_instructions_differ_from_th
 def test_results_that_tell_of_no_stage_are_compared_themselves() -> None:
     def run(digest: str) -> records.Run:
         cell = {"seeds": {"target": 0, "prior": 0, "attack": 0}}
-        return records.Run("GMI / MID", cell, {}, ("images/a", "record/b"), digest=digest)
+        return Run("GMI / MID", cell, {}, ("images/a", "record/b"), digest=digest)
 
     assert bits.agreement([run("x")], [run("x")]).first == {}
     assert list(bits.agreement([run("x")], [run("y")]).first) == ["record/b"]

@@ -17,8 +17,8 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.evaluation.significance import Interval
 from mibench.reporting.budgets import render, spent
-from mibench.reporting.notes import BIAS, footnotes
-from mibench.reporting.results import Entry, Results, worst_case
+from mibench.reporting.notes import BIAS, footnotes, worst_case
+from mibench.reporting.results import Entry, Results
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.grid import Grid, record_stages
 from mibench.running.progress import Watcher

@@ -50,6 +50,32 @@ def test_imports_point_down() -> None:
     assert not wrong
 
 
+def needed(path: Path) -> set[Path]:
+    """Returns the files that a module imports anywhere, but for annotations alone."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import) and id(node) not in typing:
+            names |= {alias.name for alias in node.names}
+    places = [ROOT.parent / name.replace(".", "/") for name in names]
+    return {p.with_suffix(".py") for p in places if p.with_suffix(".py").is_file()}
+
+
+def test_no_module_needs_itself_on_a_way_around() -> None:
+    left = {path: needed(path) for path in ROOT.rglob("*.py")}
+    while free := {path for path, needs in left.items() if not needs & left.keys()}:
+        left = {path: needs for path, needs in left.items() if path not in free}
+    assert sorted(str(path.relative_to(ROOT)) for path in left) == []
+
+
 def test_no_room_holds_most_of_the_house() -> None:
     lines = {room.name: 0 for room in ROOT.iterdir()}
     for path in ROOT.rglob("*.py"):

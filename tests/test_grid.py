@@ -82,7 +82,7 @@ def test_private_images_of_people_are_shown_only_if_asked_for(tmp_path: Path) ->
         Grid(t, record_stages(t, 1, None), Store(tmp_path))
         for t in (TABLES["table1"].only(["*No Def."]), smoke("GMI / MID"))
     )
-    assert (faces.faces, faces.private(), faces.private(asked=True)) == (True, False, True)
+    assert (faces.faces, faces.private(), faces.private(with_private=True)) == (True, False, True)
     assert (digits.faces, digits.private()) == (False, True)
     mixed = replace(digits, records={**digits.records, **faces.records})
     assert not mixed.private()

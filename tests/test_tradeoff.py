@@ -132,11 +132,11 @@ def test_only_seeds_that_reach_an_accuracy_count_and_their_number_is_told() -> N
     a = curve("a", [(100, 60), (90, 40)], [(100, 70), (97, 64)], [(100, 50), (80, 30)])
     b = curve("b", [(100, 30), (90, 20)], [(100, 40), (90, 20)], [(94, 10), (80, 10)])
     lines = matched([a, b], [0, 1, 2])
-    mine = line(lines, "95", "a").found
+    mine = line(lines, "95", "a").interval
     assert mine is not None
     assert mine.mean == pytest.approx((50 + 45) / 2)
     assert mine.n == 2
-    both = line(lines, "95", "b", "a").found
+    both = line(lines, "95", "b", "a").interval
     assert both is not None
     assert both.mean == pytest.approx(25 - 50)
     assert (both.n, both.half) == (1, None)
@@ -148,13 +148,13 @@ def test_no_defense_is_compared_at_its_own_accuracy_seed_by_seed() -> None:
     swept = curve("a", [(100, 60), (90, 40)], [(100, 60), (90, 40)], [(100, 60), (90, 40)])
     lines = matched([none, swept], [0, 1, 2])
     less = line(lines, "as none", "a", "none")
-    assert less.found is not None
-    assert less.found.mean == pytest.approx(((56 - 80) + (52 - 70) + (50 - 75)) / 3)
+    assert less.interval is not None
+    assert less.interval.mean == pytest.approx(((56 - 80) + (52 - 70) + (50 - 75)) / 3)
     assert less.p is not None
-    own = line(lines, "as none", "none").found
+    own = line(lines, "as none", "none").interval
     assert own is not None
     assert own.mean == 75
-    assert line(lines, "99", "none").found is None
+    assert line(lines, "99", "none").interval is None
 
 
 def test_p_values_are_corrected_over_all_levels_together() -> None:
@@ -219,13 +219,13 @@ def test_every_pair_of_curves_is_compared_in_area() -> None:
     lines = [x for x in found().lines if x.quantity == "hypervolume"]
     assert len([x for x in lines if not x.versus]) == 4
     assert len([x for x in lines if x.versus]) == 6
-    own = {x.curve: x.found for x in lines if not x.versus}
+    own = {x.curve: x.interval for x in lines if not x.versus}
     for x in lines:
         a, b = own[x.curve], own.get(x.versus)
         if b is not None:
             assert a is not None
-            assert x.found is not None
-            assert x.found.mean == pytest.approx(a.mean - b.mean)
+            assert x.interval is not None
+            assert x.interval.mean == pytest.approx(a.mean - b.mean)
             assert (x.p is None) == ("No Def." in (x.curve, x.versus)), "1 point against 4"
 
 

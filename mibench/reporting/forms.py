@@ -93,7 +93,7 @@ def as_json(results: Results) -> str:
         acc = METRICS["attack_acc"]
         control = {"name": CONTROL, "title": CONTROL_TITLE, "better": ""}
         columns.append(control | {"unit": acc.unit, "per": acc.per})
-    told = {
+    content = {
         "format": "mibench-table/1",
         "table": table.name,
         "caption": table.caption,
@@ -104,7 +104,7 @@ def as_json(results: Results) -> str:
         "rows": rows,
         "notes": footnotes(results),
     }
-    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 - a cell of a data frame

@@ -29,8 +29,8 @@ FORMAT = "mibench-record/1"
 def schema(name: str) -> dict[str, Any]:
     """Returns the JSON schema of a "record" or a "table"."""
     text = files("mibench.reporting").joinpath(f"schemas/{name}.schema.json").read_text()
-    found: dict[str, Any] = json.loads(text)
-    return found
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def digest(record: Mapping[str, Any]) -> str:
@@ -95,22 +95,22 @@ def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Returns the .json files among those named, and in and below the folders named, in order.
+    """Returns the .json listed among those named, and in and below the folders named, in order.
 
     Tables as JSON, such as lie beside records in a folder of results, are passed over.
 
     Raises:
         FileNotFoundError: If one is not there.
     """
-    found: list[Path] = []
+    listed: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*.json") if p.is_file())
+            listed += sorted(p for p in path.rglob("*.json") if p.is_file())
         elif path.exists():
-            found += [path] * (path.suffix == ".json")
+            listed += [path] * (path.suffix == ".json")
         else:
             raise FileNotFoundError(f"no file or folder {path}")
-    return [path for path in dict.fromkeys(found) if not _is_table(path)]
+    return [path for path in dict.fromkeys(listed) if not _is_table(path)]
 
 
 def _is_table(path: Path) -> bool:

@@ -82,7 +82,7 @@ class Results:
 
     Attributes:
         table: The table.
-        seeds: How many seeds were asked for.
+        seeds: Number of seeds of the table.
         entries: Label → metric → entry.
         found: Label → how many seeds are in the store.
         evaluators: Test accuracy of the evaluation classifier in percent → the rows that it
@@ -277,7 +277,7 @@ def collect(grid: Grid) -> Results:
         values = {label: row[name].values for label, row in entries.items()}
         for label, contrast in with_none(table, name, values).items():
             entries[label][name] = replace(entries[label][name], contrast=contrast)
-    there = [label for label, seeds_found in found.items() if seeds_found]
+    there = [label for label, count in found.items() if count]
     warned = tuple(
         text if len(labels) == len(there) else f"{together(labels, there)}: {text}"
         for text, labels in warnings.items()
@@ -290,7 +290,7 @@ def collect(grid: Grid) -> Results:
 
 
 def readable(record: RecordStage, store: Store) -> tuple[Payload, dict[str, Any]] | None:
-    """Returns a finished record's payload and meta; None if it is damaged, which is told."""
+    """Returns a finished record's payload and meta; None, and says so, if it is damaged."""
     try:
         payload, meta = store.read(record)
     except (AbsentError, DamagedError) as error:
@@ -325,7 +325,7 @@ def reason(record: RecordStage, store: Store, failed: frozenset[str]) -> str | N
     Args:
         record: The record.
         store: Where it should be.
-        failed: What :meth:`Store.failed` says, asked once for all records.
+        failed: The keys that :meth:`Store.failed` returns.
     """
     if store.state(record) == "done":
         return f"the record {record.key} is damaged"
@@ -344,7 +344,7 @@ def together(labels: Sequence[str], every: Sequence[str]) -> str:
 
 
 def entry_of(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
-    """Returns a metric over records: seed → payload, of so many attacked classes."""
+    """Returns a metric over records: seed → payload, with ``classes`` attacked."""
     scores = {seed: p["scores"][name] for seed, p in payloads.items()}
     means = {seed: s["mean"] for seed, s in scores.items() if _finite(s["mean"])}
     if not means:
@@ -367,17 +367,17 @@ def entry_of(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
 def _control(label: str, payloads: Mapping[int, Payload], controls: Grid, classes: int) -> Entry:
     """Returns the Attack Acc of a row's control, with the comparison of the row with it."""
     read = {
-        seed: found[0]
+        seed: record[0]
         for seed, stage in controls.only([label]).done[label].items()
-        if (found := readable(stage, controls.store))
+        if (record := readable(stage, controls.store))
     }
     control, attack = (entry_of("attack_acc", p, classes) for p in (read, payloads))
     seeds = tuple(seed for seed in attack.values if seed in control.values)
     if not seeds:
         return control
     by_class = [
-        [_by_identity(found[seed]["values"]["attack_acc"], classes) for seed in seeds]
-        for found in (payloads, read)
+        [_by_identity(part[seed]["values"]["attack_acc"], classes) for seed in seeds]
+        for part in (payloads, read)
     ]
     a, b = ([_mean(values) for values in zip(*each, strict=True)] for each in by_class)
     test = paired(a, b)
@@ -401,49 +401,6 @@ def _by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float
     """Returns each identity's mean; values come pass by pass, a value per identity in each."""
     each = [[statistics.fmean(v[c::classes]) for v in repeats] for c in range(classes)]
     return [statistics.fmean(means) for means in each]
-
-
-@dataclass(frozen=True)
-class Worst:
-    """The attack that gets most out of a defense.
-
-    Attributes:
-        attack: Its part of the row's label; of equals, the first in the table.
-        entry: Its score.
-        attacks: How many attacks have met the defense; those without a score do not count.
-        missing: How many have no score yet.
-    """
-
-    attack: str
-    entry: Entry
-    attacks: int
-    missing: int
-
-
-def worst_case(results: Results, metric: str = "attack_acc") -> dict[str, Worst]:
-    """Returns, per defense, the attack with the worst mean of a metric.
-
-    Args:
-        results: Its labels are "attack / defense".
-        metric: Worst is what is worse for the defender.
-    """
-    sign = 1 if METRICS[metric].better == "lower" else -1
-    met: dict[str, list[tuple[float, str, Entry]]] = {}
-    missing: dict[str, int] = {}
-    for label, entries in results.entries.items():
-        row = Row.of(label)
-        attack, defense = row.attack, row.defended
-        entry = entries[metric]
-        missing.setdefault(defense, 0)
-        if entry.mean is None:
-            missing[defense] += 1
-        else:
-            met.setdefault(defense, []).append((sign * entry.mean, attack, entry))
-    found = {}
-    for defense, tried in met.items():
-        _, attack, entry = max(tried, key=lambda t: t[0])
-        found[defense] = Worst(attack, entry, len(tried), missing[defense])
-    return found
 
 
 def show(entry: Entry, seeds: int) -> str:

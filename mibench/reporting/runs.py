@@ -22,8 +22,8 @@ class Run:
         cell: The cell as plain JSON.
         scores: Metric → mean.
         stages: All that it rests on, as "kind/key", needs before needers, and last itself.
-        meta: Returns what is told of the run of a stage; None if nothing is.
-        digest: Of the payload itself, whatever is told of it.
+        meta: Returns the meta of a stage's run; None if it is not known.
+        digest: Of the payload itself.
     """
 
     label: str | None
@@ -91,20 +91,20 @@ def _meta_in(root: Path, name: str) -> dict[str, Any] | None:
     """
     path = root / name / "meta.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        found["sha256"], found["device"], found["versions"]
+        meta: dict[str, Any] = json.loads(path.read_text())
+        meta["sha256"], meta["device"], meta["versions"]
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged; delete {path.parent} and run again") from error
-    return found
+    return meta
 
 
 def in_words(cell: Mapping[str, Any]) -> str:
     """Returns "attack / defense" with the defense's numbers, and the task."""
     defense = {k: v for k, v in cell["defense"].items() if isinstance(v, str | int | float)}
-    told = [f"{k.rstrip('_')}={v}" for k, v in defense.items() if k not in ("is", "version")]
-    who = " ".join([cell["defense"]["is"], *told])
+    numbers = [f"{k.rstrip('_')}={v}" for k, v in defense.items() if k not in ("is", "version")]
+    who = " ".join([cell["defense"]["is"], *numbers])
     return f"{cell['setting']['task']['is']}: {cell['attack']['is']} / {who}"
 
 

@@ -116,7 +116,7 @@ class Line:
             each seed, or "" for an area.
         curve: Whose.
         versus: Whose is subtracted; "" for a curve's own value.
-        found: Over the seeds that have it; None if none has.
+        interval: Over the seeds that have it; None if none has.
         p: Of the paired t test of a difference; None where there is no test.
         p_holm: After Holm's correction over all differences of the quantity.
     """
@@ -125,14 +125,14 @@ class Line:
     level: str
     curve: str
     versus: str
-    found: Interval | None
+    interval: Interval | None
     p: float | None = None
     p_holm: float | None = None
 
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """What :func:`compare` found.
+    """The curves of a table at equal utility.
 
     Attributes:
         curves: The curves, each with the seeds that all of them have.
@@ -211,9 +211,9 @@ def areas(curves: Sequence[Curve], seeds: Sequence[int], chance: float) -> list[
     Those between curves of unequal numbers of points are not tested: the best of more points
     is better, were they all of one distribution.
     """
-    found = {c.name: [hypervolume(c.points[s], chance) for s in seeds] for c in curves}
+    by_curve = {c.name: [hypervolume(c.points[s], chance) for s in seeds] for c in curves}
     points = {c.name: len(c.labels) for c in curves}
-    return _lines("hypervolume", {"": found}, lambda a, b: points[a] == points[b])
+    return _lines("hypervolume", {"": by_curve}, lambda a, b: points[a] == points[b])
 
 
 def _lines(
@@ -226,15 +226,15 @@ def _lines(
     ``fair`` says which two curves may be tested.
     """
     own, differences = [], []
-    for level, found in values.items():
-        known = {name: [v for v in vs if not math.isnan(v)] for name, vs in found.items()}
+    for level, by_curve in values.items():
+        known = {name: [v for v in vs if not math.isnan(v)] for name, vs in by_curve.items()}
         if not any(known.values()):
             continue
         own += [
             Line(quantity, level, name, "", interval(vs) if vs else None)
             for name, vs in known.items()
         ]
-        for (a, va), (b, vb) in combinations(found.items(), 2):
+        for (a, va), (b, vb) in combinations(by_curve.items(), 2):
             both = [(x, y) for x, y in zip(vb, va, strict=True) if not math.isnan(x + y)]
             test = paired([x for x, _ in both], [y for _, y in both]) if both else None
             p = test.p if test and fair(a, b) else None
@@ -249,30 +249,30 @@ def _lines(
 HEAD = ("quantity", "level", "curve", "versus", "mean", "t95", "seeds", "p", "p_holm")
 
 
-def csv(found: Tradeoff) -> str:
+def csv(compared: Tradeoff) -> str:
     """Returns every value and difference, a line each; the same bytes for the same store."""
     text = StringIO()
     lines = writer(text, lineterminator="\n")
     lines.writerow(HEAD)
-    for line in found.lines:
-        i = line.found
+    for line in compared.lines:
+        i = line.interval
         numbers = (i and i.mean, i and i.half, i.n if i else 0, line.p, line.p_holm)
-        told = ["" if v is None else f"{v:.10g}" for v in numbers]
-        lines.writerow([line.quantity, line.level, line.curve, line.versus, *told])
+        cells = ["" if v is None else f"{v:.10g}" for v in numbers]
+        lines.writerow([line.quantity, line.level, line.curve, line.versus, *cells])
     return text.getvalue()
 
 
-def text(found: Tradeoff) -> str:
-    """Returns what a terminal shows: values, and the differences that are told apart."""
-    if not found.seeds:
+def text(compared: Tradeoff) -> str:
+    """Returns what a terminal shows: values, and the differences that are significant."""
+    if not compared.seeds:
         return "Nothing to compare at equal accuracy yet; not in the store: " + "; ".join(
-            found.missing
+            compared.missing
         )
-    own = [line for line in found.lines if not line.versus]
-    names = [curve.name for curve in found.curves]
-    total = len(found.seeds)
+    own = [line for line in compared.lines if not line.versus]
+    names = [curve.name for curve in compared.curves]
+    total = len(compared.seeds)
     levels = dict.fromkeys((line.quantity, line.level) for line in own)
-    values = {(line.quantity, line.level, line.curve): line.found for line in own}
+    values = {(line.quantity, line.level, line.curve): line.interval for line in own}
     body = [
         [
             {"hypervolume": "dominated area"}.get(quantity, level),
@@ -287,12 +287,12 @@ def text(found: Tradeoff) -> str:
         first, *rest = zip(row, widths, strict=True)
         cells = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)]
         lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join([*lines, "", *_notes(found), *_differences(found)])
+    return "\n".join([*lines, "", *_notes(compared), *_differences(compared)])
 
 
-def _notes(found: Tradeoff) -> list[str]:
-    total = len(found.seeds)
-    counts = ", ".join(f"{c.name} {len(c.labels)}" for c in found.curves)
+def _notes(compared: Tradeoff) -> list[str]:
+    total = len(compared.seeds)
+    counts = ", ".join(f"{c.name} {len(c.labels)}" for c in compared.curves)
     over = f"Over {total} seeds, ± half of Student's 95 % interval."
     if total == 1:
         over = "One seed carries no interval."
@@ -304,24 +304,26 @@ def _notes(found: Tradeoff) -> list[str]:
         f"extrapolated (n/N: n of N seeds reach there; fewer than {FEWEST_VALUES} carry no "
         "interval).",
         "The dominated area is a share of the square from blind guessing "
-        f"({found.chance:g} % Accuracy, 100 % Attack Acc) to 100 % Accuracy and 0 % Attack Acc; "
-        "more is better for the defender. A front takes the best of its points, luck included, so "
-        f"it is tested between equal numbers of points only ({counts}).",
+        f"({compared.chance:g} % Accuracy, 100 % Attack Acc) to 100 % Accuracy and 0 % Attack "
+        "Acc; more is better for the defender. A front takes the best of its points, luck "
+        f"included, so it is tested between equal numbers of points only ({counts}).",
     ]
-    if found.missing:
-        notes.append(f"Not in the store: {'; '.join(found.missing)}.")
+    if compared.missing:
+        notes.append(f"Not in the store: {'; '.join(compared.missing)}.")
     return notes
 
 
-def _differences(found: Tradeoff) -> list[str]:
-    """Returns the differences in area, and those at equal accuracy that are told apart."""
+def _differences(compared: Tradeoff) -> list[str]:
+    """Returns the differences in area, and those at equal accuracy that are significant."""
     lines = []
-    for line in found.lines:
-        if line.quantity == "hypervolume" and line.versus and line.found:
-            lines.append(f"  area: {_told(line)}")
-    tests = [line for line in found.lines if line.quantity == "attack_acc" and line.p is not None]
+    for line in compared.lines:
+        if line.quantity == "hypervolume" and line.versus and line.interval:
+            lines.append(f"  area: {_in_words(line)}")
+    tests = [
+        line for line in compared.lines if line.quantity == "attack_acc" and line.p is not None
+    ]
     apart = [line for line in tests if line.p_holm is not None and line.p_holm <= LEVEL]
-    lines += [f"  {_where(line.level)}: {_told(line)}" for line in apart]
+    lines += [f"  {_where(line.level)}: {_in_words(line)}" for line in apart]
     if tests:
         lines.append(
             f"Of {len(tests)} paired differences of Attack Acc at equal Accuracy {len(apart)} "
@@ -336,16 +338,16 @@ def _where(level: str) -> str:
     return f"as accurate {level}" if level.startswith("as ") else f"at {level} % Accuracy"
 
 
-def _told(line: Line) -> str:
-    assert line.found is not None
-    half, p = line.found.half, line.p_holm
+def _in_words(line: Line) -> str:
+    assert line.interval is not None
+    half, p = line.interval.half, line.p_holm
     spread = f" ± {half:.2f}" if half is not None else ""
     tested = f", p = {p:.3f} (Holm)" if p is not None else ""
-    return f"{line.curve} − {line.versus} = {line.found.mean:+.2f}{spread}{tested}"
+    return f"{line.curve} − {line.versus} = {line.interval.mean:+.2f}{spread}{tested}"
 
 
-def _show(found: Interval | None, total: int) -> str:
-    if found is None:
+def _show(span: Interval | None, total: int) -> str:
+    if span is None:
         return "--"
-    spread = f" ± {found.half:.2f}" if found.half is not None else ""
-    return f"{found.mean:.2f}{spread}" + (f" ({found.n}/{total})" if found.n < total else "")
+    spread = f" ± {span.half:.2f}" if span.half is not None else ""
+    return f"{span.mean:.2f}{spread}" + (f" ({span.n}/{total})" if span.n < total else "")

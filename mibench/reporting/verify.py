@@ -79,8 +79,8 @@ def check(path: Path) -> Verdict:
         _check_stages(record)
         return Verdict(path, record, "", _check_scores(record["payload"]))
     except (ValueError, RecursionError, OverflowError) as error:
-        told = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        return Verdict(path, None, " ".join(told.split()))
+        sentence = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return Verdict(path, None, " ".join(sentence.split()))
 
 
 def _read(path: Path) -> Record:
@@ -105,10 +105,10 @@ def _refuse(constant: str) -> None:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuses an object that says one thing twice: readers would disagree on what it says."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise ValueError("an object in it names one thing twice")
-    return found
+    return content
 
 
 def _check_schema(record: Record) -> None:
@@ -129,17 +129,17 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema has no types
     one_by_one = Draft202012Validator.VALIDATORS["items"]
     number, place = {"$ref": "#/$defs/number"}, schema("record")["$defs"]["places"]["items"]
 
-    def items(validator: Any, items: Any, found: Any, whole: Any) -> Iterator[Any]:  # noqa: ANN401
-        kinds = set(map(type, found)) if isinstance(found, list) else {object}
+    def items(validator: Any, items: Any, value: Any, whole: Any) -> Iterator[Any]:  # noqa: ANN401
+        kinds = set(map(type, value)) if isinstance(value, list) else {object}
         if items == number and kinds <= {float, int, type(None)}:
             return
         if (
             items == place
             and kinds == {int}
-            and not (min(found) < place["minimum"] or max(found) > place["maximum"])
+            and not (min(value) < place["minimum"] or max(value) > place["maximum"])
         ):
             return
-        yield from one_by_one(validator, items, found, whole)
+        yield from one_by_one(validator, items, value, whole)
 
     return extend(Draft202012Validator, {"items": items})  # type: ignore[no-untyped-call]
 
@@ -226,15 +226,15 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
         values = payload["values"][name]
         if score["mean"] is None or metric is None:  # undefined, or of another version
             continue
-        seen = layouts or [_layout([], [], [])] * (metric.per == "target")
-        if len(values) != len(seen):
+        trials = layouts or [_layout([], [], [])] * (metric.per == "target")
+        if len(values) != len(trials):
             raise ValueError(f"{name} has values of {len(values)} attacks, not of the cell's")
-        given = [_given(name, metric, v, e) for v, e in zip(values, seen, strict=True)]
-        again = summarise(_stored(metric, given), seen, spread)
+        given = [_given(name, metric, v, e) for v, e in zip(values, trials, strict=True)]
+        again = summarise(_stored(metric, given), trials, spread)
         for field in ("mean", "std", "n"):
-            told, made = score[field], getattr(again, field)
-            if not _same(told, made):
-                raise ValueError(f"its {name} says {field} {told}, its values give {made}")
+            stated, made = score[field], getattr(again, field)
+            if not _same(stated, made):
+                raise ValueError(f"its {name} says {field} {stated}, its values give {made}")
         checked += 1
     return checked
 
@@ -269,9 +269,9 @@ def _given(name: str, metric: Metric, value: Any, e: Evidence) -> Tensor | float
         ValueError: If it is not a number per image, per identity or of the whole, as it should.
     """
     expected = {"image": len(e.labels), "identity": len(set(e.labels.tolist()))}.get(metric.per)
-    found = len(value) if isinstance(value, list) else None
-    if found != expected:
-        raise ValueError(f"{name} has {found or 'one'} values of an attack, not {expected or 1}")
+    count = len(value) if isinstance(value, list) else None
+    if count != expected:
+        raise ValueError(f"{name} has {count or 'one'} values of an attack, not {expected or 1}")
     if value is None or (isinstance(value, list) and None in value):
         raise ValueError(f"{name} has a mean, but lacks a value")
     if isinstance(value, list):
@@ -279,10 +279,10 @@ def _given(name: str, metric: Metric, value: Any, e: Evidence) -> Tensor | float
     return float(value)
 
 
-def _same(told: float | None, made: float | None) -> bool:
-    if told is None or made is None:
-        return told == made
-    return math.isclose(told, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+def _same(stated: float | None, made: float | None) -> bool:
+    if stated is None or made is None:
+        return stated == made
+    return math.isclose(stated, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
 def _layouts(payload: Mapping[str, Any]) -> list[Evidence]:

@@ -58,7 +58,7 @@ def fetch_weights(stages: Iterable[Stage], data: Path) -> None:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table in a store. What it says of the store is looked up each time it is asked.
+    """A table in a store. Each look at it is a look at the store.
 
     Attributes:
         table: The table.
@@ -150,9 +150,9 @@ class Grid:
         """Whether the private images of any row show people."""
         return any(r.cell.setting.task.faces for r in self.last)
 
-    def private(self, asked: bool = False) -> bool:
-        """Whether private images may be shown: those of people only where that was asked for."""
-        return asked or not self.faces
+    def private(self, with_private: bool = False) -> bool:
+        """Whether private images may be shown: those of people only if ``with_private``."""
+        return with_private or not self.faces
 
 
 def _run(record: RecordStage) -> InversionStage:
@@ -162,9 +162,9 @@ def _run(record: RecordStage) -> InversionStage:
 def _once(labelled: Mapping[str, S], stages: Sequence[S]) -> dict[str, S]:
     """Returns the first label of each of the stages, in the order of the labels."""
     left = {stage.key for stage in stages}
-    found = {}
+    firsts = {}
     for label, stage in labelled.items():
         if stage.key in left:
             left.remove(stage.key)
-            found[label] = stage
-    return found
+            firsts[label] = stage
+    return firsts

@@ -98,18 +98,18 @@ class Table:
         keep: set[str] = set()
         parts = {label: Row.of(label).parts for label in self.rows}
         for pattern in patterns:
-            found = {pattern} & self.rows.keys()
-            found = found or {label for label, own in parts.items() if pattern in own}
+            matching = {pattern} & self.rows.keys()
+            matching = matching or {label for label, own in parts.items() if pattern in own}
             for wild in (pattern.replace("[", "[[]"), pattern):
-                found = found or {
+                matching = matching or {
                     label
                     for label, own in parts.items()
                     if any(fnmatch.fnmatchcase(part, wild) for part in own)
                 }
-            if not found:
+            if not matching:
                 near = nearest(pattern, [part for own in parts.values() for part in own])
                 raise KeyError(f"no row matches {pattern!r}{near}; rows: {', '.join(self.rows)}")
-            keep |= found
+            keep |= matching
         curves = {
             name: kept
             for name, labels in self.curves.items()

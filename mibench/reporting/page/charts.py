@@ -19,7 +19,7 @@ from mibench.spec import brief
 from mibench.store import Store
 
 MANY = 20
-"""With more classes than so many, their spread is told in place of each."""
+"""Largest number of classes of which each is shown; of more, their quantiles are."""
 
 
 def tradeoff(results: Results, styles: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -71,60 +71,60 @@ def heat(
 
 def leaks(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | None:
     """Returns Attack Acc class by class, of the first seed and repeat."""
-    found: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {}
     for label, record in done.items():
         evidence = record.evidence[0].evidence(store.load)
         hits = topk_hits(evidence.logits, evidence.labels, 1)
-        found[visible(label)] = [
+        shares[visible(label)] = [
             hits[evidence.labels == c].mean().item() for c in sorted(set(evidence.labels.tolist()))
         ]
-    return _by_class("Attack Acc, class by class", found)
+    return _by_class("Attack Acc, class by class", shares)
 
 
 def utility(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | None:
     """Returns the targets' test accuracy class by class, of the first seed."""
-    found: dict[str, list[float]] = {}
-    seen: set[str] = set()
+    shares: dict[str, list[float]] = {}
+    shown: set[str] = set()
     for label, record in done.items():
         target = record.evidence[0].inversion.target
-        if target.key in seen:
+        if target.key in shown:
             continue
-        seen.add(target.key)
+        shown.add(target.key)
         evidence = record.evidence[0].evidence(store.load)
         hits = topk_hits(evidence.test_logits, evidence.test_labels, 1)
         classes = sorted(set(evidence.test_labels.tolist()))
-        found[visible(Row.of(label).defended)] = [
+        shares[visible(Row.of(label).defended)] = [
             hits[evidence.test_labels == c].mean().item() for c in classes
         ]
-    return _by_class("Accuracy of the targets, class by class", found)
+    return _by_class("Accuracy of the targets, class by class", shares)
 
 
-def _by_class(title: str, found: Mapping[str, list[float]]) -> dict[str, Any] | None:
-    most = max(map(len, found.values()), default=0)
+def _by_class(title: str, values: Mapping[str, list[float]]) -> dict[str, Any] | None:
+    most = max(map(len, values.values()), default=0)
     if not most:
         return None
     if most <= MANY:
-        rows = {label: [*v, *[float("nan")] * (most - len(v))] for label, v in found.items()}
+        rows = {label: [*v, *[float("nan")] * (most - len(v))] for label, v in values.items()}
         return heat(title, "In percent; first seed.", rows, [f"class {c}" for c in range(most)])
     shares = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=torch.float64)
     names = ["lowest", "lower quarter", "median", "upper quarter", "highest"]
-    rows = {k: torch.tensor(v).double().quantile(shares).tolist() for k, v in found.items()}
+    rows = {k: torch.tensor(v).double().quantile(shares).tolist() for k, v in values.items()}
     return heat(title, f"In percent, over {most} classes; first seed.", rows, names)
 
 
 def dependences(grid: Grid) -> list[dict[str, Any]]:
     """Returns a heat map per measure and pair of what ``mibench diagnose`` has measured."""
-    found = diagnose(grid.records, grid.store)
+    diagnosis = diagnose(grid.records, grid.store)
     maps: dict[tuple[str, str], dict[str, dict[tuple[int, str], float]]] = {}
-    for defense, values in found.values.items():
+    for defense, values in diagnosis.values.items():
         for (measure, pair, layer, split), seeds in values.items():
             row = maps.setdefault((measure, pair), {}).setdefault(visible(defense), {})
             row[layer, split] = statistics.fmean(seeds)
-    told = []
+    heats = []
     for (measure, pair), rows in maps.items():
         places = sorted({place for row in rows.values() for place in row})
         of = "d(X, Z_j)" if pair == "xz" else "d(Z_j, Y)"
-        told.append(
+        heats.append(
             heat(
                 f"{of} by {measure}",
                 "Mean over seeds, by layer, on train and on test images.",
@@ -137,7 +137,7 @@ def dependences(grid: Grid) -> list[dict[str, Any]]:
                 form="%.3g",
             )
         )
-    return told
+    return heats
 
 
 def curves(grid: Grid, styles: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -155,12 +155,12 @@ def curves(grid: Grid, styles: Mapping[str, int]) -> list[dict[str, Any]]:
                 curve[0].append(float(epoch))
                 curve[1].append(float(value))
     order = sorted(terms, key=lambda term: (term != "accuracy", term != "task", term))
-    told = {"accuracy": "Accuracy on selection images, %", "task": "Loss of the task"}
+    titles = {"accuracy": "Accuracy on selection images, %", "task": "Loss of the task"}
     plotted = [
         {
-            "title": "Targets: " + told.get(term, f"loss term {term}"),
+            "title": "Targets: " + titles.get(term, f"loss term {term}"),
             "svg": plots.lines(
-                f"{told.get(term, term)} by epoch", "Epoch", told.get(term, term), terms[term],
+                f"{titles.get(term, term)} by epoch", "Epoch", titles.get(term, term), terms[term],
                 colours,
             ),
             "legend": {

@@ -20,7 +20,7 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
 
     Args:
         verdicts: Of the files, in order.
-        root: The files' paths are told from here.
+        root: The folder that the files' paths are relative to.
 
     Raises:
         ValueError: If no file is sound.
@@ -28,8 +28,8 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
     groups: dict[str, dict[str, tuple[Path, Record]]] = {}
     for verdict in verdicts:
         if verdict.record is not None:
-            found = groups.setdefault(_row_key(verdict.record), {})
-            found.setdefault(verdict.record["key"], (verdict.path, verdict.record))
+            own = groups.setdefault(_row_key(verdict.record), {})
+            own.setdefault(verdict.record["key"], (verdict.path, verdict.record))
     if not groups:
         raise ValueError(f"there is no sound record file among the {len(verdicts)} given")
     metrics = {name for rs in groups.values() for _, r in rs.values() for name in _scores(r)}
@@ -37,7 +37,7 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
     return render(
         "leaderboard.html.j2",
         title="mibench leaderboard",
-        records=sum(len(found) for found in groups.values()),
+        records=sum(len(own) for own in groups.values()),
         columns=[
             {
                 "name": name,
@@ -47,8 +47,8 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
             for name in columns
         ],
         rows=[
-            _row(f"r{i}", list(found.values()), columns, root)
-            for i, found in enumerate(groups.values())
+            _row(f"r{i}", list(own.values()), columns, root)
+            for i, own in enumerate(groups.values())
         ],
         refused=[
             {"path": visible(_below(v.path, root)), "problem": visible(v.problem)}
@@ -74,20 +74,20 @@ def _row_key(record: Record) -> str:
 
 
 def _row(
-    anchor: str, found: Sequence[tuple[Path, Record]], columns: Sequence[str], root: Path
+    anchor: str, own: Sequence[tuple[Path, Record]], columns: Sequence[str], root: Path
 ) -> dict[str, Any]:
-    first = found[0][1]
+    first = own[0][1]
     numbers = {}
     for name in columns:
-        numbers[name] = _number([s[name] for _, r in found if name in (s := _scores(r))])
+        numbers[name] = _number([s[name] for _, r in own if name in (s := _scores(r))])
     return {
         "id": anchor,
         "label": visible(first["row"]),
         "table": visible(first["table"]),
         "task": visible(first["payload"]["cell"]["setting"]["task"]["is"]),
         "numbers": numbers,
-        "seeds": len(found),
-        "runs": [_run(path, record, root) for path, record in found],
+        "seeds": len(own),
+        "runs": [_run(path, record, root) for path, record in own],
     }
 
 

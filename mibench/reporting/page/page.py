@@ -13,7 +13,7 @@ from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
 
 IDENTITIES = 16
-"""Reconstructions that a row shows at most, unless told."""
+"""Default number of reconstructions that a row shows at most."""
 LEFT_OUT = (
     "Where only records are there, images, values class by class and curves of training are left "
     "out: records hold scores and where they come from."

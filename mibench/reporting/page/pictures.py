@@ -16,7 +16,7 @@ from mibench.store import Store
 from mibench.ties import in_top
 
 LOSSLESS = 32
-"""Images up to so many pixels wide are stored without loss; larger ones as a photograph is."""
+"""Width in pixels up to which images are stored without loss; wider ones are compressed."""
 
 
 @dataclass(frozen=True)

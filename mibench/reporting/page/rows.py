@@ -14,7 +14,6 @@ from mibench.reporting.page.render import visible
 from mibench.reporting.results import Entry, Results, show
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
-from mibench.spec import canonical
 from mibench.store import Store
 
 CONTROL_COLUMN = {
@@ -51,19 +50,19 @@ def row(
             "value": entry.mean,
             "text": mark(entry, METRICS[name]).replace("* ", "") + show(entry, results.seeds),
             "sure": mark(entry, METRICS[name]).startswith("*"),
-            "told": _told(entry, METRICS[name]),
+            "words": _in_words(entry, METRICS[name]),
             "reported": show_reported(paper),
             "claimed": None if paper is None else paper[0],
         }
     if cautioned and "attack_acc" in numbers:
         acc = numbers["attack_acc"]
-        told = [_told(entries["attack_acc"], METRICS["attack_acc"]), cautioned]
-        acc |= {"text": f"{acc['text']} ‡", "told": "; ".join(filter(None, told))}
+        words = [_in_words(entries["attack_acc"], METRICS["attack_acc"]), cautioned]
+        acc |= {"text": f"{acc['text']} ‡", "words": "; ".join(filter(None, words))}
     if results.controls:
         control = results.controls.get(label, Entry())
         numbers[CONTROL] = {
             "value": control.mean, "text": show(control, results.seeds), "sure": False,
-            "told": "", "reported": "--", "claimed": None,
+            "words": "", "reported": "--", "claimed": None,
         }  # fmt: skip
     return {
         "id": anchor,
@@ -82,7 +81,7 @@ def _pattern(label: str) -> str:
     return "".join(glob.escape(c) if c.isprintable() else "?" for c in label)
 
 
-def _told(entry: Entry, metric: Metric) -> str:
+def _in_words(entry: Entry, metric: Metric) -> str:
     """Returns a number's interval and its comparison with no defense, in words."""
     parts = []
     span = entry.interval and entry.interval.clipped(*metric.range)
@@ -98,7 +97,7 @@ def _provenance(record: RecordStage, store: Store) -> dict[str, Any]:
     stages = graph([record])
     metas = [store.meta(s) if store.state(s) in ("done", "recorded") else {} for s in stages]
     return origin(
-        canonical(record.cell),
+        store.load(record)["cell"],
         [(s.describe(), f"{s.kind}/{s.key}", m) for s, m in zip(stages, metas, strict=True)],
         record.evidence[0].images.digest,
         store.load(record)["warnings"],

@@ -207,7 +207,7 @@ def work(stage: Stage, key: str, bench: Bench, report: Report) -> Result:
 
 
 def seldom(report: Report, seconds: float = 0.2) -> Report:
-    """Returns a report that passes on no more than one word in so many seconds, and the last."""
+    """Returns a report that passes on one call in ``seconds`` at most, and the last."""
     last = 0.0
 
     def pass_on(done: int, total: int, note: str) -> None:
@@ -287,8 +287,8 @@ def elsewhere(bench: Bench, gpus: Callable[[], bool]) -> Bench:
 def explain(error: BaseException) -> str:
     """Returns one sentence for people."""
     text = str(error).strip().split("\n")[0]
-    told = (ValueError, FileNotFoundError, FloatingPointError)
-    sentence = text if isinstance(error, told) and text else f"{type(error).__name__}: {text}"
+    plain = (ValueError, FileNotFoundError, FloatingPointError)
+    sentence = text if isinstance(error, plain) and text else f"{type(error).__name__}: {text}"
     sentence = "; ".join([sentence, *getattr(error, "__notes__", [])])
     where = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
     return f"{sentence} ({where[-1].filename}, line {where[-1].lineno})" if where else sentence

@@ -58,12 +58,12 @@ class Local(Executor):
         """
         bench = replace(super().check(bench), device=device_here(bench.device))
         if bench.device.startswith("cuda"):
-            found = len(visible_gpus(bench.device))
-            if self.jobs is not None and self.jobs > (most := found * self._sharing):
+            gpus = len(visible_gpus(bench.device))
+            if self.jobs is not None and self.jobs > (most := gpus * self._sharing):
                 raise ValueError(
                     f"{self.jobs} stages side by side take {self.gpus:g} of a GPU each, and here "
-                    f"are {found}: use local[{most}], or local[{self.jobs},gpus="
-                    f"{found / self.jobs:.2g}] to let stages share one"
+                    f"are {gpus}: use local[{most}], or local[{self.jobs},gpus="
+                    f"{gpus / self.jobs:.2g}] to let stages share one"
                 )
         return bench
 

@@ -161,8 +161,8 @@ def _watch(
     states = Store(bench.store).states(schedule.pending.values())
     for key, state in states.items():  # another run did them, or the jobs were ended
         if stage := schedule.pending.get(key):
-            told = False if state == "done" else f"its job ended, see the logs in {folder}"
-            watcher.finish(stage, schedule.settle(stage, told))
+            result = False if state == "done" else f"its job ended, see the logs in {folder}"
+            watcher.finish(stage, schedule.settle(stage, result))
 
 
 @dataclass
