@@ -1,14 +1,17 @@
 """mibench: defended classifiers, model-inversion attacks, and what the attacks recover.
 
-The eight names that a table, an attack or a defense of your own needs are found here; they
-are loaded when first used, so that ``import mibench`` is quick.
+The names that a table, an attack or a defense of your own needs are found here, and the
+functions that compute and read results. They are loaded when first used, so that
+``import mibench`` is quick.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mibench.api import evaluator, load, run, score, target
     from mibench.benchmarks.cell import Cell
     from mibench.benchmarks.tables import Table
+    from mibench.reporting.results import Results
     from mibench.roles import Attack, Defense, PriorSpec
     from mibench.types import Classifier, Prior, Reconstructions
 
@@ -21,7 +24,13 @@ __all__ = [
     "Prior",
     "PriorSpec",
     "Reconstructions",
+    "Results",
     "Table",
+    "evaluator",
+    "load",
+    "run",
+    "score",
+    "target",
 ]
 
 
@@ -30,9 +39,14 @@ def __getattr__(name: str) -> object:
     import importlib
 
     homes = {
-        "Cell": "mibench.benchmarks.cell", "Table": "mibench.benchmarks.tables",
-        "Attack": "mibench.roles", "Defense": "mibench.roles", "PriorSpec": "mibench.roles",
-    }  # fmt: skip
-    if name not in __all__:
-        raise AttributeError(f"module 'mibench' has no attribute {name!r}")
-    return getattr(importlib.import_module(homes.get(name, "mibench.types")), name)
+        "mibench.api": ("evaluator", "load", "run", "score", "target"),
+        "mibench.benchmarks.cell": ("Cell",),
+        "mibench.benchmarks.tables": ("Table",),
+        "mibench.reporting.results": ("Results",),
+        "mibench.roles": ("Attack", "Defense", "PriorSpec"),
+        "mibench.types": ("Classifier", "Prior", "Reconstructions"),
+    }
+    for home, names in homes.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'mibench' has no attribute {name!r}")

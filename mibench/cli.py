@@ -10,25 +10,29 @@ import sys
 
 import click
 
-from mibench.commands import COMMANDS
+from mibench.commands import COMMANDS, RENAMED
 from mibench.commands.shared import Commands
 
 
 @atexit.register
 def _leave() -> None:
-    """Spares what reads a store the half second in which torch's objects are searched at exit."""
-    if "triton" not in sys.modules:  # it is once something trains, and would tell of leaks
+    """Spares commands that only read the half second in which torch's objects are searched."""
+    if "triton" not in sys.modules:  # which is there once something trains, and reports leaks
         gc.freeze()
 
 
 @click.group(
     cls=Commands,
-    commands=list(COMMANDS),
+    sections=COMMANDS,
+    renamed=RENAMED,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="mibench")
 def main() -> None:
-    """Train defended classifiers, invert them, and see what the attacks recover."""
+    """Train defended classifiers, attack them, and print what the attacks recovered.
+
+    Example: mibench run digits
+    """
 
 
 if __name__ == "__main__":

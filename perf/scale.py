@@ -31,9 +31,9 @@ from safetensors.torch import save as write_tensors
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data import Sizes, Task
 from mibench.defenses import BiDO
-from mibench.reporting.export import record_stages
 from mibench.roles import NetworkSpec, PriorSpec
 from mibench.running.executors import Bench, Executor, Local, Ray, Serial, execute
+from mibench.running.grid import record_stages
 from mibench.running.plan import known_sizes, planned_steps
 from mibench.running.progress import Watcher
 from mibench.running.stages import (

@@ -32,13 +32,16 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from mibench.benchmarks.tables import TABLES
-from mibench.commands.shared import RefusedError, choose_table, refusing
+from mibench.commands.selection import Selection
+from mibench.commands.shared import RefusedError, refusing
 from mibench.commands.stores import finished, left_over, tasks_of
 from mibench.data import CIFAR10, MNIST, Folder
 from mibench.networks.foreign.checkpoints import read_checkpoint
 from mibench.networks.foreign.pickles import read_network
 from mibench.override import paths
-from mibench.reporting.export import FORMATS, collect, render
+from mibench.reporting.forms import FORMATS, render
+from mibench.reporting.results import collect
+from mibench.running.grid import Grid
 from mibench.running.plan import planned_steps
 from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.seeding import generator
@@ -197,7 +200,7 @@ def read_settings(value: tuple[str, str, str, str, list[str]], folder: Path) -> 
     """Changes a table as the command line does, and plans it."""
     name, place, text, protocol, rows = value
     with refusing():
-        table = choose_table(name, rows, [f"{place}={text}"], protocol or None)
+        table = Selection(name, tuple(rows), (f"{place}={text}",), protocol or None).table
         for cell in list(table.rows.values())[:1]:
             for stage in graph([record_stage(cell, table.columns, "")]):
                 assert len(stage.key) == 16
@@ -316,7 +319,7 @@ def read_record(value: tuple[list[Any], Any], folder: Path) -> None:
     tensors, tree = pack(payload)
     assert not tensors
     store._commit(stage, tree, {})  # type: ignore[arg-type]
-    results = collect(SMOKE.only(["GMI / MID"]), {"GMI / MID": [stage]}, store)
+    results = collect(Grid(SMOKE.only(["GMI / MID"]), {"GMI / MID": [stage]}, store))
     for form in FORMATS:
         assert render(results, form)
 

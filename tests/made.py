@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.reporting.export import record_stages
+from mibench.running.grid import record_stages
 from mibench.running.stages import (
     ClassifierStage,
     EvidenceStage,

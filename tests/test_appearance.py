@@ -18,7 +18,7 @@ from mibench.cli import main
 from mibench.data import CIFAR10, CelebA, Folder
 from mibench.data.cifar10 import CLASSES
 from mibench.data.images import decode, image_files
-from mibench.reporting.page.page import visible
+from mibench.reporting.page.render import visible
 from mibench.running.stages import ImagesStage
 from mibench.store import Store
 

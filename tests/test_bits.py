@@ -13,9 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.machine import SWITCHES, in_words, machine
 from mibench.reporting import bits, records
+from mibench.reporting.runs import Run, runs
+from mibench.reporting.verify import check
+from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
 from mibench.store import Store, seal
 from tests.made import META, fill, smoke
@@ -136,7 +140,7 @@ def test_the_first_stage_that_differs_is_named_in_the_order_of_the_graph(
 
 def test_records_are_paired_with_a_store_and_name_their_rows(store: Path, tmp_path: Path) -> None:
     made = record_in(Store(store), "GMI / MID")
-    records.write("smoke", {"GMI / MID": [made]}, Store(store), tmp_path / "files")
+    records.write(Grid(TABLES["smoke"], {"GMI / MID": [made]}, Store(store)), tmp_path / "files")
     other = altered(store, tmp_path / "b", "target", machine={"aten": "AVX2"})
     told = call("compare", "--by-key", other, tmp_path / "files").stdout
     assert told.startswith("Equal keys: 1 (1 more in A, 0 more in B)")
@@ -169,8 +173,8 @@ def test_no_common_key_and_two_results_of_one_key_are_refused(store: Path, tmp_p
     done = call("compare", "--by-key", store, tmp_path / "other")
     assert done.exit_code == 2
     assert "no key is on both sides" in done.stderr
-    one, _ = records.runs(store)
-    other, _ = records.runs(altered(store, tmp_path / "b", "record"))
+    one, _ = runs(store)
+    other, _ = runs(altered(store, tmp_path / "b", "record"))
     with pytest.raises(ValueError, match=r"^B has two results of record/\w+ that differ"):
         bits.agreement(one, [*one, *other])
     assert not bits.agreement(one, [*one, *one]).first
@@ -194,15 +198,15 @@ def test_a_record_says_in_text_what_its_stages_ran_on(
     name: str, value: object, store: Path, tmp_path: Path
 ) -> None:
     made = record_in(Store(store), "GMI / MID")
-    (path,) = records.write("smoke", {"GMI / MID": [made]}, Store(store), tmp_path)
+    (path,) = records.write(Grid(TABLES["smoke"], {"GMI / MID": [made]}, Store(store)), tmp_path)
     record = json.loads(path.read_text())
     run = record["runs"][f"record/{record['key']}"]
     for told, problem in (({name: {"a": "b"}}, ""), ({name: value}, "is not of type")):
         run.update(told)
         record["sha256"] = records.digest(record)
         path.write_text(json.dumps(record))
-        assert problem in records.check(path).problem
-        assert bool(problem) == bool(records.check(path).problem)
+        assert problem in check(path).problem
+        assert bool(problem) == bool(check(path).problem)
 
 
 @pytest.mark.slow
@@ -233,9 +237,9 @@ def test_runs_of_one_kind_agree_to_the_bit_and_other_instructions_differ_from_th
 
 
 def test_results_that_tell_of_no_stage_are_compared_themselves() -> None:
-    def run(digest: str) -> records.Run:
+    def run(digest: str) -> Run:
         cell = {"seeds": {"target": 0, "prior": 0, "attack": 0}}
-        return records.Run("GMI / MID", cell, {}, ("images/a", "record/b"), digest=digest)
+        return Run("GMI / MID", cell, {}, ("images/a", "record/b"), digest=digest)
 
     assert bits.agreement([run("x")], [run("x")]).first == {}
     assert list(bits.agreement([run("x")], [run("y")]).first) == ["record/b"]

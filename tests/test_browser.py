@@ -49,12 +49,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     places = ["--store", str(folder / "store"), "--seeds", "2", *rows]
     calls = (
         ["report", "smoke", *places, "-o", str(folder / "report")],
-        ["record", "smoke", *places, "-o", str(folder / "records")],
-        ["verify", str(folder / "records")],
-        ["leaderboard", str(folder / "records"), "-o", str(folder / "leaderboard")],
+        ["records", "write", "smoke", *places, "-o", str(folder / "records")],
+        ["records", "check", str(folder / "records")],
+        ["records", "board", str(folder / "records"), "-o", str(folder / "leaderboard")],
     )
     for call in calls:
-        if call[0] == "leaderboard":
+        if call[1] == "board":
             (folder / "records" / "broken.json").write_text("{")
         done = CliRunner().invoke(main, call)
         assert done.exit_code == 0, done.output

@@ -16,9 +16,10 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.evaluation.significance import Interval
 from mibench.reporting.budgets import render, spent
-from mibench.reporting.export import Entry, Results, footnotes, record_stages
-from mibench.reporting.worst import BIAS, worst_case
+from mibench.reporting.notes import BIAS, footnotes, worst_case
+from mibench.reporting.results import Entry, Results
 from mibench.running.executors import Bench, Serial, execute
+from mibench.running.grid import Grid, record_stages
 from mibench.running.progress import Watcher
 from mibench.running.stages import graph
 from mibench.store import Payload, Stage, Store, Work
@@ -75,7 +76,7 @@ def test_repeats_are_summed_and_seeds_averaged(store: Store, tmp_path: Path) -> 
         Watcher(),
         Serial(),
     )
-    budget = spent(records, Store(tmp_path))["GMI / No Def."]
+    budget = spent(Grid(table, records, Store(tmp_path)))["GMI / No Def."]
     assert budget is not None
     assert (budget.steps, budget.queries) == (6, 300)
     each = [
@@ -86,7 +87,7 @@ def test_repeats_are_summed_and_seeds_averaged(store: Store, tmp_path: Path) -> 
 
 
 def test_budgets_prints_counts_and_gaps(store: Store) -> None:
-    found = spent(record_stages(QUICK, 1, Path()), store)
+    found = spent(Grid.plan(QUICK, 1, Path(), store))
     assert found["KED-MI / BiDO-COCO"] is None
     lines = {line.split("  ")[1]: line.split() for line in render("Small", found, 1).splitlines()
              if " / " in line}  # fmt: skip
@@ -97,7 +98,9 @@ def test_budgets_prints_counts_and_gaps(store: Store) -> None:
 
 def test_the_command_prints_what_is_in_the_store(store: Store) -> None:
     settings = [part for s in SMALL for part in ("--set", s)]
-    done = CliRunner().invoke(main, ["budgets", "smoke", *settings, "--store", str(store.root)])
+    done = CliRunner().invoke(
+        main, ["table", "smoke", "--budgets", *settings, "--store", str(store.root)]
+    )
     assert done.exit_code == 0, done.output
     assert "What was spent" in done.stdout
     row = next(line for line in done.stdout.splitlines() if "GMI / No Def." in line)

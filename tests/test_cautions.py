@@ -17,9 +17,11 @@ from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval, paired
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions, control_table, is_above
 from mibench.reporting.contrasts import Contrast
-from mibench.reporting.export import Results, collect, record_stages, render
-from mibench.reporting.page import Chapter, page
+from mibench.reporting.forms import render
+from mibench.reporting.page import page
 from mibench.reporting.published import Published
+from mibench.reporting.results import Results, collect
+from mibench.running.grid import Grid, record_stages
 from mibench.running.stages import RecordStage, graph
 from mibench.store import Payload, Store
 from tests.made import fill, smoke
@@ -78,7 +80,8 @@ def made(
         patch.setattr(RecordStage, "compute", compute)
         for stage, _ in known:
             Store(store).complete(stage)
-    return collect(table, rows, Store(store), beside if controls is not None else None)
+    beside_it = Grid(control_table(table), beside, Store(store))
+    return collect(Grid(table, rows, Store(store), beside_it if controls is not None else None))
 
 
 # Yardsticks -------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ def test_a_yardstick_has_no_arrow_and_no_test_in_any_form(tmp_path: Path) -> Non
     table = replace(smoke(BARE, MID), columns=("accuracy", "fid_floor", "fid"))
     store = Store(tmp_path)
     records = fill(table, store, seeds=3)
-    results = collect(table, records, store)
+    results = collect(Grid(table, records, store))
     for form in ("text", "markdown", "latex"):
         text = render(results, form)
         assert "FID real" in text
@@ -101,14 +104,14 @@ def test_a_yardstick_has_no_arrow_and_no_test_in_any_form(tmp_path: Path) -> Non
         assert r"FID real $\uparrow$" not in text
         assert "FID real needs" not in text
         assert "A column without one is a yardstick" in text
-    frame = results.frame()
+    frame = results.summary()
     assert frame[["fid_floor_diff", "fid_floor_p"]].isna().all(axis=None)
     assert frame.loc[MID, ["fid_diff", "fid_p"]].notna().all()
     assert results.contrasts("fid_floor") == []
     columns = {c["name"]: c for c in json.loads(render(results, "json"))["columns"]}
     assert columns["fid_floor"]["better"] == ""
     assert columns["fid"]["better"] == "higher"
-    told = page([Chapter(table, records, ["smoke"])], store)
+    told = page([(Grid(table, records, store), ["smoke"])])
     assert ">FID real<" in told
     assert ">FID ↑<" in told
 
@@ -152,7 +155,7 @@ def test_two_seeds_are_shown_as_their_values_without_a_guess_at_more(tmp_path: P
     assert contrast.more is None
     told = call("explain", "smoke", MID, "attack_acc", "--store", tmp_path).stdout
     assert "none: 2 seeds are too few, it takes 3" in told
-    assert "not told apart at 5 %\n" in told
+    assert "not significantly different at 5 %\n" in told
 
 
 def test_of_three_seeds_two_that_are_there_show_their_values(tmp_path: Path) -> None:
@@ -206,7 +209,7 @@ def test_every_form_says_that_a_weak_evaluator_is_no_answer(form: str, tmp_path:
 
 def test_a_table_without_cautions_has_no_column_for_them(tmp_path: Path) -> None:
     results = made(tmp_path, {BARE: [[12.0] * 5]})
-    assert "caution" not in results.frame()
+    assert "caution" not in results.summary()
     assert "‡" not in render(results, "text")
 
 
@@ -323,12 +326,13 @@ def test_every_form_shows_the_control(form: str, tmp_path: Path) -> None:
 def test_the_page_and_explain_show_the_control(tmp_path: Path) -> None:
     table, store = smoke(BARE), Store(tmp_path)
     records = fill(table, store, data=Path())
-    beside = fill(control_table(table), store, data=Path())
-    text = page([Chapter(table, records, ["smoke"], beside)], store)
+    others = control_table(table)
+    beside = Grid(others, fill(others, store, data=Path()), store)
+    text = page([(Grid(table, records, store, beside), ["smoke"])])
     assert f">{CONTROL_TITLE}<" in text
     assert " ‡</span>" in text
     assert NOTHING in text
-    acc = store.load(beside[BARE][0])["scores"]["attack_acc"]["mean"]
+    acc = store.load(beside.records[BARE][0])["scores"]["attack_acc"]["mean"]
     assert f'<td data-value="{acc}">' in text
     told = call("explain", "smoke", BARE, "attack_acc", "--store", tmp_path).stdout
     assert f"  {CONTROL_TITLE}: {acc:.2f} %, without an attack on the same target\n" in told
@@ -377,9 +381,13 @@ def test_records_of_controls_are_read_back_and_none_is_written_twice(
     store = Store(tmp_path / "store")
     fill(table, store, data=Path())
     beside = fill(control_table(table), store, data=Path())
-    done = call("record", "mine", "--controls", "--store", store.root, "-o", tmp_path / "records")
+    done = call(
+        "records", "write", "mine", "--controls", "--store", store.root,
+        "-o", tmp_path / "records",
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "records").iterdir())) == 5
     records = record_stages(table, 1, None)
-    read = collect(table, records, Published(tmp_path / "records"), beside)
+    others = Grid(control_table(table), beside, Published(tmp_path / "records"))
+    read = collect(Grid(table, records, Published(tmp_path / "records"), others))
     assert [entry.mean is not None for entry in read.controls.values()] == [True] * 3

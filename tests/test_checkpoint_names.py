@@ -15,9 +15,8 @@ from mibench.cli import main
 from mibench.networks import Weights
 from mibench.networks.foreign.released import released_classifier
 from mibench.networks.foreign.weights import read_weights
-from mibench.networks.generators.dcgan import Generator
 from mibench.seeding import seeded
-from tests.test_imports import CASES, ReleasedGenerator, ReleasedStages
+from tests.test_imports import CASES, ReleasedStages
 
 State = dict[str, Tensor]
 MNIST = CASES["mcnn"]
@@ -60,17 +59,6 @@ def test_a_mapping_in_another_order_is_the_same_network(order: str, tmp_path: Pa
     torch.save({k: network.state_dict()[k] for k in names}, tmp_path / "a.pt")
     done = bring("target", tmp_path / "a.pt", "--as", name, *options)
     assert same(weights_of(done, tmp_path / "a.pt"), network.state_dict())
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_generator_comes_in_from_safetensors(channels: int, tmp_path: Path) -> None:
-    with seeded("generator"):
-        network = Generator(12, 2, (channels, 32, 32))
-    file = tmp_path / "G.safetensors"
-    save_file(ReleasedGenerator(network).state_dict(), file)
-    done = bring("generator", file, "--as", "wgan-gp")
-    assert same(weights_of(done, file), network.state_dict())
-    assert json.loads((tmp_path / "weights" / "G.json").read_text())["channels"] == channels
 
 
 def test_unknown_names_without_an_order_are_refused(tmp_path: Path) -> None:

@@ -143,12 +143,15 @@ BAD = {
     "unknown command": (["rum"], "No such command 'rum'"),
     "no seeds": (["run", "smoke", "--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<="),
     "too many seeds": (["run", "smoke", "--seeds", "999999999999"], "is not in the range 1<=x<="),
-    "too many to publish": (["publish", "smoke", "--seeds", "10001"], "in the range 1<=x<=10000"),
-    "too many to keep": (["clean", "--seeds", "10001"], "is not in the range 1<=x<=10000; see"),
+    "too many to publish": (
+        ["records", "publish", "smoke", "--seeds", "10001"],
+        "in the range 1<=x<=10000",
+    ),
+    "too many to keep": (["store", "clean", "--seeds", "10001"], "in the range 1<=x<=10000; see"),
     "empty store": (["run", "smoke", "--store", ""], "'--store': the path is empty; see"),
     "empty data": (["data", "check", "blobs", "--data", ""], "'--data': the path is empty; see"),
     "empty out": (["figure", "4", "smoke", "-o", ""], "the path is empty; see"),
-    "empty page": (["leaderboard", ".", "-o", ""], "the path is empty; see"),
+    "empty page": (["records", "board", ".", "-o", ""], "the path is empty; see"),
     "empty side": (["compare", "", ""], "Invalid value for 'A': the path is empty; see"),
     "no kind": (["list"], "Choose from: tables, attacks, priors, losses"),
     "too small": (["run", "smoke", "--set", "setting.task.size=7"], "in [8, 256], got 7"),
@@ -168,9 +171,9 @@ def test_bad_input_is_one_sentence_and_exit_status_2(case: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["run", "events", "diagnose", "show"])
+@pytest.mark.parametrize("command", ["run", "report", "figure", "records write"])
 def test_where_to_write_has_a_short_option(command: str) -> None:
-    assert "-o, --out" in call(command, "--help").stdout
+    assert "-o, --out" in call(*command.split(), "--help").stdout
 
 
 def test_a_real_process_reports_bad_input_without_a_traceback() -> None:
@@ -215,12 +218,12 @@ def test_clean_says_and_with_yes_deletes_what_interrupted_stages_left(tmp_path: 
     (left / "state.bin").write_bytes(b"x" * 100)
     kept = tmp_path / "mibench-store" / "prior" / "4567"
     kept.mkdir()
-    assert "would delete" in call("clean", "--partial").stdout
+    assert "would delete" in call("store", "clean", "--partial").stdout
     assert left.exists()
-    assert "deleted" in call("clean", "--partial", "--yes").stdout
+    assert "deleted" in call("store", "clean", "--partial", "--yes").stdout
     assert not left.exists()
     assert kept.exists()
-    assert "4567" in call("clean", "--orphans").stdout
+    assert "4567" in call("store", "clean", "--orphans").stdout
 
 
 def test_clean_keeps_what_rests_on_data_that_is_not_there(tmp_path: Path) -> None:
@@ -234,7 +237,7 @@ def test_clean_keeps_what_rests_on_data_that_is_not_there(tmp_path: Path) -> Non
     for name, spec in specs.items():
         (tmp_path / "mibench-store" / name).mkdir(parents=True)
         (tmp_path / "mibench-store" / name / "spec.json").write_text(json.dumps(spec))
-    done = call("clean", "--orphans", "--yes")
+    done = call("store", "clean", "--orphans", "--yes")
     assert "keeping all of celeba" in done.stderr
     left = {str(p.relative_to(tmp_path / "mibench-store")) for p in tmp_path.glob("*/*/*")}
     assert left == {"images/aa", "classifier/bb", "record/cc"}

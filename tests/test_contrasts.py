@@ -14,7 +14,10 @@ from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
 from mibench.evaluation.significance import holm, identity_interval, interval, paired, seeds_needed
 from mibench.reporting.contrasts import between, reference, with_none
-from mibench.reporting.export import Results, collect, footnotes, record_stages, render
+from mibench.reporting.forms import render
+from mibench.reporting.notes import footnotes
+from mibench.reporting.results import Results, collect
+from mibench.running.grid import Grid, record_stages
 from mibench.store import Payload, Stage, Store
 
 ATTACKS, DEFENSES = ("GMI", "KED-MI"), ("No Def.", "MID", "BiDO-HSIC")
@@ -73,7 +76,7 @@ def made(accs: Mapping[str, Sequence[float | None]] = ACCS, table: Table = TABLE
         for seed, value in enumerate(values)
         if value is not None
     }
-    return collect(table, records, Made(payloads))
+    return collect(Grid(table, records, Made(payloads)))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_a_warning_names_its_rows_unless_it_is_of_all(rows: tuple[str, ...], who
     for label, (record,) in records.items():
         told = payload(dict.fromkeys(TABLE.columns, 50.0))
         payloads[record.key] = told | {"warnings": ["Mind this."] * (label in rows)}
-    assert collect(TABLE, records, Made(payloads)).warnings == (f"{who}Mind this.",)
+    assert collect(Grid(TABLE, records, Made(payloads))).warnings == (f"{who}Mind this.",)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_a_note_says_which_rows_another_evaluator_judged(other: str, note: str) 
     for label, (record,) in records.items():
         payloads[record.key] = payload(dict.fromkeys(TABLE.columns, 50.0))
         payloads[record.key]["evaluator"] = {"accuracy": 97.0 - (label == other)}
-    results = collect(table, records, Made(payloads))
+    results = collect(Grid(table, records, Made(payloads)))
     assert note in "\n".join(footnotes(results))
     assert results.evaluator == (None if other else 97.0)
 
@@ -124,7 +127,7 @@ def test_a_row_of_which_nothing_succeeded_stays_and_nonsense_is_left_out(
     records = record_stages(TABLE, 1, None)
     told = payload({"accuracy": 99.0, "attack_acc": 0.0})
     told["sizes"] |= size
-    results = collect(TABLE, records, Made({records["GMI / MID"][0].key: told}))
+    results = collect(Grid(TABLE, records, Made({records["GMI / MID"][0].key: told})))
     assert results.found["GMI / MID"] == there
 
 
@@ -265,7 +268,7 @@ def test_the_csv_has_plain_numbers_that_pandas_reads_back() -> None:
     text = render(results, "csv")
     assert text == render(made(), "csv")
     read = pd.read_csv(io.StringIO(text), index_col="row")
-    pd.testing.assert_frame_equal(read, results.frame(), rtol=1e-9, check_dtype=False)
+    pd.testing.assert_frame_equal(read, results.summary(), rtol=1e-9, check_dtype=False)
     mid = read.loc["GMI / MID"]
     span = interval(LOWER)
     assert [mid["attack_acc_low"], mid["attack_acc_high"]] == pytest.approx([span.low, span.high])
@@ -278,13 +281,13 @@ def test_the_csv_has_plain_numbers_that_pandas_reads_back() -> None:
 
 def test_ends_of_a_percentage_are_cut_off_and_half_the_width_is_not() -> None:
     low = [1.0, 0.0, 6.0, 0.0]
-    frame = made({**ACCS, "GMI / MID": low}).frame()
+    frame = made({**ACCS, "GMI / MID": low}).summary()
     assert frame.loc["GMI / MID", "attack_acc_low"] == 0
     assert frame.loc["GMI / MID", "attack_acc_t95"] == pytest.approx(interval(low).half)
 
 
 def test_the_bootstrap_takes_each_images_identity_and_only_where_there_are_twenty() -> None:
-    assert not [c for c in made().frame() if "_id_" in c]
+    assert not [c for c in made().summary() if "_id_" in c]
     cell = TABLE.rows["GMI / No Def."]
     faces = replace(cell, setting=replace(cell.setting, task=Blobs(num_classes=20)))
     rows = {"GMI / No Def.": replace(faces, trials=replace(cell.trials, classes=20, samples=2))}
@@ -295,12 +298,12 @@ def test_the_bootstrap_takes_each_images_identity_and_only_where_there_are_twent
     images = [c - 1 for c in means] + [c + 1 for c in means]
     key = records["GMI / No Def."][0].key
     results = collect(
-        table, records, Made({key: payload({"accuracy": 99.0, "attack_acc": 9.5}, images)})
+        Grid(table, records, Made({key: payload({"accuracy": 99.0, "attack_acc": 9.5}, images)}))
     )
     entry = results.entries["GMI / No Def."]
     assert entry["accuracy"].identities is None
     assert entry["attack_acc"].identities == identity_interval([means])
-    frame = results.frame()
+    frame = results.summary()
     assert frame.loc["GMI / No Def.", "attack_acc_id_low"] == identity_interval([means]).low
     assert "accuracy_id_low" not in frame
 
@@ -310,11 +313,11 @@ def test_one_seed_prints_the_spread_and_says_it_carries_no_interval() -> None:
     payloads = {
         records[k][0].key: payload({"accuracy": 99.0, "attack_acc": v[0]}) for k, v in ACCS.items()
     }
-    results = collect(TABLE, records, Made(payloads))
+    results = collect(Grid(TABLE, records, Made(payloads)))
     assert "30.00 ± 1.00" in row(render(results, "text"), "GMI / MID")
     assert "*" not in render(results, "text")
     assert "One seed carries no interval" in footnotes(results)[0]
-    assert results.frame()[["attack_acc_low", "attack_acc_p"]].isna().all(axis=None)
+    assert results.summary()[["attack_acc_low", "attack_acc_p"]].isna().all(axis=None)
 
 
 def test_functions_of_contrasts_take_any_values() -> None:

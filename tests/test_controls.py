@@ -13,12 +13,14 @@ from mibench.benchmarks.cell import Cell, Evaluator
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
 from mibench.evaluation import METRICS, PROTOCOLS, Compared, Evidence, Lens, Protocol, fields_of
-from mibench.evaluation.inception import INCEPTION, WEIGHTS, inception_digest, inception_features
+from mibench.evaluation.inception import WEIGHTS, inception_digest, inception_features
 from mibench.evaluation.lenses import EVALUATOR
 from mibench.networks import MLP
-from mibench.reporting import records
-from mibench.reporting.export import collect, render
+from mibench.reporting import verify
+from mibench.reporting.forms import render
+from mibench.reporting.results import collect
 from mibench.running.executors import Bench, Serial, execute
+from mibench.running.grid import Grid
 from mibench.running.progress import Watcher
 from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.running.stages import classifier as classifier_stage
@@ -246,8 +248,10 @@ def test_a_protocol_scores_what_is_stored_and_runs_no_training_or_attack(
     assert outcome.computed <= 3  # the evidence of the attack and of its control, and the record
     scores = Store(bench.store).load(record(cell))["scores"]
     assert scores["attack_acc"]["mean"] is not None
-    text = render(collect(table, {"GMI / No Def.": [record(cell)]}, Store(bench.store)), "text")
-    if INCEPTION in cell.protocol.metric("fid").needs:
+    text = render(
+        collect(Grid(table, {"GMI / No Def.": [record(cell)]}, Store(bench.store))), "text"
+    )
+    if "inception" in cell.protocol.fid:
         assert scores["fid"]["mean"] is None
         assert f"put {WEIGHTS}" in text
         assert "0.00" not in [row.split()[-1] for row in text.split("\n") if "No Def" in row]
@@ -390,7 +394,7 @@ def test_a_record_leaves_out_all_scores_of_repeats_that_do_not_count(
     assert (f"{3 - left} of 3 repeats of an attack have an FID below" in warned) == (left < 3)
     assert warned.count("all its repeats have an FID below 1e+09") == (0 if left else 2)
     assert payload["panel"][0]["attack_acc"] == pytest.approx(100 / 3 if mean is None else mean)
-    records._check_scores(payload)
+    verify._check_scores(payload)
 
 
 def test_a_protocol_decides_all_that_the_table_does_not() -> None:

@@ -363,7 +363,7 @@ def call(*args: str) -> Result:
 
 
 def test_check_store_reads_everything_and_is_content(store: Store) -> None:
-    done = call("check-store", "--store", str(store.root))
+    done = call("store", "check", "--store", str(store.root))
     assert done.exit_code == 0
     assert done.stdout == "3 stages read, 0 of them damaged\n"
 
@@ -371,7 +371,7 @@ def test_check_store_reads_everything_and_is_content(store: Store) -> None:
 def test_check_store_names_each_bad_stage_and_leaves_it(store: Store) -> None:
     flip(store.path(PARTS[0]) / "payload.safetensors")
     (store.path(WHOLE) / "meta.json").unlink()
-    done = call("check-store", "--store", str(store.root))
+    done = call("store", "check", "--store", str(store.root))
     assert done.exit_code == 1
     assert f"{store.path(PARTS[0])}/payload.safetensors is damaged" in done.stderr
     assert f"{store.path(WHOLE)}/meta.json is missing" in done.stderr
@@ -381,20 +381,20 @@ def test_check_store_names_each_bad_stage_and_leaves_it(store: Store) -> None:
 
 def test_check_store_with_repair_moves_aside_and_is_content_then(store: Store, data: Path) -> None:
     flip(store.path(PARTS[0]) / "payload.safetensors")
-    repaired = call("check-store", "--store", str(store.root), "--repair")
+    repaired = call("store", "check", "--store", str(store.root), "--repair")
     assert repaired.exit_code == 1
     assert "Error: 1 moved aside; run again to compute them anew" in repaired.stderr
     assert not store.path(PARTS[0]).exists()
-    assert call("check-store", "--store", str(store.root)).exit_code == 0
+    assert call("store", "check", "--store", str(store.root)).exit_code == 0
     store.complete(PARTS[0], data=data)
-    cleaned = call("clean", "--yes", "--store", str(store.root))
+    cleaned = call("store", "clean", "--yes", "--store", str(store.root))
     assert "quarantine" in cleaned.stdout
     assert not list((store.root / "quarantine" / "part").iterdir())
     assert store.state(PARTS[0]) == "done"
 
 
 def test_check_store_refuses_what_is_no_store(tmp_path: Path) -> None:
-    done = call("check-store", "--store", str(tmp_path / "none"))
+    done = call("store", "check", "--store", str(tmp_path / "none"))
     assert done.exit_code == 2
     assert "there is no store" in done.stderr
 
@@ -420,4 +420,4 @@ def test_a_run_mends_a_damaged_store_and_prints_the_same_table(tmp_path: Path) -
     assert again.stdout == first.stdout
     assert (tmp_path / "out" / "smoke-modified.csv").read_bytes() == csv
     assert again.stderr.count("is damaged: moved to") == 4
-    assert call("check-store", "--store", str(tmp_path / "store")).exit_code == 0
+    assert call("store", "check", "--store", str(tmp_path / "store")).exit_code == 0

@@ -26,7 +26,7 @@ from mibench.reporting.diagnostics import (
     diagnose,
     rank_correlation,
 )
-from mibench.reporting.export import record_stages
+from mibench.running.grid import record_stages
 from mibench.running.stages import ClassifierStage, ImagesStage
 from mibench.running.stages.dependence import (
     PAIRS,
@@ -341,7 +341,7 @@ def test_the_files_hold_every_value_and_are_the_same_twice(tmp_path: Path) -> No
 
 def call(folder: Path, *arguments: str) -> Any:
     where = ["--store", str(folder / "store"), "--out", str(folder / "out")]
-    return CliRunner().invoke(main, ["diagnose", *arguments, *where])
+    return CliRunner().invoke(main, ["run", *arguments, "--until", "dependence", *where])
 
 
 def test_an_unknown_measure_is_one_sentence(tmp_path: Path) -> None:
@@ -374,7 +374,9 @@ def test_clean_keeps_the_diagnosis_of_a_built_in_table(tmp_path: Path) -> None:
     kept.mkdir(parents=True)
     lost.mkdir()
     where = ["--store", str(tmp_path / "store"), "--data", str(tmp_path)]
-    done = CliRunner().invoke(main, ["clean", "--orphans", "--yes", "--seeds", "1", *where])
+    done = CliRunner().invoke(
+        main, ["store", "clean", "--orphans", "--yes", "--seeds", "1", *where]
+    )
     assert done.exit_code == 0, done.output
     assert kept.exists()
     assert not lost.exists()

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from mibench.cli import main
+from mibench.commands import RENAMED
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -28,8 +29,8 @@ PLACEHOLDERS = {
 """What the commands' capital words stand for here."""
 ELSEWHERE = (
     "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
-    "diagnose tradeoff-digits", "--executor ray", "publish ", "compare results/digits",
-    "--by-key results/digits",
+    "--until dependence", "--executor ray", "publish ", "compare results/digits",
+    "--by-key results/digits", "score FOLDER",
 )  # fmt: skip
 """Commands that need what only a reader has, or hours: only their options are checked."""
 
@@ -80,6 +81,18 @@ LINES = [pytest.param(line, id=f"{p.name}: {line}") for p in PAGES for line in c
 def test_commands_are_understood(line: str) -> None:
     command, context = parse(words(line))
     assert command.name == context.info_name
+
+
+def test_no_page_uses_a_former_name_of_a_command() -> None:
+    former = {line.values[0] for line in LINES if str(line.values[0]).split()[1] in RENAMED}
+    inline = {
+        (page.name, name)
+        for page in PAGES
+        if page.name != "CHANGELOG.md"
+        for name in re.findall(r"`mibench ([a-z-]+)", page.read_text())
+        if name in RENAMED
+    }
+    assert (former, inline) == (set(), set())
 
 
 def test_commands_are_found() -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data import CelebA
-from mibench.reporting.export import record_stages
+from mibench.running.grid import record_stages
 from mibench.running.plan import doubts, estimate, known_sizes, measured, shape
 from mibench.running.stages import InversionStage
 from mibench.store import Stage, Store
@@ -55,7 +55,7 @@ def test_a_plan_needs_data_that_fit_the_options_not_the_table_without_them(
     assert done.exit_code == 0, done.output
     assert done.stderr == ""
     assert "no key without data" not in done.stdout
-    assert "that cannot be told" not in done.stdout
+    assert "whose number is unknown" not in done.stdout
     assert "0 done" in done.stdout.splitlines()[-1]
 
 
@@ -93,7 +93,7 @@ def test_of_data_that_are_there_in_part_the_plan_says_what_is_missing(
     done = call("run --dry-run", "table2", tmp_path, settings=FEW)
     assert done.exit_code == 0, done.output
     assert "no image" in done.stderr
-    assert "that cannot be told" not in done.stdout  # the list tells how many there will be
+    assert "whose number is unknown" not in done.stdout  # the list tells how many there will be
 
 
 def test_data_that_may_not_be_read_are_refused_but_only_where_they_are_asked_for(

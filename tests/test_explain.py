@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
-from mibench.reporting.export import record_stages
+from mibench.running.grid import record_stages
 from mibench.running.stages import RecordStage, graph
 from mibench.store import Payload, Store
 from tests.made import META
@@ -72,7 +72,10 @@ def test_explain_says_values_interval_and_test_of_all_seeds_in_the_store(store: 
         in done.stdout
     )
     found = "with GMI / No Def.: -20.00 points over 3 seeds (-22.48 to -17.52), p = 0.000832"
-    assert f"{found}, corrected for 2 tests p = 0.00129: told apart at 5 %" in done.stdout
+    assert (
+        f"{found}, corrected for 2 tests p = 0.00129: significantly different at 5 %"
+        in done.stdout
+    )
     assert "GMI / MID with GMI / BiDO-HSIC: -25.00 points over 1 seed; no test" in done.stdout
     assert "Missing" not in done.stdout
 
@@ -121,7 +124,7 @@ def test_a_row_without_a_defense_has_nothing_to_be_compared_with(store: Path) ->
     text = explain(store, BARE, "attack_acc").stdout
     assert "  this is the row without a defense\n" in text
     assert "no such row" not in text
-    assert "told apart" not in text
+    assert "significantly different" not in text
 
 
 def test_a_row_whose_bare_row_was_left_out_says_so(store: Path) -> None:

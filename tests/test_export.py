@@ -8,19 +8,10 @@ import pytest
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.evaluation.significance import Interval
-from mibench.reporting.export import (
-    FORMATS,
-    Entry,
-    Results,
-    collect,
-    fid_note,
-    footnotes,
-    record_stages,
-    render,
-    show,
-    show_reported,
-    spread_note,
-)
+from mibench.reporting.forms import FORMATS, render, show_reported
+from mibench.reporting.notes import fid_note, footnotes, spread_note
+from mibench.reporting.results import Entry, Results, collect, show
+from mibench.running.grid import Grid, record_stages
 from mibench.store import Store
 
 SMOKE = TABLES["smoke"]
@@ -187,11 +178,11 @@ def test_gaps_and_single_numbers() -> None:
 def test_collect_reads_an_empty_store_as_gaps(tmp_path: Path) -> None:
     records = record_stages(SMOKE, 2, Path())
     assert all(len(r) == 2 for r in records.values())
-    empty = collect(SMOKE, records, Store(tmp_path))
+    empty = collect(Grid(SMOKE, records, Store(tmp_path)))
     assert all(n == 0 for n in empty.found.values())
     for form in FORMATS:
         assert render(empty, form)
-    assert empty.frame().isna().drop(columns="seeds").all(axis=None)
+    assert empty.summary().isna().drop(columns="seeds").all(axis=None)
 
 
 def test_seeds_give_cells_that_share_the_evaluator_only() -> None:

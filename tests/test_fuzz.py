@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mibench.commands.shared import RefusedError, choose_table, refusing
+from mibench.commands.selection import Selection
+from mibench.commands.shared import RefusedError, refusing
 from tests.fuzz import PARSERS, fuzz
 
 EXAMPLES = 12
@@ -22,7 +23,7 @@ def test_random_input_is_taken_or_refused_as_documented(
 
 def test_so_many_repeats_that_their_stages_would_fill_the_memory_are_refused() -> None:
     with pytest.raises(RefusedError, match=r"Trials\.repeats must be in \[1, 10000\]"), refusing():
-        choose_table("smoke", (), ["trials.repeats=1000000000"], None)
+        _ = Selection("smoke", settings=("trials.repeats=1000000000",)).table
 
 
 @pytest.mark.slow

@@ -18,9 +18,8 @@ from mibench.cli import main
 from mibench.defenses import MID
 from mibench.networks import MCNN, SCNN, VGG16, FaceNet, Weights
 from mibench.networks.foreign.weights import load_exactly, read_weights
-from mibench.networks.generators.dcgan import Generator
 from mibench.roles import NetworkSpec
-from mibench.seeding import generator, seeded
+from mibench.seeding import seeded
 from mibench.types import Classifier, Shape
 
 State = dict[str, Tensor]
@@ -75,17 +74,6 @@ class ReleasedConvolutions(nn.Module):
         for i, block in enumerate(network.get_submodule("blocks").children(), start=1):
             self.add_module(f"feature{i}", block)
         self.fc = network.get_submodule("last")
-
-
-class ReleasedGenerator(nn.Module):
-    """The names under which GMI and KED-MI keep their generator."""
-
-    def __init__(self, network: Generator) -> None:
-        super().__init__()
-        self.l1 = network.project
-        layers = list(network.draw.children())
-        blocks = [nn.Sequential(*layers[i : i + 3]) for i in range(0, len(layers) - 2, 3)]
-        self.l2_5 = nn.Sequential(*blocks, *layers[-2:])
 
 
 def built(spec: NetworkSpec, shape: Shape, classes: int, *, mid: bool = False) -> Classifier:
@@ -177,28 +165,6 @@ def _spec(name: str, options: tuple[str, ...]) -> NetworkSpec:
     return small[name]
 
 
-@pytest.mark.parametrize("prior", ["wgan-gp", "inversion-gan"])
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 32, 32)])
-def test_a_released_generator_comes_in_under_our_names(
-    prior: str, shape: Shape, tmp_path: Path
-) -> None:
-    with seeded("generator"):
-        network = Generator(12, 4, shape).eval()
-        fresh = Generator(12, 4, shape).eval()
-    state = ReleasedGenerator(network).state_dict()
-    assert any(k.startswith("l2_5.0.1.") for k in state)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "G.tar")
-    options = ("--as", prior, "--name", "celeba-G", "--data", tmp_path)
-    found = read_back(bring("generator", tmp_path / "G.tar", *options), "celeba-G", tmp_path)
-    load_exactly(fresh, found, "the weights")
-    z = torch.randn(3, 12, generator=generator("z"))
-    assert torch.equal(fresh(z), network(z))
-    facts = json.loads((tmp_path / "weights" / "celeba-G.json").read_text())
-    assert facts == {
-        "is": prior, "z_dim": 12, "generator_width": 4, "channels": shape[0], "size": shape[1],
-    }  # fmt: skip
-
-
 def broken(state: State) -> dict[str, Any]:
     first, *_, last = state
     return {
@@ -213,17 +179,13 @@ def broken(state: State) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("what", broken({"a": torch.ones(1), "b": torch.ones(1)}))
-@pytest.mark.parametrize("kind", ["target", "generator"])
 def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_written(
-    kind: str, what: str, tmp_path: Path
+    what: str, tmp_path: Path
 ) -> None:
-    with seeded("generator"):
-        drawn = Generator(12, 4, (1, 32, 32))
-    module = ReleasedGenerator(drawn) if kind == "generator" else None
-    state = (module or ReleasedConvolutions(CASES["mcnn"][2])).state_dict()
+    state = ReleasedConvolutions(CASES["mcnn"][2]).state_dict()
     torch.save(broken(dict(state))[what], tmp_path / "net.pth")
-    network = ("wgan-gp",) if kind == "generator" else ("mcnn", "--set", "widths=[4,5,6]")
-    done = bring(kind, tmp_path / "net.pth", "--as", *network, "--data", tmp_path)
+    network = ("mcnn", "--set", "widths=[4,5,6]")
+    done = bring("target", tmp_path / "net.pth", "--as", *network, "--data", tmp_path)
     if what == "weights swapped":
         assert any(t in done.stderr for t in ("do not fit", "channels", "are not those of"))
     assert done.exit_code == 2
@@ -241,7 +203,7 @@ def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which two rows of ``smoke`` are done, their targets as others release them."""
-    from mibench.reporting.export import record_stages
+    from mibench.running.grid import record_stages
     from mibench.store import Store
 
     place = tmp_path_factory.mktemp("trained")

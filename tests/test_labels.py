@@ -18,16 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.reporting.export import (
-    FORMATS,
-    Results,
-    collect,
-    record_stages,
-    render,
-    standalone,
-    tex,
-)
+from mibench.reporting.forms import FORMATS, render
+from mibench.reporting.latex import standalone, tex
 from mibench.reporting.records import schema
+from mibench.reporting.results import Results, collect
+from mibench.running.grid import Grid
 from mibench.store import Store
 from tests.made import fill, renamed, smoke
 
@@ -52,7 +47,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def made(table: Table, folder: Path, seeds: int = 3) -> Results:
     store = Store(folder / "store")
-    return collect(table, fill(table, store, seeds=seeds), store)
+    return collect(Grid(table, fill(table, store, seeds=seeds), store))
 
 
 def test_csv_gives_strange_labels_back(hostile: Results) -> None:
@@ -68,7 +63,7 @@ def test_csv_and_json_give_pandas_the_same_numbers(hostile: Results) -> None:
     jsonschema.validate(told, schema("table"))
     from_json = pd.DataFrame(told["rows"]).astype(from_csv.dtypes)
     pd.testing.assert_frame_equal(from_csv, from_json, check_exact=True)
-    exact = hostile.frame(reported=True)
+    exact = hostile.summary(reported=True)
     assert math.isclose(told["rows"][1]["attack_acc"], exact["attack_acc"].iloc[1], rel_tol=1e-9)
     assert from_csv["attack_acc_reported"].tolist()[0] == 16.73
 
@@ -184,7 +179,7 @@ def test_letters_that_pdflatex_lacks_ask_for_another_engine(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_compiles_as_a_document(name: str, tmp_path: Path) -> None:
     table = TABLES[name]
-    empty = collect(table, record_stages(table, 1, None), Store(tmp_path / "store"))
+    empty = collect(Grid.plan(table, 1, None, Store(tmp_path / "store")))
     compiled(standalone(render(empty, "latex")), tmp_path)
 
 

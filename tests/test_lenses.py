@@ -26,7 +26,7 @@ from mibench.evaluation.lenses import EVALUATOR, STRETCHED
 from mibench.evaluation.pixels import PIXELS, Pixels
 from mibench.evaluation.similarity import structural_similarity
 from mibench.networks import NETWORKS
-from mibench.reporting import records
+from mibench.reporting import verify
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.progress import Watcher
 from mibench.running.stages import EvidenceStage, LensEvidence, LensStage, graph, record_stage
@@ -364,7 +364,7 @@ def test_a_column_that_asks_for_a_lens_gets_its_features_and_no_other_key_change
     assert x.shape[-1] <= PIXELS.side
     (values,) = scored["values"]["pixel_distance"]
     assert values == pytest.approx(list(map(float, want)), rel=1e-5)
-    assert records._check_scores(scored) == 3
+    assert verify._check_scores(scored) == 3
 
 
 def test_a_lens_that_is_trained_has_a_stage_of_its_own(bench: Bench) -> None:

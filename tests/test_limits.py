@@ -21,8 +21,8 @@ from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.networks.fold import quick
 from mibench.reporting.budgets import render, spent
-from mibench.reporting.export import record_stages
 from mibench.running.executors import Bench, Serial, execute
+from mibench.running.grid import Grid, record_stages
 from mibench.running.progress import Watcher
 from mibench.running.stages import InversionStage, graph
 from mibench.seeding import generator, seeded
@@ -229,7 +229,7 @@ def test_shared_answers_are_in_the_record_and_in_sight(tmp_path: Path) -> None:
     budget = store.load(records["KED-MI / No Def."][0])["budget"]
     public = 896  # images of digits 5 to 9
     assert (budget["shared"], budget["queries"], budget["steps"]) == (public, public + 10, 2)
-    shown = render("Small", spent(records, store), 1).splitlines()
+    shown = render("Small", spent(Grid(table, records, store)), 1).splitlines()
     (line,) = [line for line in shown if "KED-MI / No Def." in line]
     assert line.split()[4:7] == ["2", "906", "896"]
 

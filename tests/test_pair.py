@@ -14,10 +14,10 @@ from mibench.attacks.priors.gan import WGANGP
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.data import MNIST, Blobs, Digits, Folder, Pair
+from mibench.override import override
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.progress import Watcher
 from mibench.running.stages import graph, record_stage
-from mibench.spec import override
 
 PAIR = Pair(Digits(size=8, validation=0.2), Blobs(num_classes=3))
 ROOT = Path()

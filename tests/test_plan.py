@@ -149,7 +149,7 @@ def test_the_papers_tables_are_planned_without_their_data(table: str) -> None:
     stages = {line.rpartition("  ")[0].strip() for line in lines if line.startswith(" ")}
     assert all(line.endswith("no key without data") for line in lines if line.startswith(" "))
     assert not any("? steps" in s for s in stages)
-    assert "that cannot be told" not in labels[-1]
+    assert "whose number is unknown" not in labels[-1]
 
 
 def test_a_plan_adds_up_what_is_shared_once() -> None:

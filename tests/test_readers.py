@@ -16,8 +16,10 @@ from click.testing import CliRunner, Result
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
-from mibench.reporting import published, records
+from mibench.reporting import published, records, verify
 from mibench.reporting.published import Published
+from mibench.reporting.verify import check
+from mibench.running.grid import Grid
 from mibench.running.stages import graph
 from mibench.store import Store
 from tests.made import fill, smoke
@@ -33,7 +35,7 @@ def call(*arguments: object) -> Result:
 @pytest.fixture(scope="module", autouse=True)
 def _each_file_is_checked_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published, "check", functools.cache(records.check))
+        patch.setattr(published, "check", functools.cache(check))
         yield
 
 
@@ -61,14 +63,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("readers")
     store = Store(root / "store")
     table = smoke("GMI / No Def.", "GMI / MID")
-    records.write("smoke", fill(table, store, seeds=2, data=Path()), store, root / "files")
+    records.write(Grid(table, fill(table, store, seeds=2, data=Path()), store), root / "files")
     return root
 
 
 def test_records_stand_for_the_store_that_they_were_written_from(made: Path) -> None:
     rows = ("--rows", "GMI / No Def.", "--rows", "GMI / MID")
     from_store = ("--store", made / "store", "--data", made, "--seeds", 2)
-    for command in (("explain", "smoke", "GMI / MID", "fid"), ("budgets", "smoke"),
+    for command in (("explain", "smoke", "GMI / MID", "fid"), ("table", "smoke", "--budgets"),
                     ("table", "smoke", "--format", "json")):  # fmt: skip
         told = call(*command, *rows, "--records", made / "files")
         assert told.exit_code == 0, told.output
@@ -123,7 +125,8 @@ def test_a_page_and_the_tradeoff_are_drawn_from_records(made: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("command", "lacking"),
-    [(("show", "smoke", "GMI / MID"), "no images"), (("figure", "3", "smoke"), "no images"),
+    [(("figure", "row", "smoke", "GMI / MID"), "no images"),
+     (("figure", "3", "smoke"), "no images"),
      (("figure", "1", "smoke"), "no curves of training")],
 )  # fmt: skip
 def test_what_records_do_not_hold_is_said_in_one_sentence(
@@ -168,9 +171,9 @@ def test_lists_of_numbers_are_checked_as_the_schema_says(made: Path) -> None:
     from jsonschema import Draft202012Validator
 
     full, quick = (
-        v(records.schema("record")) for v in (Draft202012Validator, records._validator())
+        v(records.schema("record")) for v in (Draft202012Validator, verify._validator())
     )
-    whole = records._read(next((made / "files").glob("*.json")))
+    whole = verify._read(next((made / "files").glob("*.json")))
     assert quick.is_valid(whole)
     values, index = whole["payload"]["values"]["attack_acc"], whole["payload"]["index"][0]
     for place in (values[0], index["pass"]):
@@ -184,4 +187,4 @@ def test_lists_of_numbers_are_checked_as_the_schema_says(made: Path) -> None:
 def test_controls_that_records_lack_are_said_to_be_lacking() -> None:
     done = call("table", "digits", "--records", str(ROOT / "results/digits/records"), "--controls")
     assert done.exit_code == 0, done.output
-    assert "is of samples of a prior, so nothing tells whether a low Attack Acc" in done.stderr
+    assert "is of samples of a prior, so nothing shows whether a low Attack Acc" in done.stderr

@@ -14,11 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mibench.cli import main
-from mibench.reporting import records
+from mibench.reporting import records, verify
 from mibench.reporting.compare import compare
-from mibench.reporting.export import collect, render
+from mibench.reporting.forms import render
 from mibench.reporting.page import leaderboard
-from mibench.reporting.records import Run, check, differences, digest
+from mibench.reporting.records import digest
+from mibench.reporting.results import collect
+from mibench.reporting.runs import Run, differences, runs
+from mibench.reporting.verify import check
+from mibench.running.grid import Grid
 from mibench.spec import fingerprint
 from mibench.store import Store
 from tests.made import fill, smoke
@@ -33,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = smoke("GMI / No Def.", "GMI / MID")
     store = Store(root / "store")
     stages = fill(table, store, seeds=2, data=Path())
-    records.write(table.name, stages, store, root / "files")
+    records.write(Grid(table, stages, store), root / "files")
     return root
 
 
@@ -70,7 +74,7 @@ def test_a_record_file_is_the_same_each_time(folder: Path, tmp_path: Path) -> No
     table = smoke("GMI / No Def.", "GMI / MID")
     store = Store(folder / "store")
     again = records.write(
-        table.name, fill(table, store, seeds=2, data=Path()), store, tmp_path / "again"
+        Grid(table, fill(table, store, seeds=2, data=Path()), store), tmp_path / "again"
     )
     for path in again:
         assert path.read_bytes() == (folder / "files" / path.name).read_bytes()
@@ -154,7 +158,7 @@ def test_repeats_are_left_out_by_the_protocols_least_fid_alone(
     cell = {"protocol": {"least_fid": least}, "trials": {"repeats": 2}}
     payload = {"cell": cell, "values": {"fid": [7.5] * left}}
     with pytest.raises(ValueError, match=problem) if problem else nullcontext():
-        records._check_counted(payload, left)
+        verify._check_counted(payload, left)
 
 
 def test_an_empty_folder_under_a_records_name_is_a_hole_and_no_end_of_the_table(
@@ -165,7 +169,7 @@ def test_an_empty_folder_under_a_records_name_is_a_hole_and_no_end_of_the_table(
     path = store.path(made["GMI / MID"][0])
     shutil.rmtree(path)
     path.mkdir()
-    results = collect(table, made, store)
+    results = collect(Grid(table, made, store))
     assert results.found == {"GMI / No Def.": 1, "GMI / MID": 0}
     assert f"record {path.name} is missing: run the table again" in capsys.readouterr().err
 
@@ -175,7 +179,7 @@ def test_compare_passes_over_what_a_crash_in_a_commit_left(tmp_path: Path) -> No
     (done,) = fill(smoke("GMI / MID"), store, data=Path())["GMI / MID"]
     path = store.path(done)
     shutil.copytree(path, path.with_suffix(".partial.0123abcd"))
-    found, refused = records.runs(store.root)
+    found, refused = runs(store.root)
     assert (len(found), refused) == (1, [])
 
 
@@ -239,7 +243,7 @@ def test_a_strange_file_is_refused_in_one_line(name: str, tmp_path: Path) -> Non
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "LARGEST", 2**20)
+    monkeypatch.setattr(verify, "LARGEST", 2**20)
     (tmp_path / "r.json").write_bytes(b" " * (2**20 + 1))
     assert "more than 1 MiB" in check(tmp_path / "r.json").problem
 
@@ -283,20 +287,20 @@ def test_scores_cannot_be_passed_off_as_those_of_another_attack(
 
 
 def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path) -> None:
-    good = call("verify", str(folder / "files"))
+    good = call("records", "check", str(folder / "files"))
     assert good.exit_code == 0
     assert good.stdout.count("ok ") == 4
     assert "4 of 4 scores" in good.stdout
     total = "4 record files: 4 sound, 0 not sound; 16 of 16 scores computed again"
     assert good.stdout.splitlines()[-1] == total
     (tmp_path / "cut.json").write_text("{")
-    bad = call("verify", str(folder / "files"), str(tmp_path / "cut.json"))
+    bad = call("records", "check", str(folder / "files"), str(tmp_path / "cut.json"))
     assert bad.exit_code == 1
     assert f"bad  {tmp_path / 'cut.json'}: " in bad.stdout
     assert bad.stdout.splitlines()[-1].startswith("5 record files: 4 sound, 1 not sound; 16 of")
     assert bad.stderr == "Error: 1 of 5 record files are not sound\n"
-    assert json.loads(call("verify", "--schema").stdout) == records.schema("record")
-    missing = call("verify", str(tmp_path / "nosuch.json"))
+    assert json.loads(call("records", "check", "--schema").stdout) == records.schema("record")
+    missing = call("records", "check", str(tmp_path / "nosuch.json"))
     assert missing.exit_code == 2
 
 
@@ -305,7 +309,7 @@ def test_tables_and_other_files_beside_records_are_passed_over(
 ) -> None:
     table = smoke("GMI / MID")
     store = Store(folder / "store")
-    results = collect(table, fill(table, store, data=Path()), store)
+    results = collect(Grid(table, fill(table, store, data=Path()), store))
     (tmp_path / "smoke.json").write_text(render(results, "json"))
     (tmp_path / "smoke.csv").write_text(render(results, "csv"))
     first, *_ = records.find([folder / "files"])
@@ -314,11 +318,13 @@ def test_tables_and_other_files_beside_records_are_passed_over(
 
 def test_record_writes_what_verify_accepts(folder: Path, tmp_path: Path) -> None:
     rows = ["--rows", "GMI / MID", "--seeds", "2", "--store", str(folder / "store")]
-    done = call("record", "smoke", *rows, "-o", str(tmp_path / "out"))
+    done = call("records", "write", "smoke", *rows, "-o", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     assert len(done.stdout.split()) == 2
-    assert call("verify", *done.stdout.split()).exit_code == 0
-    nothing = call("record", "smoke", "--store", str(tmp_path / "no"), "-o", str(tmp_path / "o"))
+    assert call("records", "check", *done.stdout.split()).exit_code == 0
+    nothing = call(
+        "records", "write", "smoke", "--store", str(tmp_path / "no"), "-o", str(tmp_path / "o")
+    )
     assert nothing.exit_code == 2
     assert "nothing of smoke" in nothing.stderr
     assert not (tmp_path / "o").exists()
@@ -332,7 +338,7 @@ def test_the_leaderboard_leaves_out_and_names_what_is_not_sound(
     bad = tmp_path / "<b>bad.json"
     bad.write_text(json.dumps(record))
     out = tmp_path / "page.html"
-    done = call("leaderboard", str(folder / "files"), str(bad), "-o", str(out))
+    done = call("records", "board", str(folder / "files"), str(bad), "-o", str(out))
     assert done.exit_code == 0, done.output
     assert "differs from its sha256" in done.stderr
     text = out.read_text()

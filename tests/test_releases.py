@@ -31,13 +31,15 @@ from mibench.defenses import (
 )  # fmt: skip
 from mibench.networks import MLP
 from mibench.reporting.diagnostics import dependence_stages
-from mibench.reporting.records import check, digest, write
+from mibench.reporting.records import digest, write
+from mibench.reporting.verify import check
 from mibench.roles import Defense, PriorSpec
 from mibench.running.executors import Bench, Serial, execute
+from mibench.running.grid import Grid
 from mibench.running.progress import Watcher
 from mibench.running.stages import RecordStage, ReleaseStage, graph, record_stage
 from mibench.seeding import generator, seeded
-from mibench.spec import canonical, hashed
+from mibench.spec import canonical, fingerprint
 from mibench.store import Store, Work
 from mibench.ties import in_top
 from mibench.types import Access, Classifier, Images, ImageSet, Prior, Reconstructions, predict
@@ -225,7 +227,7 @@ class Ask(BlackBox):
     def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         images = goal.reconstructions(prior, goal.draws(prior)).images
         answers = target(images.flatten(0, 1))
-        return Reconstructions(images, answers.unflatten(0, images.shape[:2]))
+        return Reconstructions(images, answers.view(*images.shape[:2], -1))
 
 
 @dataclass(frozen=True)
@@ -261,11 +263,13 @@ def cells(setting: tuple[str, ...] = ()) -> dict[str, Cell]:
     return {f"Ask / {name}": replace(plain, defense=d) for name, d in defenses.items()}
 
 
+TABLE = Table(name="t", caption="t", rows=cells())
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mapping[str, RecordStage], Store]:
-    table = Table(name="t", caption="t", rows=cells())
-    digest = next(iter(table.rows.values())).setting.task.digest(Path())
-    records = {k: record_stage(c, table.columns, digest) for k, c in table.rows.items()}
+    drawn = next(iter(TABLE.rows.values())).setting.task.digest(Path())
+    records = {k: record_stage(c, TABLE.columns, drawn) for k, c in TABLE.rows.items()}
     root = tmp_path_factory.mktemp("store")
     outcome = execute(graph(records.values()), Bench(root, Path()), Watcher(), Serial())
     assert not outcome.failures
@@ -374,7 +378,7 @@ def test_records_of_releases_are_published_checked_and_compared(
     done: tuple[Mapping[str, RecordStage], Store], tmp_path: Path
 ) -> None:
     records, store = done
-    paths = write("t", {k: [r] for k, r in records.items()}, store, tmp_path)
+    paths = write(Grid(TABLE, {k: [r] for k, r in records.items()}, store), tmp_path)
     assert [check(path).problem for path in paths] == [""] * 4
     assert json.loads(paths[1].read_text())["payload"]["facts"].keys() == {"score_distance"}
     told = CliRunner().invoke(main, ["compare", "--by-key", str(store.root), str(tmp_path)])
@@ -387,7 +391,7 @@ def test_a_record_that_passes_off_another_defense_as_what_is_behind_a_release_is
 ) -> None:
     records, store = done
     plain = records["Ask / No Def."].evidence[0].inversion.target
-    (path,) = write("t", {"r": [records["Ask / Labels"]]}, store, tmp_path)
+    (path,) = write(Grid(TABLE, {"Ask / Labels": [records["Ask / Labels"]]}, store), tmp_path)
     evidence = records["Ask / Labels"].evidence[0]
     trained = evidence.inversion.target.trained
     for target, problem in (
@@ -401,7 +405,7 @@ def test_a_record_that_passes_off_another_defense_as_what_is_behind_a_release_is
         below = graph([replace(evidence, inversion=replace(evidence.inversion, target=target))])
         last = record["stages"][-1]
         last["identity"]["evidence"] = [{"is": "evidence", "key": below[-1].key}]
-        last["key"] = record["key"] = hashed(last["identity"])
+        last["key"] = record["key"] = fingerprint(last["identity"])
         told: list[Any] = [{"key": s.key, "identity": canonical(s.identity)} for s in below]
         record |= {"stages": [*told, last], "runs": {}}
         record["payload"]["stages"] = [f"{s.kind}/{s.key}" for s in below]

@@ -14,13 +14,14 @@ from PIL import Image
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
-from mibench.commands.report import slug
+from mibench.commands.figure import slug
 from mibench.data import CelebA
 from mibench.evaluation.lenses import EVALUATOR
 from mibench.reporting.gallery import gallery, layout
-from mibench.reporting.page import Chapter, page
+from mibench.reporting.page import page
 from mibench.reporting.page.pictures import sprite
 from mibench.reporting.page.plots import padded, ticks
+from mibench.running.grid import Grid, record_stages
 from mibench.store import Store
 from tests.made import META, fill, renamed, smoke
 
@@ -62,7 +63,7 @@ def parsed(text: str) -> Tags:
 
 def shown(table: Table, store: Store, *, seeds: int = 1, **options: bool | int) -> str:
     records = fill(table, store, seeds=seeds)
-    return page([Chapter(table, records, ["smoke"])], store, **options)  # type: ignore[arg-type]
+    return page([(Grid(table, records, store), ["smoke"])], **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_each_row_has_the_command_that_makes_it(store: Store) -> None:
 def test_a_row_says_where_it_came_from(store: Store) -> None:
     table = smoke()
     records = fill(table, store)
-    text = page([Chapter(table, records, ["smoke"])], store)
+    text = page([(Grid(table, records, store), ["smoke"])])
     record = records["GMI / MID"][0]
     assert f"record/{record.key}" in text
     assert record.evidence[0].inversion.target.key in text
@@ -149,14 +150,13 @@ def test_a_row_says_where_it_came_from(store: Store) -> None:
 def test_gaps_are_shown_and_an_empty_store_is_refused(store: Store) -> None:
     table = smoke()
     fill(smoke("GMI / MID"), store)
-    from mibench.reporting.export import record_stages
 
     records = record_stages(table, 1, None)
-    text = page([Chapter(table, records, ["smoke"])], store)
+    text = page([(Grid(table, records, store), ["smoke"])])
     assert text.count("not computed") == 2 * len(table.columns)
     assert text.count("Not computed yet.") == 2
     with pytest.raises(ValueError, match="first: mibench run smoke"):
-        page([Chapter(table, records, ["smoke"])], Store(store.root / "none"))
+        page([(Grid(table, records, Store(store.root / "none")), ["smoke"])])
 
 
 FACES = replace(
@@ -190,7 +190,7 @@ def test_private_images_of_people_are_left_out_unless_asked_for(store: Store) ->
 
 def test_no_byte_of_a_private_face_is_on_the_page(store: Store) -> None:
     records = fill(FACES, store)
-    text = page([Chapter(FACES, records, ["x"])], store)
+    text = page([(Grid(FACES, records, store), ["x"])])
     sprites = re.findall(r"url\(data:image/webp;base64,([^)]*)\)", text)
     assert len(sprites) == 2
     for data in sprites:
@@ -205,7 +205,7 @@ def test_dependences_are_shown_where_they_have_been_measured(store: Store) -> No
 
     table = smoke()
     records = fill(table, store)
-    assert "<h3>Dependence</h3>" not in page([Chapter(table, records, ["smoke"])], store)
+    assert "<h3>Dependence</h3>" not in page([(Grid(table, records, store), ["smoke"])])
     for defense, stages in dependence_stages(records).items():
         values = [
             {"layer": j, "measure": "hsic", "pair": "xz", "split": split, "value": 0.25 * j}
@@ -215,7 +215,7 @@ def test_dependences_are_shown_where_they_have_been_measured(store: Store) -> No
         payload = {"values": values, "images": {"train": 8, "test": 8}}
         assert defense in ("No Def.", "MID")
         store._commit(stages[0], payload, dict(META))
-    text = page([Chapter(table, records, ["smoke"])], store)
+    text = page([(Grid(table, records, store), ["smoke"])])
     assert "<h4>d(X, Z_j) by hsic</h4>" in text
     assert "Z_3 train" in text
     assert text.count('<td style="--a:0.55">0.75</td>') == 2 * 2
@@ -293,7 +293,9 @@ def test_report_and_show_write_their_files_and_print_the_paths(tmp_path: Path) -
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tmp_path / "page" / "index.html")
     assert "KED-MI" not in (tmp_path / "page" / "index.html").read_text()
-    seen = call("show", "smoke", "VMI / No Def.", *places, "--out", str(tmp_path), "--blocks")
+    seen = call(
+        "figure", "row", "smoke", "VMI / No Def.", *places, "--out", str(tmp_path), "--blocks"
+    )
     assert seen.exit_code == 0, seen.output
     *blocks, path = seen.stdout.splitlines()
     assert Path(path).stat().st_size > 0
@@ -331,12 +333,12 @@ def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
     store = ["--store", str(tmp_path / "none")]
     for arguments in (
         ["report", "smoke", *store, "-o", str(tmp_path / "page")],
-        ["show", "smoke", "GMI / MID", *store],
+        ["figure", "row", "smoke", "GMI / MID", *store],
         ["figure", "4", "smoke", *store, "-o", str(tmp_path / "f")],
         ["report", "nosuch"],
-        ["leaderboard", str(tmp_path / "nosuch")],
+        ["records", "board", str(tmp_path / "nosuch")],
         ["compare", str(tmp_path), str(tmp_path)],
-        ["verify"],
+        ["records", "check"],
     ):
         done = call(*arguments)
         assert done.exit_code == 2, arguments

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from mibench.benchmarks.tables import TABLES
-from mibench.reporting.export import cells, collect, record_stages, show_reported
+from mibench.reporting.forms import cells, show_reported
+from mibench.reporting.results import collect
+from mibench.running.grid import Grid
 from mibench.store import Store
 
 TABLE1 = TABLES["table1"]
@@ -52,7 +54,7 @@ def test_a_note_says_which_fid_the_papers_text_contradicts() -> None:
 @pytest.mark.parametrize("name", ["table1", "table2", "table3-mnist", "table4", "table5"])
 def test_every_reported_number_has_a_column_to_stand_beside(name: str, tmp_path: Path) -> None:
     table = TABLES[name]
-    results = collect(table, record_stages(table, 1, None), Store(tmp_path))
+    results = collect(Grid.plan(table, 1, None, Store(tmp_path)))
     head, body = cells(results, reported=True)
     shown = [number for row in body for number in row[1:] if re.search(r"\d", number)]
     assert sum("(reported)" in title for title in head) >= 2

@@ -31,7 +31,7 @@ def rebuilt(place: Path) -> dict[str, str]:
 
 
 def check_folder(place: Path) -> None:
-    done = call("verify", place)
+    done = call("records", "check", place)
     assert done.exit_code == 0, done.output
     for name, text in rebuilt(place).items():
         assert (place / name).read_bytes() == text.encode(), name
@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
                "--data", place, "--out", place / "out", "--quiet",
                "--executor", "serial")  # fmt: skip
     assert run.exit_code == 0, run.output
-    done = call("publish", "smoke", "--store", place / "store", "--data", place,
+    done = call("records", "publish", "smoke", "--store", place / "store", "--data", place,
                 "-o", place / "results")  # fmt: skip
     assert done.exit_code == 0, done.output
     return place
@@ -72,7 +72,7 @@ def test_without_a_store_the_same_files_are_made_of_the_records(
     made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "results/smoke/records", tmp_path / "smoke/records")
-    done = call("publish", "smoke", "-o", tmp_path)
+    done = call("records", "publish", "smoke", "-o", tmp_path)
     assert done.exit_code == 0, done.output
     for path in (made / "results/smoke").iterdir():
         if path.is_file():
@@ -89,7 +89,7 @@ def test_records_that_do_not_hold_are_refused(what: str, made: Path, tmp_path: P
             shutil.copy(path, place / "again.json")
         else:
             path.write_text(re.sub(r'"mean": [1-9]', '"mean": 7', path.read_text(), count=1))
-    done = call("publish", "smoke", "-o", tmp_path)
+    done = call("records", "publish", "smoke", "-o", tmp_path)
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
 
@@ -108,9 +108,12 @@ def test_publish_does_not_make_a_table_of_fewer_seeds_than_there_are_records_of(
     shutil.copytree(ROOT / "results" / "digits-prior-length", tmp_path / "digits-prior-length")
     table = tmp_path / "digits-prior-length" / "digits-prior-length.md"
     before = table.read_bytes()
-    done = call("publish", "digits-prior-length", "-o", tmp_path)
+    done = call("records", "publish", "digits-prior-length", "-o", tmp_path)
     assert done.exit_code == 2
     assert "records of 3 seeds: publish them with --seeds 3" in done.output
     assert table.read_bytes() == before
-    assert call("publish", "digits-prior-length", "--seeds", 3, "-o", tmp_path).exit_code == 0
+    assert (
+        call("records", "publish", "digits-prior-length", "--seeds", 3, "-o", tmp_path).exit_code
+        == 0
+    )
     assert table.read_bytes() == before

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mibench.cli import main
-from mibench.commands.computing import compute
 from mibench.commands.describe import KINDS, lines_of, meanings, registries
+from mibench.commands.run import compute
 from mibench.evaluation import Protocol
 from mibench.running.executors import Bench, choose_executor
 from mibench.store import Store
@@ -39,7 +39,7 @@ NEAR = {
     "run smoke --rows BiDO-HISC": "no row matches 'BiDO-HISC' (did you mean 'BiDO-HSIC'?)",
     "run smoke --executor locl": "unknown executor 'locl' (did you mean 'local'?)",
     "explain smoke GMI/MID fid": "no row 'GMI/MID' in smoke (did you mean 'GMI / MID'?)",
-    "diagnose smoke --measure nhsc": "unknown measure 'nhsc' (did you mean 'nhsic'?)",
+    "run smoke --until dependence --measure nhsc": "'nhsc' (did you mean 'nhsic'?)",
     "data check digit": "unknown task 'digit' (did you mean 'digits'?)",
     "import target x --as mcn": "unknown network 'mcn' (did you mean 'mcnn'?)",
     "describe gmj": "no component is called 'gmj' (did you mean 'gmi'?)",
@@ -61,7 +61,7 @@ def test_a_name_like_no_other_is_answered_without_a_guess() -> None:
 
 EMPTY = (
     "table smoke", "report smoke", "figure 1 smoke", "figure 3 smoke", "figure 4 smoke",
-    "budgets smoke", "record smoke", "events smoke", "publish smoke", "check-store",
+    "table smoke --budgets", "records write smoke", "records publish smoke", "store check",
 )  # fmt: skip
 
 
@@ -84,9 +84,9 @@ def test_an_empty_store_is_one_sentence_and_exit_status_2(
 def test_a_table_of_which_all_failed_is_printed_with_the_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.reporting import export
+    from mibench.reporting import results
 
-    monkeypatch.setattr(export, "reason", lambda *_: "the target diverged")
+    monkeypatch.setattr(results, "reason", lambda *_: "the target diverged")
     done = call("table", "smoke", "--store", "store")
     assert done.exit_code == 0
     assert "the target diverged" in done.stdout
@@ -96,12 +96,14 @@ def test_the_leaderboards_out_is_a_folder_and_a_page_by_its_name_is_still_taken(
     tmp_path: Path,
 ) -> None:
     fill(smoke("GMI / MID"), Store(tmp_path / "store"), data=Path())
-    made = call("record", "smoke", "--rows", "GMI / MID", "--store", "store", "-o", "records")
+    made = call(
+        "records", "write", "smoke", "--rows", "GMI / MID", "--store", "store", "-o", "records"
+    )
     assert made.exit_code == 0, made.output
-    done = call("leaderboard", "records", "-o", "page")
+    done = call("records", "board", "records", "-o", "page")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "page/index.html\n", "")
-    assert call("leaderboard", "records").stdout == "mibench-out/leaderboard/index.html\n"
-    old = call("leaderboard", "records", "-o", "old.html")
+    assert call("records", "board", "records").stdout == "mibench-out/leaderboard/index.html\n"
+    old = call("records", "board", "records", "-o", "old.html")
     assert old.stdout == "old.html\n"
     assert old.stderr == "note: -o names a folder; old.html was taken for the page itself\n"
     assert Path("old.html").read_bytes() == Path("page/index.html").read_bytes()

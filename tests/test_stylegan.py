@@ -1,7 +1,6 @@
 """StyleGAN2-ADA: networks against plain peers, augmentations by their statistics, training."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import log2, sqrt
@@ -11,15 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from mibench.attacks import StyleGAN2
 from mibench.attacks.priors import stylegan
 from mibench.attacks.priors.stylegan import GRIDS, StyleGANPrior, _Run, r1_penalty
-from mibench.cli import main
-from mibench.commands.shared import choose_table, plan
 from mibench.data.synthetic import Blobs
 from mibench.networks.generators.ada import SYM6, augment, colour, geometry, recolour, sample, warp
 from mibench.networks.generators.stylegan2 import Discriminator, Generator
@@ -33,8 +28,7 @@ from mibench.networks.generators.stylegan2.layers import (
     upsample,
 )
 from mibench.networks.generators.stylegan2.synthesis import modulated_convolution
-from mibench.reporting.tensorboard import write_events
-from mibench.running.stages import ImagesStage, PriorStage, graph
+from mibench.running.stages import ImagesStage, PriorStage
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Store, Work
 from mibench.types import ImageSet
@@ -579,60 +573,6 @@ def test_the_stage_stores_the_history(tmp_path: Path) -> None:
     assert store.load(stage)["history"]["kimg"].shape == (9,)
     prior = stage.prior(store.load, torch.device("cpu"))
     assert not prior.training
-
-
-TABLE = """
-from dataclasses import replace
-
-from mibench.attacks import GMI, StyleGAN2
-from mibench.benchmarks.tables import TABLES
-from mibench.data.synthetic import Blobs
-
-smoke = TABLES["smoke"]
-cell = smoke.rows["GMI / No Def."]
-prior = StyleGAN2(
-    z_dim=6, w_dim=5, channel_base=64, channel_max=8, batch_size=4, kimg=0.008,
-    path_weight=0.0, r1_gamma=0.0,
-)
-setting = replace(cell.setting, task=Blobs())
-TABLE = replace(
-    smoke, name="own", rows={"own": replace(cell, setting=setting, attack=GMI(prior=prior))}
-)
-"""
-
-
-def test_events_are_written_for_finished_priors_and_in_place_of_older_ones(
-    tmp_path: Path,
-) -> None:
-    file, out = tmp_path / "own.py", tmp_path / "out"
-    file.write_text(TABLE)
-    where = ["--store", str(tmp_path / "store")]
-    command = ["events", str(file), *where, "--out", str(out)]
-    none = CliRunner().invoke(main, command)
-    assert none.exit_code == 2, none.output
-    assert "no finished prior" in none.stderr
-    records = plan(choose_table(str(file), (), (), None), 1, tmp_path)
-    for stage in graph(r for rs in records.values() for r in rs):
-        if stage.kind in ("images", "prior"):
-            Store(tmp_path / "store").complete(stage)
-    for _ in range(2):
-        done = CliRunner().invoke(main, command)
-        assert done.exit_code == 0, done.output
-    (folder,) = out.iterdir()
-    assert done.stdout.strip() == str(folder)
-    (path,) = folder.iterdir()
-    found = EventAccumulator(str(path)).Reload()
-    assert set(found.Tags()["scalars"]) == {
-        "p", "generator", "discriminator", "signs", "r1", "path length",
-    }  # fmt: skip
-    assert [e.step for e in found.Scalars("generator")] == [4, 8]
-    assert [e.step for e in found.Images("samples")] == [4, 8]
-
-
-def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"pip install 'mibench\[tensorboard\]'"):
-        write_events({}, tmp_path)
 
 
 def test_prior_draws_on_the_unit_scale_and_judges_on_the_other(whole: StyleGANPrior) -> None:

@@ -20,9 +20,9 @@ import mibench
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.commands.run import write
-from mibench.commands.shared import check_name, table_of
+from mibench.commands.selection import check_name, table_of
 from mibench.evaluation.significance import power, seeds_needed
-from mibench.reporting import drawing, figures
+from mibench.reporting import canvas, figures
 from mibench.running.userfile import load_user_file
 from mibench.spec import source_digest
 from mibench.store import Store, tell
@@ -303,7 +303,7 @@ def test_signs_that_an_encoding_lacks_are_replaced_and_named_once(
     wanted = plain.stdout.decode().encode(encoding, "replace")
     assert done.stdout == wanted
     lost = wanted.decode(encoding) != plain.stdout.decode()
-    assert done.stderr.decode().count("such signs are written as ?") == lost
+    assert done.stderr.decode().count("such characters are written as ?") == lost
     assert plain.stderr == b""
 
 
@@ -322,14 +322,14 @@ def test_a_note_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPa
 RC: Any = {"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "savefig.dpi": 20}
 
 
-@drawing.own_style()
+@canvas.own_style()
 def drawn(path: Path) -> bool:
-    figure = figures.new_figure((2, 2))
+    figure = canvas.new_figure((2, 2))
     axes = figure.add_subplot(1, 1, 1)
     axes.plot([1, 2], label=r"costs $\5, not $6")
     axes.set_title(r"costs $\5, not $6")
     axes.legend()
-    figures.save(figure, path)
+    canvas.save(figure, path)
     return True
 
 
@@ -363,7 +363,7 @@ def test_a_backend_that_is_not_there_is_not_asked_for(backend: str, tmp_path: Pa
 def test_a_picture_that_fails_takes_no_other_along(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @drawing.own_style()
+    @canvas.own_style()
     def broken(_: Path) -> bool:
         raise RuntimeError("no\nfont")
 

@@ -21,7 +21,7 @@ from mibench.evaluation.pixels import PIXELS
 from mibench.networks import MLP
 from mibench.reporting.gallery import Gallery
 from mibench.reporting.page import pictures
-from mibench.reporting.page.page import _leaks, _utility
+from mibench.reporting.page.charts import leaks, utility
 from mibench.running.stages import ClassifierStage, EvidenceStage, ImagesStage, RecordStage
 from mibench.seeding import seeded
 from mibench.store import Store, Work
@@ -257,7 +257,7 @@ def test_reports_count_hits_as_metrics_do(evidence: Evidence) -> None:
     record = Mock(spec=RecordStage)
     record.evidence = (Mock(evidence=lambda _: blind),)
     store = Mock(spec=Store)
-    for made, classes in ((_leaks, KNOWN), (_utility, CLASSES)):
+    for made, classes in ((leaks, KNOWN), (utility, CLASSES)):
         shown = made({"A / B": record}, store)
         assert shown is not None
         assert f"{100 / classes:.0f}" in str(shown), made

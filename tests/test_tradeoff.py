@@ -1,7 +1,7 @@
 """The comparison at equal utility, against figures made by hand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,20 @@ from hypothesis import strategies as st
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
-from mibench.reporting import tradeoff_files
-from mibench.reporting.export import record_stages
+from mibench.reporting import tradeoff
+from mibench.reporting.figures import draw_curves
+from mibench.reporting.tradeoff import Curve as Swept
 from mibench.reporting.tradeoff import (
-    Comparison,
     Line,
     Point,
+    Tradeoff,
     compare,
     front,
     hypervolume,
     interpolate,
     matched,
 )
-from mibench.reporting.tradeoff import Curve as Swept
+from mibench.running.grid import Grid, record_stages
 from mibench.store import Payload, Stage, Store
 
 SWEEP = [(100.0, 60.0), (90.0, 40.0), (60.0, 10.0)]
@@ -131,11 +132,11 @@ def test_only_seeds_that_reach_an_accuracy_count_and_their_number_is_told() -> N
     a = curve("a", [(100, 60), (90, 40)], [(100, 70), (97, 64)], [(100, 50), (80, 30)])
     b = curve("b", [(100, 30), (90, 20)], [(100, 40), (90, 20)], [(94, 10), (80, 10)])
     lines = matched([a, b], [0, 1, 2])
-    mine = line(lines, "95", "a").found
+    mine = line(lines, "95", "a").interval
     assert mine is not None
     assert mine.mean == pytest.approx((50 + 45) / 2)
     assert mine.n == 2
-    both = line(lines, "95", "b", "a").found
+    both = line(lines, "95", "b", "a").interval
     assert both is not None
     assert both.mean == pytest.approx(25 - 50)
     assert (both.n, both.half) == (1, None)
@@ -147,13 +148,13 @@ def test_no_defense_is_compared_at_its_own_accuracy_seed_by_seed() -> None:
     swept = curve("a", [(100, 60), (90, 40)], [(100, 60), (90, 40)], [(100, 60), (90, 40)])
     lines = matched([none, swept], [0, 1, 2])
     less = line(lines, "as none", "a", "none")
-    assert less.found is not None
-    assert less.found.mean == pytest.approx(((56 - 80) + (52 - 70) + (50 - 75)) / 3)
+    assert less.interval is not None
+    assert less.interval.mean == pytest.approx(((56 - 80) + (52 - 70) + (50 - 75)) / 3)
     assert less.p is not None
-    own = line(lines, "as none", "none").found
+    own = line(lines, "as none", "none").interval
     assert own is not None
     assert own.mean == 75
-    assert line(lines, "99", "none").found is None
+    assert line(lines, "99", "none").interval is None
 
 
 def test_p_values_are_corrected_over_all_levels_together() -> None:
@@ -175,6 +176,9 @@ class Made(Store):
     def state(self, stage: Stage) -> str:
         return "done" if self.scores[stage.key] else "missing"
 
+    def states(self, stages: Iterable[Stage]) -> dict[str, str]:
+        return {s.key: self.state(s) for s in stages}
+
     def load(self, stage: Stage) -> Payload:
         x, y = self.scores[stage.key] or (0, 0)
         return {"scores": {"accuracy": {"mean": x}, "attack_acc": {"mean": y}}}
@@ -183,7 +187,7 @@ class Made(Store):
 TABLE = TABLES["tradeoff-digits"]
 
 
-def found(table: Table = TABLE, *, gap: bool = False) -> Comparison:
+def found(table: Table = TABLE, *, gap: bool = False) -> Tradeoff:
     records = record_stages(table, 3, None)
     scores: dict[str, Point | None] = {}
     for i, stages in enumerate(records.values()):
@@ -194,7 +198,7 @@ def found(table: Table = TABLE, *, gap: bool = False) -> Comparison:
             )
     if gap:
         scores[records["KED-MI / MID (1)"][2].key] = None
-    return compare(table, records, Made(scores))
+    return compare(Grid(table, records, Made(scores)))
 
 
 def test_a_seed_counts_once_all_its_rows_are_there_and_gaps_are_named() -> None:
@@ -204,7 +208,7 @@ def test_a_seed_counts_once_all_its_rows_are_there_and_gaps_are_named() -> None:
     assert short.seeds == (0, 1)
     assert short.missing == ("KED-MI / MID (1), seed 2",)
     assert all(set(c.points) == {0, 1} for c in short.curves)
-    assert "Not in the store: KED-MI / MID (1), seed 2." in tradeoff_files.text(short)
+    assert "Not in the store: KED-MI / MID (1), seed 2." in tradeoff.text(short)
 
 
 def test_chance_is_that_of_the_private_classes() -> None:
@@ -215,23 +219,23 @@ def test_every_pair_of_curves_is_compared_in_area() -> None:
     lines = [x for x in found().lines if x.quantity == "hypervolume"]
     assert len([x for x in lines if not x.versus]) == 4
     assert len([x for x in lines if x.versus]) == 6
-    own = {x.curve: x.found for x in lines if not x.versus}
+    own = {x.curve: x.interval for x in lines if not x.versus}
     for x in lines:
         a, b = own[x.curve], own.get(x.versus)
         if b is not None:
             assert a is not None
-            assert x.found is not None
-            assert x.found.mean == pytest.approx(a.mean - b.mean)
+            assert x.interval is not None
+            assert x.interval.mean == pytest.approx(a.mean - b.mean)
             assert (x.p is None) == ("No Def." in (x.curve, x.versus)), "1 point against 4"
 
 
 def test_the_csv_has_every_line_and_the_text_says_what_it_rests_on() -> None:
     comparison = found()
-    rows = tradeoff_files.csv(comparison).splitlines()
-    assert rows[0] == ",".join(tradeoff_files.HEAD)
+    rows = tradeoff.csv(comparison).splitlines()
+    assert rows[0] == ",".join(tradeoff.HEAD)
     assert len(rows) == 1 + len(comparison.lines)
     assert {row.count(",") for row in rows} == {rows[0].count(",")}
-    text = tradeoff_files.text(comparison)
+    text = tradeoff.text(comparison)
     for words in ("Over 3 seeds", "20 % Accuracy", "No Def. 1, MID 4", "-- ", "paired"):
         assert words in text
     assert "nan" not in text.lower()
@@ -243,7 +247,7 @@ def test_only_differences_told_apart_at_the_level_are_named(p: float, named: int
     lines = [replace(x, p_holm=1.0) for x in comparison.lines]
     first = next(i for i, x in enumerate(lines) if x.quantity == "attack_acc" and x.p is not None)
     lines[first] = replace(lines[first], p_holm=p)
-    text = tradeoff_files.text(replace(comparison, lines=tuple(lines)))
+    text = tradeoff.text(replace(comparison, lines=tuple(lines)))
     assert f" {named} differ from 0 at level 5 %" in text
     assert text.count("% Accuracy: ") + text.count("as accurate") == named
 
@@ -253,21 +257,23 @@ def test_a_record_without_attack_acc_is_a_gap() -> None:
     scores: dict[str, Point | None] = {r.key: (99.0, 50.0) for rs in records.values() for r in rs}
     undefined: Any = (99.0, None)
     scores[records["KED-MI / MID (1)"][0].key] = undefined
-    comparison = compare(TABLE, records, Made(scores))
+    comparison = compare(Grid(TABLE, records, Made(scores)))
     assert comparison.seeds == ()
     assert comparison.missing == ("KED-MI / MID (1), seed 0",)
 
 
 def test_with_nothing_in_the_store_the_text_names_what_is_missing(tmp_path: Path) -> None:
     records = record_stages(TABLE, 1, None)
-    none = compare(TABLE, records, Made({r.key: None for rs in records.values() for r in rs}))
-    assert "KED-MI / No Def., seed 0" in tradeoff_files.text(none)
-    assert tradeoff_files.draw(none, tmp_path / "x") == []
+    none = compare(
+        Grid(TABLE, records, Made({r.key: None for rs in records.values() for r in rs}))
+    )
+    assert "KED-MI / No Def., seed 0" in tradeoff.text(none)
+    assert draw_curves(none, tmp_path / "x") == []
 
 
 def test_the_figure_is_a_png_and_a_pdf_and_the_same_twice(tmp_path: Path) -> None:
-    first = [p.read_bytes() for p in tradeoff_files.draw(found(), tmp_path / "a-curves")]
-    again = [p.read_bytes() for p in tradeoff_files.draw(found(), tmp_path / "a-curves")]
+    first = [p.read_bytes() for p in draw_curves(found(), tmp_path / "a-curves")]
+    again = [p.read_bytes() for p in draw_curves(found(), tmp_path / "a-curves")]
     assert first == again
     assert [b[:4] for b in first] == [b"\x89PNG", b"%PDF"]
 
@@ -286,7 +292,7 @@ def test_a_curve_must_name_rows_and_needs_both_columns() -> None:
     with pytest.raises(ValueError, match="need the columns accuracy and attack_acc"):
         replace(TABLE, columns=("accuracy",))
     with pytest.raises(ValueError, match="digits sweeps nothing"):
-        compare(TABLES["digits"], {}, Made({}))
+        compare(Grid(TABLES["digits"], {}, Made({})))
 
 
 def test_the_sweep_shares_what_it_can_with_digits() -> None:

@@ -20,8 +20,8 @@ from mibench.data import Corpus
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
-from mibench.reporting.export import record_stages
 from mibench.roles import Attack, Defense, PriorSpec
+from mibench.running.grid import record_stages
 from mibench.running.stages import ClassifierStage, ImagesStage, InversionStage
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, check_class, check_role

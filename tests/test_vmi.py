@@ -16,12 +16,13 @@ from mibench.attacks.priors.stylegan import StyleGANPrior
 from mibench.attacks.vmi import Fit, Styles, shortened
 from mibench.benchmarks.tables import TABLES
 from mibench.data.synthetic import Blobs
+from mibench.evaluation.gathering import best_moment
 from mibench.networks import MLP
 from mibench.networks.foreign.weights import Weights
 from mibench.override import override
 from mibench.reporting.figures import draw_samples
+from mibench.running.grid import Grid
 from mibench.running.stages import graph, record_stage
-from mibench.running.stages.evidence import _best
 from mibench.seeding import generator, seeded
 from mibench.store import Store, Work
 from mibench.types import Classifier
@@ -258,7 +259,7 @@ def test_the_evaluator_picks_each_classs_first_best_moment() -> None:
     moments[..., 7, 7] = torch.arange(3).view(3, 1, 1, 1) / 10  # says which moment it is
     moments[:, :, 0, 0, 0, 0] = torch.tensor([[0.0, 0.3], [0.0, 0.0], [0.0, 0.0]])
     moments[:, :, 1, 0, 0, 0] = torch.tensor([[0.3, 0.3], [0.3, 0.3], [0.3, 0.1]])
-    x, logits, features = _best(moments, Reader())
+    x, logits, features = best_moment(moments, Reader())
     assert (10 * x[:, 0, 7, 7]).round().int().tolist() == [1, 2, 1, 2]  # samples of both classes
     assert logits.argmax(1).tolist() == [0, 3, 0, 1]
     torch.testing.assert_close(features, x.flatten(1))
@@ -302,13 +303,14 @@ def test_a_picture_shows_what_a_prior_drew_at_its_end(tmp_path: Path) -> None:
     cell = override(TABLES["smoke"].rows["VMI / No Def."], "attack.prior.kimg", "0.064")
     store = Store(tmp_path)
     record = record_stage(cell, [], cell.setting.task.digest(tmp_path))
-    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    grid = Grid(TABLES["smoke"], {"VMI / No Def.": [record]}, store)
+    draw_samples(grid, tmp_path / "s.png")
     assert not (tmp_path / "s.png").exists()
     for stage in graph([record.evidence[0].inversion.prior]):
         store.complete(stage)
-    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    draw_samples(grid, tmp_path / "s.png")
     drawn = (tmp_path / "s.png").stat().st_mtime_ns
-    draw_samples({"VMI / No Def.": [record]}, store, tmp_path / "s.png")
+    draw_samples(grid, tmp_path / "s.png")
     assert (tmp_path / "s.png").stat().st_mtime_ns == drawn
 
 

@@ -63,7 +63,7 @@ class Trials:
 
 @dataclass(frozen=True)
 class Seeds:
-    """Three seeds, so that their effects can be told apart."""
+    """Three seeds, so that the effect of each can be measured."""
 
     target: int = 0
     prior: int = 0

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mibench.commands.shared import anywhere, fetch, refusing
+from mibench.commands import options
+from mibench.commands.shared import changed, fetch, refusing
 
 if TYPE_CHECKING:
     from mibench.data import Corpus
 
 FEW = 20
-"""So many classes are all listed."""
+"""Up to this number of classes, all are listed."""
 
 
 @click.group("data")
@@ -22,42 +23,26 @@ def data_() -> None:
 
 @data_.command()
 @click.argument("name")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Change a field of the task, for example folder=my_faces.",
-)
-@click.option(
-    "--data",
-    type=anywhere,
-    default=Path("data"),
-    envvar="MIBENCH_DATA",
-    show_default=True,
-    help="Raw data sets.",
-)
-@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
-@click.option("--classes", is_flag=True, help="List every class, be they a thousand.")
+@options.settings("Change a field of the task, for example folder=my_faces.")
+@options.data
+@options.download
+@click.option("--classes", is_flag=True, help="List every class, even a thousand of them.")
 def check(name: str, settings: Sequence[str], data: Path, download: bool, classes: bool) -> None:
-    """Read the task NAME whole and say what is there, and which class is whose.
+    """Read all of a data set, and say what is in it.
 
-    On stderr: how many files were left out, turned upright, laid over white, taken as colour,
-    or are there twice.
+    NAME is a task. Prints the number of images of each part and the class of each person or
+    thing. On stderr: how many files were left out, turned upright, laid over white, taken as
+    colour, or are there twice.
+
+    Example: mibench data check digits
     """
     from mibench.data import TASKS
-    from mibench.override import override
     from mibench.spec import unknown
 
     with refusing():
         if name not in TASKS:
             raise KeyError(unknown("task", name, TASKS))
-        task = TASKS[name]()
-        for setting in settings:
-            path, equals, text = setting.partition("=")
-            if not equals:
-                raise ValueError(f"--set takes field=value, got {setting!r}")
-            task = override(task, path.strip(), text.strip())
+        task = changed(TASKS[name](), settings)
         if download:
             fetch([task], data)
         digest = task.digest(data)

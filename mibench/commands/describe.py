@@ -1,7 +1,8 @@
-"""The command describe, and the registries that it and list read."""
+"""The commands list and describe: what there is, and what it takes."""
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,31 +26,67 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from mibench.networks import NETWORKS
     from mibench.training.augment import AUGMENTATIONS
 
-    found: tuple[Mapping[str, Any], ...] = (
+    components: tuple[Mapping[str, Any], ...] = (
         TABLES, ATTACKS, PRIORS, LOSSES, VIEWS, DEFENSES, AUGMENTATIONS, NETWORKS, TASKS, METRICS,
         PROTOCOLS,
     )  # fmt: skip
-    return dict(zip(KINDS, found, strict=True))
+    return dict(zip(KINDS, components, strict=True))
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(KINDS))
+def list_(what: str) -> None:
+    """Find the names of tables, attacks, defenses and other components.
+
+    Each name has a line that says what it is.
+
+    Example: mibench list attacks
+    """
+    for name, line in registry(what):
+        click.echo(f"{name:26s} {line}".rstrip())
+    if sys.flags.optimize > 1 and what != "tables":
+        click.echo("note: Python drops descriptions under PYTHONOPTIMIZE=2 or -OO", err=True)
+
+
+def registry(what: str) -> Iterator[tuple[str, str]]:
+    """Yields the names of a kind of component, each with a line that says what it is."""
+    for name, component in registries()[what].items():
+        if what == "tables":
+            yield name, component.caption + f" [{component.source}]" * bool(component.source)
+        elif what == "protocols":
+            own = ", ".join(f"{field}={value}" for field, value in component.items())
+            yield name, own or "the default; the others are described by how they differ from it"
+        else:
+            documented = component.compute if what == "metrics" else component
+            text = documented.__doc__ or ""
+            if text.startswith(f"{documented.__name__}("):
+                text = ""  # a dataclass's own, where Python runs with -OO
+            yield name, text.split("\n")[0]
 
 
 @click.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), help="Of which kind, where several have NAME.")
 def describe(name: str, kind: str | None) -> None:
-    """Print what the component NAME is, and what each of its fields takes and means."""
+    """Learn what a component does and which values its fields take.
+
+    NAME is one of those that `mibench list` prints.
+
+    Example: mibench describe ked-mi
+    """
     from mibench.spec import nearest
 
     every = {k: names for k, names in registries().items() if kind in (None, k)}
-    found = [k for k, names in every.items() if name in names]
+    kinds = [k for k, names in every.items() if name in names]
     with refusing():
-        if not found:
+        if not kinds:
             near = nearest(name, [n for names in every.values() for n in names])
             none = f"none of the {kind}" if kind else "no component"
             raise KeyError(f"{none} is called {name!r}{near}; see mibench list --help")
-        if len(found) > 1:
-            calls = " or ".join(f"--kind {k}" for k in found)
-            raise ValueError(f"{name!r} is in {' and in '.join(found)}: say which, {calls}")
-    click.echo("\n".join(lines_of(found[0], name, every[found[0]][name])))
+        if len(kinds) > 1:
+            calls = " or ".join(f"--kind {k}" for k in kinds)
+            raise ValueError(f"{name!r} is in {' and in '.join(kinds)}: say which, {calls}")
+    click.echo("\n".join(lines_of(kinds[0], name, every[kinds[0]][name])))
 
 
 def lines_of(kind: str, name: str, component: Any) -> Iterator[str]:  # noqa: ANN401
@@ -65,7 +102,8 @@ def lines_of(kind: str, name: str, component: Any) -> Iterator[str]:  # noqa: AN
     elif kind == "metrics":
         low, high = component.range
         yield from _paragraphs(_text(component.compute))
-        yield f"\n  {component.title}: {component.better} is better for the defender"
+        better = f"{component.better} is better" if component.better else "neither way is better"
+        yield f"\n  {component.title}: {better} for the defender"
         yield f"  measured on each {component.per}, {low:g} to {high:g} {component.unit}".rstrip()
     elif kind == "protocols":
         yield from _paragraphs(_text(Protocol))
@@ -99,7 +137,7 @@ def _fields(cls: type[Any], given: Mapping[str, object]) -> Iterator[str]:
 
     from mibench.override import describe as words
 
-    hints, told = typing.get_type_hints(cls), meanings(cls)
+    hints, meaning = typing.get_type_hints(cls), meanings(cls)
     fields = dataclasses.fields(cls)
     yield "\nFields" if fields else "\nIt has no fields."
     for f in fields:
@@ -110,7 +148,7 @@ def _fields(cls: type[Any], given: Mapping[str, object]) -> Iterator[str]:
         if given:
             default = f"set to {_value(value)}" if f.name in given else "as the table says"
         yield f"  {f.name}: {words(hints[f.name])}; {default}"
-        yield f"      {told.get(f.name, 'no meaning found: python -OO leaves docstrings out')}"
+        yield f"      {meaning.get(f.name, 'no meaning found: python -OO leaves docstrings out')}"
 
 
 def _value(value: object) -> str:
@@ -125,9 +163,9 @@ def _value(value: object) -> str:
 
 def meanings(cls: type[Any]) -> dict[str, str]:
     """Returns field → what the docstrings of a class and of those it derives from say of it."""
-    found: dict[str, str] = {}
+    meaning: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         section = (inspect.cleandoc(owner.__doc__ or "") + "\n\n").partition("Attributes:\n")[2]
         entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-        found |= {name: " ".join(text.split()) for name, text in entries}
-    return found
+        meaning |= {name: " ".join(text.split()) for name, text in entries}
+    return meaning

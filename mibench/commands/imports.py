@@ -1,5 +1,8 @@
-"""The commands import …: bring in trained networks of other projects."""
+"""The commands import ...: bring in trained networks of other projects."""
 
+import hashlib
+import json
+import shlex
 import uuid
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -8,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from mibench.commands.shared import anywhere, apply, check_writable, folder, refusing
+from mibench.commands import options
+from mibench.commands.shared import changed, check_writable, refusing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,112 +24,80 @@ if TYPE_CHECKING:
 
 @click.group("import")
 def import_() -> None:
-    """Bring trained networks of other projects into the data folder; none of them is run."""
+    """Use trained networks of other projects; none of them is executed.
+
+    Weights go to the folder weights below --data.
+    """
 
 
 @import_.command()
-@click.argument("file", type=anywhere)
+@click.argument("file", type=options.anywhere)
 @click.option("--as", "name", required=True, metavar="NAME", help="What to call the weights.")
-@click.option(
-    "--data",
-    type=folder,
-    default=Path("data"),
-    envvar="MIBENCH_DATA",
-    show_default=True,
-    help="The weights go to its folder weights.",
-)
+@options.data
 def stylegan(file: Path, name: str, data: Path) -> None:
-    """Read the averaged generator in FILE, a network pickle of StyleGAN2-ADA-PyTorch.
+    """Use a generator of NVIDIA's as a prior.
 
-    Writes NAME.safetensors, and the generator's sizes as NAME.json.
+    Reads the averaged generator in FILE, a network pickle of StyleGAN2-ADA-PyTorch. Writes
+    NAME.safetensors, and the generator's sizes as NAME.json.
+
+    Example: mibench import stylegan ffhq.pkl --as ffhq
     """
     from mibench.networks.foreign.pickles import generator_arguments, read_network
 
     with refusing():
         state, given = read_network(file)
-        written = write_weights(name, state, generator_arguments(given), data / "weights")
-    click.echo(written)
+        paths, digest = write_weights(name, state, generator_arguments(given), data / "weights")
+    click.echo(f"{paths}\nsha256 {digest}")
 
 
-NAME = click.option(
-    "--name", metavar="NAME", help="What to call the weights; without it, as FILE is called."
-)
-DATA = click.option(
-    "--data",
-    type=folder,
-    default=Path("data"),
-    envvar="MIBENCH_DATA",
-    show_default=True,
-    help="The weights go to its folder weights.",
-)
-classifier = apply(
-    click.argument("file", type=anywhere),
+classifier = options.apply(
+    click.argument("file", type=options.anywhere),
     click.option("--as", "network", required=True, metavar="NETWORK",
                  help="Its architecture, for example vgg16 or facenet."),
-    click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
-                 help="Change a field of the architecture, for example widths=[8,16,32]."),
+    options.settings("Change a field of the architecture, for example widths=[8,16,32]."),
     click.option("--size", type=click.IntRange(8, 1024),
-                 help="Pixels a side of its images; without it, usual ones are tried."),
-    NAME,
-    DATA,
+                 help="Pixels a side of its images; without it, several common sizes are tried."),
+    click.option("--name", metavar="NAME",
+                 help="What to call the weights; without it, as FILE is called."),
+    options.data,
 )  # fmt: skip
 
 
 @import_.command()
 @classifier
-@click.option("--defense", type=click.Choice(["none", "mid"]), default="none", show_default=True)
-def target(
-    file: Path, network: str, settings: tuple[str, ...], size: int | None, name: str | None,
-    data: Path, defense: str,
-) -> None:  # fmt: skip
-    """Take over a target in FILE, as GMI, KED-MI, BiDO and LOMMA released theirs.
+@click.option(
+    "--defense", type=click.Choice(["none", "mid"]), default="none", show_default=True,
+    help="What FILE was trained with: MID adds a bottleneck to the network.",
+)  # fmt: skip
+def target(**options: Any) -> None:  # noqa: ANN401 - handed on as they are
+    """Attack a target that others trained.
 
-    Its weights are written as NAME.safetensors under mibench's names, every one of them or
-    none, and what it takes to build the network as NAME.json. Nothing in FILE is executed.
+    Reads FILE, a target as GMI, KED-MI, BiDO and LOMMA released theirs. Writes its weights as
+    NAME.safetensors under mibench's names, all or none, and the
+    architecture as NAME.json. Prints the options of mibench run that attack it.
+
+    Example: mibench import target VGG16.tar --as vgg16
     """
-    bring(file, network, settings, size, name, data, defense, "setting.network", "recipe")
+    bring(**options, field="setting.network", recipe="recipe")
 
 
 @import_.command()
 @classifier
-def evaluator(
-    file: Path, network: str, settings: tuple[str, ...], size: int | None, name: str | None,
-    data: Path,
-) -> None:  # fmt: skip
-    """Take over an evaluation classifier in FILE, as GMI, KED-MI and BiDO released theirs."""
+def evaluator(**options: Any) -> None:  # noqa: ANN401 - handed on as they are
+    """Judge with an evaluation classifier that others trained.
+
+    Reads FILE, a classifier as GMI, KED-MI and BiDO released theirs, as `mibench import target`
+    reads a target.
+
+    Example: mibench import evaluator FaceNet.tar --as facenet
+    """
     judge = "setting.evaluators.0"
-    bring(
-        file, network, settings, size, name, data, "none", f"{judge}.network", f"{judge}.recipe"
-    )  # fmt: skip
-
-
-@import_.command("generator")
-@click.argument("file", type=anywhere)
-@click.option(
-    "--as",
-    "network",
-    required=True,
-    type=click.Choice(["wgan-gp", "inversion-gan"]),
-    help="GMI's prior or KED-MI's.",
-)
-@NAME
-@DATA
-def generator_(file: Path, network: str, name: str | None, data: Path) -> None:
-    """Take over the generator in FILE, as GMI, KED-MI, BiDO and LOMMA released theirs."""
-    from mibench.networks.foreign.checkpoints import read_checkpoint
-    from mibench.networks.foreign.released import released_generator
-
-    with refusing():
-        state, sizes = released_generator(read_checkpoint(file), f"the weights in {file}")
-        written = write_weights(
-            name or file.stem, state, {"is": network, **sizes}, data / "weights"
-        )
-    click.echo(written)
+    bring(**options, defense="none", field=f"{judge}.network", recipe=f"{judge}.recipe")
 
 
 def bring(
-    file: Path, name_of_network: str, settings: tuple[str, ...], size: int | None,
-    name: str | None, data: Path, defense: str, field: str, recipe: str,
+    file: Path, network: str, settings: tuple[str, ...], size: int | None, name: str | None,
+    data: Path, defense: str, field: str, recipe: str,
 ) -> None:  # fmt: skip
     """Reads a classifier, writes it under mibench's names, and prints where and how to use it.
 
@@ -136,21 +108,16 @@ def bring(
     from mibench.networks import NETWORKS
     from mibench.networks.foreign.checkpoints import read_checkpoint
     from mibench.networks.foreign.released import released_classifier
-    from mibench.override import override
     from mibench.spec import canonical, unknown
 
+    name = name or file.stem
     with refusing():
-        if name_of_network not in NETWORKS:
-            raise KeyError(unknown("network", name_of_network, NETWORKS))
-        spec = NETWORKS[name_of_network]()
-        for setting in settings:
-            path, equals, text = setting.partition("=")
-            if not equals:
-                raise ValueError(f"--set takes field=value, got {setting!r}")
-            spec = override(spec, path.strip(), text.strip())
+        if network not in NETWORKS:
+            raise KeyError(unknown("network", network, NETWORKS))
+        spec = changed(NETWORKS[network](), settings)
 
         def build(shape: "Shape", classes: int) -> "Classifier":
-            network = spec.build(shape, classes)
+            network: Classifier = spec.build(shape, classes)
             return MID(lambda_=0).harden(network) if defense == "mid" else network
 
         state, shape, classes = released_classifier(
@@ -160,38 +127,36 @@ def bring(
             "network": canonical(spec), "defense": defense, "shape": list(shape),
             "classes": classes,
         }  # fmt: skip
-        written = write_weights(name or file.stem, state, sizes, data / "weights")
-        file_name, digest = f"{name or file.stem}.safetensors", written.rpartition(" ")[2]
-    click.echo(written)
-    click.echo(f"to use it: {setting_of(field, spec, file_name, digest)} --set {recipe}.epochs=0")
+        paths, digest = write_weights(name, state, sizes, data / "weights")
+    click.echo(f"{paths}\nsha256 {digest}")
+    option = setting_of(field, spec, f"{name}.safetensors", digest)
+    click.echo(f"to use it: {option} --set {recipe}.epochs=0")
 
 
 def setting_of(path: str, spec: "NetworkSpec", file: str, sha256: str) -> str:
     """Returns the option that puts the weights in a file where ``path`` says."""
-    import json
-    import shlex
-
-    changed: dict[str, object] = {
+    own: dict[str, object] = {
         f.name: value
         for f in fields(cast(Any, spec))
         if (value := getattr(spec, f.name)) != f.default and not is_dataclass(value)
     }
     network = {
         "is": "imported",
-        "network": {"is": spec.name, **changed},
+        "network": {"is": spec.name, **own},
         "weights": {"file": file, "sha256": sha256},
     }
-    given = shlex.quote(f"{path}={json.dumps(network, separators=(',', ':'))}")
-    return f"--set {given}"
+    value = shlex.quote(f"{path}={json.dumps(network, separators=(',', ':'))}")
+    return f"--set {value}"
 
 
 def write_weights(
     name: str, state: Mapping[str, "Tensor"], sizes: Mapping[str, "Json"], place: Path
-) -> str:
-    """Writes NAME.safetensors and NAME.json, whole or not at all; returns what to print."""
-    import hashlib
-    import json
+) -> tuple[str, str]:
+    """Writes NAME.safetensors and NAME.json; neither is ever left half written.
 
+    Returns:
+        Their paths, a line each, and the sha256 of the first.
+    """
     from safetensors.torch import save
 
     from mibench.networks.foreign.weights import Weights
@@ -208,4 +173,4 @@ def write_weights(
         fresh = path.with_name(f".{uuid.uuid4().hex[:8]}")
         fresh.write_bytes(new)
         fresh.replace(path)
-    return "\n".join(f"{path}" for path in files) + f"\nsha256 {weights.sha256}"
+    return "\n".join(map(str, files)), weights.sha256

@@ -1,4 +1,4 @@
-"""Standard output and error as they come: closed, full, or of an encoding that lacks signs."""
+"""Standard output and error that may be closed, full, or without some characters."""
 
 import codecs
 import io
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 REPLACED = "mibench.replaced"
-"""Name of the way in which signs are written that an encoding lacks."""
+"""Name of the error handler that replaces characters which an encoding does not have."""
 
 
 class Sink(io.RawIOBase):
-    """A descriptor that takes what it can: the first failure is kept, and what follows dropped.
+    """A stream that never fails: it keeps the first error and drops what is written after it.
 
-    So a command goes on and writes its files, and can say at its end that its output is lost.
+    So a command still writes its files, and can say at its end that its output is lost.
 
     Args:
         descriptor: Where bytes go; -1 if that was closed.
@@ -50,20 +50,20 @@ class Sink(io.RawIOBase):
 
 
 class Replacement:
-    """Writes ? for a sign that an encoding lacks, and says so once."""
+    """Writes ? for a character that the encoding does not have, and says so once."""
 
-    told = False
+    noted = False
 
     def __call__(self, error: UnicodeError) -> tuple[str, int]:
-        """Returns what stands for the signs, and where to go on."""
+        """Returns the replacement, and where to go on."""
         if not isinstance(error, UnicodeEncodeError):
             raise error
-        if not self.told:
-            self.told = True
-            sign = ascii(error.object[error.start])
+        if not self.noted:
+            self.noted = True
+            character = ascii(error.object[error.start])
             click.echo(
-                f"note: standard output is {sys.stdout.encoding}, which lacks {sign}: such signs "
-                "are written as ?; PYTHONIOENCODING=utf-8 keeps them",
+                f"note: standard output is {sys.stdout.encoding}, which has no {character}: "
+                "such characters are written as ?; PYTHONIOENCODING=utf-8 keeps them",
                 err=True,
             )
         return "?" * (error.end - error.start), error.end
@@ -71,9 +71,9 @@ class Replacement:
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Makes what a command prints fit where it goes; exits with 1 if it could go nowhere.
+    """Lets a command print to any output; exits with 1 if nothing could be printed.
 
-    Streams other than the process's own, such as those of a test, stay as they are.
+    Streams that are not those of the process, such as a test's, stay as they are.
     """
     codecs.register_error(REPLACED, Replacement())
     before = sys.stdout, sys.stderr
@@ -97,7 +97,7 @@ def safe_output() -> Iterator[None]:
 
 
 def _over(sink: Sink, stream: TextIO | None, own: TextIO | None, errors: str) -> TextIO:
-    """Returns a stream that writes into the sink, or the given one where it can stay."""
+    """Returns a stream that writes into the sink, or the given one if that is safe."""
     if stream is None:
         return io.TextIOWrapper(io.BufferedWriter(sink), encoding="utf-8", errors="replace")
     if stream is not own or not isinstance(stream, io.TextIOWrapper):

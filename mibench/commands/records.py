@@ -1,100 +1,92 @@
-"""The commands of record files: record, verify, compare."""
+"""The commands records ...: files of scores with their provenance; and the command compare."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from mibench.commands.shared import (
-    anywhere,
-    check_writable,
-    choose_table,
-    fail,
-    folder,
-    gap,
-    holds_any,
-    into,
-    number_of_seeds,
-    plan,
-    refusing,
-    what,
-    with_controls,
-)
+from mibench.commands import options
+from mibench.commands.selection import Selection, labelled, of_table
+from mibench.commands.shared import check_writable, fail, refusing
 
 
-@click.command()
-@what
-@into(folder, "Folder of the files.", "mibench-out/records")
-@with_controls
-def record(
-    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, out: Path, controls: bool,
-) -> None:  # fmt: skip
-    """Write a record file for every finished cell of TABLE: scores with their provenance.
+@click.group("records")
+def records_() -> None:
+    """Write, publish, check and collect record files."""
 
-    Such a file is what to publish: `mibench verify` checks it, `mibench leaderboard` collects.
+
+@records_.command()
+@of_table
+@options.out(options.folder, "Folder of the files.", "mibench-out/records")
+@options.controls
+def write(selection: Selection, out: Path, controls: bool) -> None:
+    """Write one file for each finished cell, to publish or to keep.
+
+    A record file holds the scores of a cell of TABLE and where they come from. `mibench records
+    check` checks such files, and `mibench records board` collects them.
+
+    Example: mibench records write smoke -o records
     """
     from mibench.reporting import records
-    from mibench.reporting.cautions import control_table
-    from mibench.store import Store
 
     with refusing():
-        chosen = choose_table(table, rows, settings, protocol)
-        stages = plan(chosen, seeds, data)
-        done = Store(store)
-        if not holds_any(stages, done):
-            raise ValueError(gap(chosen, rows, seeds, store))
-        if controls:
-            known = {record.cell for own in stages.values() for record in own}
-            for label, own in plan(control_table(chosen), seeds, data).items():
-                # One file for each cell: rows share controls, and a row can be one.
-                new = [record for record in own if record.cell not in known]
-                known |= {record.cell for record in new}
-                stages[f"{label}, samples of its prior"] = new
+        grid = selection.with_controls() if controls else selection.grid
+        if not grid.finished(grid.last):
+            raise ValueError(selection.gap())
+        rows = labelled(grid)
+        cells = {record.cell for record in grid.last}
+        for label in [label for label in rows if label not in grid.records]:
+            # One file for each cell: rows share controls, and a row can be one.
+            rows[label] = [record for record in rows[label] if record.cell not in cells]
+            cells |= {record.cell for record in rows[label]}
         check_writable(out)
-        written = records.write(chosen.name, stages, done, out)
-    for path in written:
+        paths = records.write(replace(grid, records=rows), out)
+    for path in paths:
         click.echo(path)
 
 
-@click.command()
+@records_.command()
 @click.argument("table")
-@click.option("--seeds", type=number_of_seeds, default=1, show_default=True)
-@click.option("--store", type=folder, help="Write the records in it first; else they are there.")
 @click.option(
-    "--data",
-    type=folder,
-    default=Path("data"),
-    envvar="MIBENCH_DATA",
-    show_default=True,
-    help="Raw data sets, with --store.",
+    "--seeds", type=options.number_of_seeds, default=1, show_default=True, help="How many."
 )
-@click.option("-o", "--out", type=folder, default=Path("results"), show_default=True)
+@click.option(
+    "--store", type=options.folder, help="Write its records first; without it, they are there."
+)
+@options.data
+@click.option(
+    "-o", "--out", type=options.folder, default=Path("results"), show_default=True,
+    help="Folder of the published tables.",
+)  # fmt: skip
 def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -> None:
-    """Write OUT/TABLE: records, and from these alone the table in every form and its command."""
+    """Make the folder OUT/TABLE that others can check and cite.
+
+    It has the records and, made of these alone, the table in every form and the command that
+    computes it.
+
+    Example: mibench records publish smoke --store mibench-store
+    """
     from mibench.reporting import figures, published, records
-    from mibench.store import Store
 
     with refusing():
-        chosen = choose_table(table, (), (), None)
+        selection = Selection(table, seeds=seeds, root=store or Path(), data=data)
+        chosen = selection.table
         place = out / chosen.name
         if store is not None:
-            stages = plan(chosen, seeds, data)
-            if not holds_any(stages, Store(store)):
+            if not selection.grid.finished(selection.grid.last):
                 raise ValueError(f"nothing of {chosen.name} is in {store}: nothing is published")
             check_writable(place)
-            records.write(
-                chosen.name, stages, Store(store), place / "records", compact=True
-            )  # fmt: skip
-        told = published.Published(place / "records")
-        if (there := told.seeds(chosen)) > seeds:
+            records.write(selection.grid, place / "records", compact=True)
+        there = published.Published(place / "records")
+        if (count := there.seeds(chosen)) > seeds:
             raise ValueError(
-                f"{place / 'records'} has records of {there} seeds: publish them with --seeds "
-                f"{there}, or move those of further seeds away"
+                f"{place / 'records'} has records of {count} seeds: publish them with --seeds "
+                f"{count}, or move those of further seeds away"
             )
-        files = published.files_of(chosen, seeds, told)
-        results = told.results(chosen, seeds)
+        files = published.files_of(chosen, seeds, there)
+        results = there.results(chosen, seeds)
         for name, text in files.items():
             (place / name).write_text(text, encoding="utf-8")
             click.echo(place / name)
@@ -103,18 +95,21 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
     )
 
 
-@click.command()
-@click.argument("paths", nargs=-1, metavar="FILE...", type=anywhere)
+@records_.command()
+@click.argument("paths", nargs=-1, metavar="FILE...", type=options.anywhere)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a record and stop.")
-def verify(paths: Sequence[Path], schema: bool) -> None:
-    """Check record FILEs, and those in and below folders.
+def check(paths: Sequence[Path], schema: bool) -> None:
+    """Say which record files are sound.
 
-    A sound file has the published schema and the content of its sha256; its keys are the hashes
-    of what it says decided it; and its scores follow from its values. That finds damage,
-    careless edits and scores of another spec. It cannot find values that were made up together
-    with the hashes: only running the cell again can. Exit status 1 if a file is not sound.
+    FILE can be a folder: then the files in and below it are checked. A sound file has the
+    published schema and the content of its sha256; its keys are the hashes of what it says
+    decided it; and its scores follow from its values. That finds damage, careless edits and
+    scores of another spec. It cannot find values that were made up together with the hashes:
+    only running the cell again can. Exit status 1 if a file is not sound.
+
+    Example: mibench records check results
     """
-    from mibench.reporting import records
+    from mibench.reporting import records, verify
 
     if schema:
         click.echo(json.dumps(records.schema("record"), indent=2))
@@ -122,50 +117,87 @@ def verify(paths: Sequence[Path], schema: bool) -> None:
     with refusing():
         if not paths:
             raise ValueError("name a record file or a folder of them")
-        verdicts = [records.check(path) for path in records.find(paths)]
+        verdicts = [verify.check(path) for path in records.find(paths)]
         if not verdicts:
             raise ValueError(f"there is no record file in {', '.join(map(str, paths))}")
+    sound = bad = scores = again = 0
     for verdict in verdicts:
         if verdict.record is None:
+            bad += 1
             click.echo(f"bad  {verdict.path}: {verdict.problem}")
-        else:
-            of = len(verdict.record["payload"]["scores"])
-            told = f"{verdict.recomputed} of {of} scores computed again"
-            click.echo(f"ok   {verdict.path} ({told})")
-    bad = sum(v.record is None for v in verdicts)
-    sound = [v for v in verdicts if v.record]
-    of = sum(len(v.record["payload"]["scores"]) for v in sound if v.record)
+            continue
+        sound += 1
+        count = len(verdict.record["payload"]["scores"])
+        scores += count
+        again += verdict.recomputed
+        click.echo(
+            f"ok   {verdict.path} ({verdict.recomputed} of {count} scores computed again)"
+        )  # fmt: skip
     click.echo(
-        f"{len(verdicts)} record files: {len(sound)} sound, {bad} not sound; "
-        f"{sum(v.recomputed for v in sound)} of {of} scores computed again"
+        f"{len(verdicts)} record files: {sound} sound, {bad} not sound; "
+        f"{again} of {scores} scores computed again"
     )
     if bad:
         fail(f"{bad} of {len(verdicts)} record files are not sound")
 
 
+@records_.command()
+@click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=options.anywhere)
+@options.out(options.anywhere, "Folder of the page.", "mibench-out/leaderboard")
+def board(sources: Sequence[Path], out: Path) -> None:
+    """Write one web page of the records of many people.
+
+    Every file in and below DIR is checked as by `mibench records check`. The page names those
+    that fail and leaves their numbers out.
+
+    Example: mibench records board results
+    """
+    from mibench.reporting import records, verify
+    from mibench.reporting.page import leaderboard
+
+    is_page = out.suffix == ".html" and not out.is_dir()
+    path = out if is_page else out / "index.html"
+    with refusing():
+        verdicts = [verify.check(path) for path in records.find(sources)]
+        root = sources[0] if len(sources) == 1 else Path()
+        text = leaderboard(verdicts, root)
+        check_writable(path.parent)
+        path.write_text(text, encoding="utf-8")
+    if is_page:
+        click.echo(f"note: -o names a folder; {out} was taken for the page itself", err=True)
+    for verdict in verdicts:
+        if verdict.problem:
+            click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
+    click.echo(path)
+
+
 @click.command()
-@click.argument("a", type=anywhere)
-@click.argument("b", type=anywhere)
+@click.argument("a", type=options.anywhere)
+@click.argument("b", type=options.anywhere)
 @click.option("--by-key", is_flag=True, help="Say which equal keys have equal bits instead.")
 def compare(a: Path, b: Path, by_key: bool) -> None:
-    """Set two results side by side: stores, record files, or folders of those.
+    """Say how two results differ, and whether by more than chance.
 
-    Rows are paired by label or, with a store, which knows none, by task, attack and defense.
-    Differences are B minus A. With --by-key results are paired by key: it says how many agree
-    to the bit, which stage is the first that differs, and what each side was computed on.
+    A and B are stores, record files, or folders of those. Rows are paired by label or, with a
+    store, which knows none, by task, attack and defense. Differences are B minus A. With
+    --by-key results are paired by key: it says how many agree to the bit, which stage is the
+    first that differs, and what each side was computed on.
+
+    Example: mibench compare results/digits mibench-store
     """
-    from mibench.reporting import bits, records
+    from mibench.reporting import bits
     from mibench.reporting.compare import compare as side_by_side
     from mibench.reporting.compare import in_text
+    from mibench.reporting.runs import runs
 
     with refusing():
         sides = []
         for path in (a, b):
-            found, refused = records.runs(path)
+            side, refused = runs(path)
             for verdict in refused:
                 click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
-            if not found:
+            if not side:
                 raise ValueError(f"there is no sound record in {path}")
-            sides.append(found)
-        told = bits.in_text(bits.agreement(*sides)) if by_key else in_text(side_by_side(*sides))
-    click.echo(told, nl=False)
+            sides.append(side)
+        text = bits.in_text(bits.agreement(*sides)) if by_key else in_text(side_by_side(*sides))
+    click.echo(text, nl=False)

@@ -1,184 +1,48 @@
-"""The commands report, leaderboard and show: results to look at."""
+"""The command report: tables as a web page."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from mibench.commands.shared import (
-    anywhere,
-    check_writable,
-    choose_table,
-    folder,
-    into,
-    opened,
-    plan,
-    planned,
-    planned_controls,
-    published,
-    refuse_records,
-    refusing,
-    selection,
-    what,
-    with_controls,
-)
+from mibench.commands import options
+from mibench.commands.selection import Selection, selecting
+from mibench.commands.shared import check_writable, refusing
 
 
 @click.command()
 @click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
-@selection
-@published
-@into(folder, "Folder of the page.", "mibench-out/report")
-@with_controls
+@selecting
+@options.records
+@options.out(options.folder, "Folder of the page.", "mibench-out/report")
+@options.controls
+@options.private
 @click.option(
-    "--with-private",
-    is_flag=True,
-    help="Show private images of people too; other tasks' are shown anyway.",
-)
-@click.option(
-    "--identities",
-    type=click.IntRange(1, 256),
-    default=16,
-    show_default=True,
+    "--identities", type=click.IntRange(1, 256), default=16, show_default=True,
     help="Reconstructions of a row, at most.",
-)
+)  # fmt: skip
 def report(
-    tables: Sequence[str], rows: Sequence[str], settings: Sequence[str], protocol: str | None,
-    seeds: int, store: Path, data: Path, published: Path | None, out: Path, with_private: bool,
-    identities: int, controls: bool,
+    selection: Selection, tables: Sequence[str], out: Path, controls: bool, with_private: bool,
+    identities: int,
 ) -> None:  # fmt: skip
-    """Write TABLEs from the store as one web page that needs nothing beside it.
+    """Write one web page of tables, to read or to hand on.
 
-    From records the page has all but images, values class by class and curves of training.
+    The page is one file, and nothing is computed for it. A page from records has no images, no
+    values class by class and no curves of training.
+
+    Example: mibench report digits -o report
     """
-    from mibench.reporting.page import Chapter, page
+    from mibench.reporting.page import page
 
     with refusing():
-        done = opened(store, published)
         chapters = []
         for name in tables:
-            chosen = choose_table(name, rows, settings, protocol)
-            records = planned(chosen, seeds, data, done)
-            asked = arguments(name, settings, protocol, max(map(len, records.values())))
-            beside = planned_controls(chosen, seeds, data, done) if controls else {}
-            chapters.append(Chapter(chosen, records, asked + ["--controls"] * controls, beside))
-        text = page(chapters, done, with_private=with_private, identities=identities)
+            chosen = replace(selection, name=name)
+            grid = chosen.with_controls() if controls else chosen.grid
+            chapters.append((grid, chosen.arguments(grid.seeds) + ["--controls"] * controls))
+        text = page(chapters, with_private=with_private, identities=identities)
         check_writable(out)
         path = out / "index.html"
         path.write_text(text, encoding="utf-8")
     click.echo(path)
-
-
-def arguments(name: str, settings: Sequence[str], protocol: str | None, seeds: int) -> list[str]:
-    """Returns the arguments of run that ask for the same table."""
-    told = [name]
-    for setting in settings:
-        told += ["--set", setting]
-    if protocol is not None:
-        told += ["--protocol", protocol]
-    return told + (["--seeds", str(seeds)] if seeds > 1 else [])
-
-
-@click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=anywhere)
-@into(anywhere, "Folder of the page.", "mibench-out/leaderboard")
-def leaderboard(sources: Sequence[Path], out: Path) -> None:
-    """Write one web page of the record files in and below DIRs.
-
-    Every file is checked as by verify. One that fails is named there, and its numbers left out.
-    """
-    from mibench.reporting import records
-    from mibench.reporting.page import leaderboard as page
-
-    named = out.suffix == ".html" and not out.is_dir()
-    path = out if named else out / "index.html"
-    with refusing():
-        verdicts = [records.check(path) for path in records.find(sources)]
-        root = sources[0] if len(sources) == 1 else Path()
-        text = page(verdicts, root)
-        check_writable(path.parent)
-        path.write_text(text, encoding="utf-8")
-    if named:
-        click.echo(f"note: -o names a folder; {out} was taken for the page itself", err=True)
-    for verdict in verdicts:
-        if verdict.problem:
-            click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
-    click.echo(path)
-
-
-@click.command()
-@what
-@published
-@click.argument("row")
-@into(anywhere, "Where the picture goes.")
-@click.option("--open", "open_", is_flag=True, help="Open it in the viewer of this desktop.")
-@click.option(
-    "--blocks/--no-blocks",
-    default=None,
-    help="Draw in the terminal too; by default where it has 24-bit colours.",
-)
-@click.option("--with-private", is_flag=True, help="Show private images of people too.")
-def show(
-    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, published: Path | None, row: str, out: Path, open_: bool,
-    blocks: bool | None, with_private: bool,
-) -> None:  # fmt: skip
-    """Draw what was reconstructed in ROW of TABLE (a label, or a pattern like '*BiDO-HSIC')."""
-    from mibench.reporting import figures
-    from mibench.store import Store
-
-    with refusing():
-        refuse_records(published, "no images")
-        chosen = choose_table(table, rows, settings, protocol).only([row])
-        records = plan(chosen, seeds, data)
-        done = Store(store)
-        if not any(done.state(stages[0]) == "done" for stages in records.values()):
-            raise ValueError(f"{', '.join(records)}: not in {store}; first: mibench run {table}")
-        check_writable(out)
-    faces = any(cell.setting.task.faces for cell in chosen.rows.values())
-    name = slug(next(iter(records)) if len(records) == 1 else row)
-    path = out / f"{chosen.name}-row-{name}.png"
-    with refusing():
-        figures.draw_reconstructions(records, done, path, private=with_private or not faces)
-    if blocks or (blocks is None and has_colours()):
-        click.echo(half_blocks(path), nl=False)
-    click.echo(path)
-    if open_:
-        click.launch(str(path))
-
-
-def slug(label: str) -> str:
-    """Returns a row's label, or a pattern of labels, as a part of a file's name."""
-    import re
-
-    return re.sub(r"[^\w.+-]+", "-", label).strip("-.")[:80] or "all"
-
-
-def has_colours() -> bool:
-    """Whether standard output is a terminal that says it has 24-bit colours."""
-    import os
-    import sys
-
-    return sys.stdout.isatty() and os.environ.get("COLORTERM") in ("truecolor", "24bit")
-
-
-def half_blocks(path: Path, columns: int | None = None) -> str:
-    """Returns a picture as text: each character is two pixels, one above the other."""
-    import shutil
-
-    from PIL import Image
-
-    columns = columns or shutil.get_terminal_size().columns
-    with Image.open(path) as picture:
-        wide = min(columns, picture.width)
-        tall = max(2, 2 * round(picture.height * wide / picture.width / 2))
-        small = picture.convert("RGB").resize((wide, tall))
-    pixels = list(small.tobytes())
-    lines = []
-    for y in range(0, tall, 2):
-        line = ""
-        for x in range(wide):
-            above, below = (tuple(pixels[3 * (r * wide + x) :][:3]) for r in (y, y + 1))
-            line += "\x1b[38;2;{};{};{};48;2;{};{};{}m▀".format(*above, *below)
-        lines.append(line + "\x1b[0m\n")
-    return "".join(lines)

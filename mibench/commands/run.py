@@ -1,127 +1,153 @@
-"""The command run."""
+"""The command run, and what becomes of faults while it computes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mibench.commands.computing import compute, where
-from mibench.commands.shared import (
-    Records,
-    anywhere,
-    check_writable,
-    choose_table,
-    chosen_stages,
-    count_states,
-    fail,
-    fetch,
-    into,
-    note_controls,
-    plan,
-    refusing,
-    what,
-    with_controls,
-)
+from mibench.commands import options
+from mibench.commands.selection import Selection, labelled, of_table
+from mibench.commands.shared import check_writable, fail, fetch, refusing
 
 if TYPE_CHECKING:
-    from mibench.benchmarks.tables import Table
-    from mibench.running.executors import Bench
+    from mibench.data import Sizes, Task
+    from mibench.running.executors import Bench, Executor
+    from mibench.running.grid import Grid
+    from mibench.running.stages import RecordStage
     from mibench.store import Stage, Store
+
+    Records = Mapping[str, Sequence[RecordStage]]
 
     Picture = Callable[[Path], bool | list[Path]]
 
+SHOWN = ("nhsic", "coco_frobenius")
+"""Measures of dependence that are printed and drawn unless others are named: those that defenses
+train with."""
+
 
 @click.command()
-@what
-@where
-@into(anywhere, "CSV, LaTeX, Markdown and PNG.")
-@with_controls
+@of_table
+@options.out(options.anywhere, "Folder of the CSV, LaTeX, Markdown and PNG files.")
+@options.controls
 @click.option(
     "--until",
-    type=click.Choice(["images", "classifier", "prior", "inversion", "evidence"]),
-    help="Compute stages of this kind and what they need; write no table.",
+    type=click.Choice(["images", "classifier", "prior", "inversion", "evidence", "dependence"]),
+    help="Compute stages of this kind and what they need; write no table. dependence: how "
+    "targets depend on their input, and whether that goes with leakage.",
 )
+@click.option(
+    "--measure", "measures", multiple=True, metavar="NAME",
+    help="With --until dependence: what is printed and drawn, "
+    f"{' and '.join(SHOWN)} by default; the CSV has every measure.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the stages and compute nothing.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--executor", default="auto", show_default=True,
+    help="serial, local[N]: N stages side by side, ray or slurm[N]. auto: local, one per core.",
+)  # fmt: skip
+@click.option("--address", help="Of a running Ray cluster, such as HOST:6379.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True,
+    help="CPU threads of a stage; another number may change the last bits.",
+)  # fmt: skip
+@options.download
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--verbose", is_flag=True, help="A line for every stage that starts and ends.")
 def run(
-    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, device: str, executor: str, address: str | None, threads: int,
-    download: bool, quiet: bool, verbose: bool, out: Path, until: str | None, dry_run: bool,
-    controls: bool,
+    selection: Selection, out: Path, controls: bool, until: str | None, measures: Sequence[str],
+    dry_run: bool, device: str, executor: str, address: str | None, threads: int, download: bool,
+    quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
-    """Fill TABLE (a name, or a Python FILE with one) and print it.
+    """Compute a table and print it.
 
-    What is in the store is not computed again; an interrupted run goes on where it was.
+    TABLE is a name or a Python file with a table. What is in the store is not computed again,
+    and an interrupted run goes on where it was.
+
+    Example: mibench run digits --seeds 5
     """
-    from mibench.reporting.cautions import control_table
+    from mibench.defenses.dependence import MEASURES
     from mibench.running.executors import Bench, choose_executor
+    from mibench.spec import unknown
 
     with refusing():
-        chosen = choose_table(table, rows, settings, protocol)
+        if strange := [name for name in measures if name not in MEASURES]:
+            raise ValueError(unknown("measure", strange[0], MEASURES))
+        if measures and until != "dependence":
+            raise ValueError("--measure goes with --until dependence")
+        if controls and until == "dependence":
+            raise ValueError("--controls goes with scores, not with --until dependence")
+        tasks = {cell.setting.task for cell in selection.table.rows.values()}
         if download and not dry_run:
-            fetch({c.setting.task for c in chosen.rows.values()}, data)
-        records = foresee(chosen, seeds, data) if dry_run else plan(chosen, seeds, data)
-        beside = {}
-        if controls:
-            others = control_table(chosen)
-            beside = (
-                foresee(others, seeds, data, quiet=True) if dry_run else plan(others, seeds, data)
-            )
-        asked = records | {f"{label}, samples of its prior": r for label, r in beside.items()}
+            fetch(tasks, selection.data)
+        if dry_run:
+            selection = without_missing_data(selection)
+        grid = selection.with_controls() if controls else selection.grid
         place = choose_executor(executor, address)
-        file = Path(table) if table.endswith(".py") else None
-        bench = Bench(store, data, device, threads, file)
+        bench = Bench(selection.root, selection.data, device, threads, selection.file)
         if not dry_run or place.package is None:  # a plan needs no cluster
             bench = place.check(bench)
         if not dry_run:
-            check_writable(store, out)
+            check_writable(selection.root, out)
     if dry_run:
-        show_plan(asked, bench, until, place.slots(bench), foresee_plain(table, seeds, data))
+        show_plan(labelled(grid), bench, until, place.slots(bench), plain_records(selection))
         return
-    from mibench.store import Store
-
-    stages = chosen_stages([r for rs in asked.values() for r in rs], until)
-    changed = bool(rows or settings or protocol)
+    stages = stages_until(labelled(grid), until)
     printed: set[str] = set()
 
     def show(complete: bool) -> None:
-        if until is not None:
-            show_accuracy(stages, Store(store))
+        if until not in (None, "dependence"):
+            show_accuracy(stages, grid.store)
             return
-        stem = chosen.name + "-modified" * changed + "-incomplete" * (not complete)
-        text, files, pictures = results(chosen, records, Store(store), beside)
-        if text not in printed:  # a stage that a picture finds damaged makes all of this again
+        if until is None:
+            text, files, pictures = results(grid)
+        else:
+            text, files, pictures = dependence(grid, measures or SHOWN)
+        if text and text not in printed:  # all is made again if a picture finds a damaged stage
             click.echo(text)
         printed.add(text)
-        write(files, pictures, out / stem)
-        if complete:
-            note_controls(chosen, beside, rows, seeds, store)
+        stem = selection.table.name + "-modified" * selection.changed
+        write(files, pictures, out / (stem + "-incomplete" * (not complete)))
+        if complete and until is None:
+            selection.note_controls(grid.controls)
 
     compute(stages, bench, place, show, out, quiet=quiet, verbose=verbose)
 
 
-def foresee(table: "Table", seeds: int, data: Path, *, quiet: bool = False) -> Records:
-    """Returns what :func:`plan` does, or, without the raw data, stages whose keys mean nothing."""
-    from mibench.reporting.export import record_stages
-
+def without_missing_data(selection: Selection) -> Selection:
+    """Returns the selection, to be planned without its raw data if these are not there."""
     try:
-        return record_stages(table, seeds, data)
+        _ = selection.grid
     except FileNotFoundError as error:
-        if not quiet:
-            click.echo(f"note: {error}; without it nothing counts as done", err=True)
-        return record_stages(table, seeds, None)
+        click.echo(f"note: {error}; without it nothing counts as done", err=True)
+        return replace(selection, keyless=True)
+    return selection
 
 
-def foresee_plain(table: str, seeds: int, data: Path) -> Records:
-    """Returns the plan of the table as it is without options; no row if the data do not fit it."""
+def plain_records(selection: Selection) -> "Records":
+    """Returns the stages of the table without options; none if the data do not fit that table."""
     try:
-        return foresee(choose_table(table, (), (), None), seeds, data, quiet=True)
+        return replace(selection, rows=(), settings=(), protocol=None).grid.records
     except (OSError, ValueError):
         return {}
 
 
+def stages_until(records: "Records", until: str | None) -> "list[Stage]":
+    """Returns the stages of the records, or those of one kind, and what they need before them."""
+    from mibench.reporting.diagnostics import dependence_stages
+    from mibench.running.stages import graph
+
+    if until == "dependence":
+        return graph(stage for own in dependence_stages(records).values() for stage in own)
+    stages = graph(record for own in records.values() for record in own)
+    return stages if until is None else graph(s for s in stages if s.kind == until)
+
+
 def show_plan(
-    records: Records, bench: "Bench", until: str | None, slots: int | None, seen: Records
+    records: "Records", bench: "Bench", until: str | None, slots: int | None, plain: "Records"
 ) -> None:
     """Prints every row's stages, whether they are in the store, their steps, and the time left.
 
@@ -130,92 +156,170 @@ def show_plan(
         bench: Where the stages would be.
         until: The last kind of stage.
         slots: Stages that would run side by side, if that is known.
-        seen: Of the table as it is without options: stages of which may have been measured too.
+        plain: Of the table without options, whose stages may have been measured too.
     """
-    from mibench.running.plan import (
-        doubts,
-        estimate,
-        known_sizes,
-        measured,
-        planned_steps,
-        time_lines,
-    )
-    from mibench.running.stages import graph
+    from mibench.running import plan
     from mibench.store import Store
 
     steps: dict[str, int | None] = {}
     every = {}
-    both = [r for part in (records, seen) for rs in part.values() for r in rs]
-    tasks = {r.cell.setting.task for r in both}
-    sizes = {task: known_sizes(task, bench.data) for task in tasks}
-    for record in both:
-        for stage in graph([record]):
+    sizes: dict[Task, Sizes | None] = {}
+    for own in (*records.values(), *plain.values()):
+        task = own[0].cell.setting.task
+        if task not in sizes:
+            sizes[task] = plan.known_sizes(task, bench.data)
+        for stage in (*stages_until({"": own}, None), *stages_until({"": own}, until)):
             every[stage.key] = stage
-            steps[stage.key] = planned_steps(stage, sizes[record.cell.setting.task])
-    stages = chosen_stages([r for rs in records.values() for r in rs], until)
+            steps[stage.key] = plan.planned_steps(stage, sizes[task])
+    stages = stages_until(records, until)
     store = Store(bench.store)
     states = store.states(stages)
-    took = measured(every.values(), steps, store, bench.device.partition(":")[0])
+    times = plan.measured(every.values(), steps, store, bench.device.partition(":")[0])
     for label, own in records.items():
         for seed, record in enumerate(own):
             click.echo(f"{label}, seed {seed}")
-            for stage in chosen_stages([record], until):
-                taken = steps[stage.key]
-                told = "? steps" if taken is None else f"{taken:,} steps" if taken else ""
+            for stage in stages_until({label: [record]}, until):
+                count = steps[stage.key]
+                text = "? steps" if count is None else f"{count:,} steps" if count else ""
                 key = stage.key if record.evidence[0].images.digest else "no key without data"
                 state = states[stage.key]
-                click.echo(f"  {state:8s} {stage.describe():40s} {told:>14s}  {key}")
+                click.echo(f"  {state:8s} {stage.describe():40s} {text:>14s}  {key}")
     to_do = [s for s in stages if states[s.key] != "done"]
     unknown = [steps[s.key] for s in to_do].count(None)
     left = f"{sum(steps[s.key] or 0 for s in to_do):,} steps to do"
-    left += f" and those of {unknown} stages that cannot be told" * bool(unknown)
-    seconds = {s.key: estimate(s, steps[s.key], took) for s in to_do}
-    for line in (*time_lines(stages, seconds, slots), *doubts(to_do, steps, took)):
+    left += f" and those of {unknown} stages, whose number is unknown" * bool(unknown)
+    seconds = {s.key: plan.estimate(s, steps[s.key], times) for s in to_do}
+    for line in (*plan.time_lines(stages, seconds, slots), *plan.doubts(to_do, steps, times)):
         click.echo(line)
     click.echo(f"{count_states(states)}; {left}")
 
 
+def count_states(states: Mapping[str, str]) -> str:
+    """Returns how many stages are in which state."""
+    values = list(states.values())
+    counts = ", ".join(f"{values.count(s)} {s}" for s in ("done", "partial", "missing"))
+    return f"{counts} of {len(values)} stages"
+
+
+def compute(
+    stages: "Sequence[Stage]", bench: "Bench", place: "Executor", show: Callable[[bool], None],
+    out: Path, *, quiet: bool, verbose: bool,
+) -> None:  # fmt: skip
+    """Completes the stages, shows the result, says what was computed; exits with 1 on a fault.
+
+    Args:
+        stages: In an order where needs come first.
+        bench: Where things are.
+        place: What runs them.
+        show: Writes the result, given whether all stages are there. A stage that it finds
+            damaged is computed again.
+        out: Where it writes.
+        quiet: No progress.
+        verbose: A line for every stage that starts and ends.
+    """
+    from mibench.running.executors import Outcome, execute
+    from mibench.running.grid import fetch_weights
+    from mibench.running.progress import display
+    from mibench.store import MENDED, DamagedError, Store, StoreError
+
+    store = Store(bench.store)
+    with refusing():
+        store.set_aside_damaged(stages)
+    states = store.states(stages)
+    missing = [s for s in stages if states[s.key] != "done"]
+    with refusing():
+        fetch_weights(missing, bench.data)
+    outcome = Outcome()
+    for _ in range(MENDED):
+        try:
+            with closing(display(len(missing), quiet=quiet, verbose=verbose)) as watcher:
+                outcome = execute(stages, bench, watcher, place)
+            try:
+                show(not outcome.failures)
+                break
+            except DamagedError as error:
+                if error.stage is not None:
+                    store.set_aside(error.stage, str(error))
+            except OSError as error:
+                if isinstance(error, StoreError):
+                    raise
+                reason = error.strerror or error
+                fail(f"cannot write to {out} ({reason}); the store keeps all results")
+        except KeyboardInterrupt as error:
+            fail(interruption(error, missing, store))
+        except StoreError as error:
+            fail(str(error))
+    counts = f"{outcome.computed} stages computed, {outcome.cached} found in {bench.store}"
+    click.echo("nothing computed: " * (not outcome.computed) + counts, err=True)
+    if outcome.failures:
+        names = {s.key: s.describe() for s in stages}
+        text = "; ".join(f"{names[key]}: {why}" for key, why in outcome.failures.items())
+        fail(f"{text} ({len(outcome.skipped)} other stages needed what failed)")
+
+
+def interruption(error: BaseException, stages: "Iterable[Stage]", store: "Store") -> str:
+    """Returns what to say of an interrupt: what ran, how far it came, what is kept."""
+    notes = getattr(error, "__notes__", [])
+    begun = dict.fromkeys(s.describe() for s in stages if store.state(s) == "partial")
+    notes = notes or [f"{', '.join(begun)} had begun"] * bool(begun)
+    kept = f"what has finished is kept in {store.root}"
+    again = "run the same command again to go on where it was"
+    return "; ".join(["interrupted", *notes, kept, again])
+
+
 def show_accuracy(stages: "Iterable[Stage]", store: "Store") -> None:
-    """Prints the test accuracy of every finished classifier, and what to know beside it."""
+    """Prints the test accuracy of every finished classifier, with remarks on it."""
     from mibench.running.stages import ClassifierStage
 
     remarks: dict[str, None] = {}
     for stage in stages:
         if isinstance(stage, ClassifierStage) and store.state(stage) == "done":
             payload, meta = store.read(stage)
-            told = f"{stage.describe()}, seed {stage.seed}: accuracy {payload['accuracy']:.2f} %"
-            click.echo(told)
+            accuracy = f"accuracy {payload['accuracy']:.2f} %"
+            click.echo(f"{stage.describe()}, seed {stage.seed}: {accuracy}")
             remarks |= dict.fromkeys(meta.get("remarks", []))
     for remark in remarks:
         click.echo(f"note: {remark}", err=True)
 
 
-def results(
-    table: "Table", records: Records, store: "Store", controls: Records
-) -> tuple[str, dict[str, str], "dict[str, Picture]"]:
+def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     """Returns a table as text to print, as files by the ends of their names, and its pictures."""
-    from mibench.reporting import figures, tradeoff, tradeoff_files
-    from mibench.reporting.export import collect, render
+    from mibench.reporting import figures, tradeoff
+    from mibench.reporting.forms import render
+    from mibench.reporting.results import collect
     from mibench.spec import fingerprint
 
-    results = collect(table, records, store, controls)
+    results = collect(grid)
     text = render(results, "text")
     forms = {".csv": "csv", ".json": "json", ".tex": "latex", ".md": "markdown"}
     files = {end: render(results, form) for end, form in forms.items()}
-    faces = any(r[0].cell.setting.task.faces for r in records.values())
-    key = fingerprint([[r.key for r in rs if store.state(r) == "done"] for rs in records.values()])
+    key = fingerprint([[r.key for r in done.values()] for done in grid.done.values()])
     pictures: dict[str, Picture] = {
-        ".png": lambda p: figures.draw_reconstructions(records, store, p, private=not faces),
+        ".png": lambda p: figures.draw_reconstructions(grid, p, private=grid.private()),
         "-tradeoff.png": lambda p: figures.draw_tradeoff(results, p, key),
-        "-training.png": lambda p: figures.draw_training(records, store, p),
-        "-samples.png": lambda p: figures.draw_samples(records, store, p),
+        "-training.png": lambda p: figures.draw_training(grid, p),
+        "-samples.png": lambda p: figures.draw_samples(grid, p),
     }
-    if table.curves:
-        found = tradeoff.compare(table, records, store)
-        files["-curves.csv"] = tradeoff_files.csv(found)
-        text += "\n" + tradeoff_files.text(found) + "\n"
-        pictures["-curves"] = lambda p: tradeoff_files.draw(found, p)
+    if grid.table.curves:
+        comparison = tradeoff.compare(grid)
+        files["-curves.csv"] = tradeoff.csv(comparison)
+        text += "\n" + tradeoff.text(comparison) + "\n"
+        pictures["-curves"] = lambda p: figures.draw_curves(comparison, p)
     return text, files, pictures
+
+
+def dependence(
+    grid: "Grid", measures: Sequence[str]
+) -> tuple[str, dict[str, str], "dict[str, Picture]"]:
+    """Returns what :func:`results` does, of how the table's targets depend on their input."""
+    from mibench.reporting import diagnostics
+
+    diagnosis = diagnostics.diagnose(grid.records, grid.store)
+    if not diagnosis.values:
+        return "", {}, {}
+    text = diagnostics.text(diagnosis, measures) + "\n"
+    files = {"-dependence.csv": diagnostics.csv(diagnosis)}
+    return text, files, {"-dependence": lambda p: diagnostics.draw(diagnosis, measures, p)}
 
 
 def write(files: Mapping[str, str], pictures: "Mapping[str, Picture]", stem: Path) -> None:
@@ -243,8 +347,8 @@ def write(files: Mapping[str, str], pictures: "Mapping[str, Picture]", stem: Pat
         except ValueError as error:
             failed.append(f"{path} ({error})")
             continue
-        # A file of that name where nothing is to be shown is of an earlier run.
+        # If nothing was drawn, a file of that name is of an earlier run.
         for drawn_path in [path] if drawn is True else drawn or []:
             click.echo(drawn_path)
     if failed:
-        fail(f"could not draw {'; '.join(failed)}; the numbers are whole, and kept")
+        fail(f"could not draw {'; '.join(failed)}; the numbers are complete, and kept")

@@ -1,49 +1,43 @@
-"""The commands that look after a store: clean and check-store."""
+"""The commands store ...: what is damaged in a store, and what is not needed."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from mibench.commands.shared import RefusedError, fail, folder, number_of_seeds, plan, refusing
+from mibench.commands import options
+from mibench.commands.selection import Selection
+from mibench.commands.shared import RefusedError, fail, refusing
 
 
-@click.command()
+@click.group("store")
+def store_() -> None:
+    """Find damage in a store, and delete what is not needed."""
+
+
+@store_.command()
 @click.option(
-    "--partial",
-    "which",
-    flag_value="partial",
-    default=True,
+    "--partial", "which", flag_value="partial", default=True,
     help="What interrupted stages left (default).",
-)
+)  # fmt: skip
 @click.option(
-    "--orphans",
-    "which",
-    flag_value="orphans",
+    "--orphans", "which", flag_value="orphans",
     help="Finished stages that no built-in table needs (at its defaults).",
-)
+)  # fmt: skip
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would be.")
 @click.option(
-    "--seeds",
-    type=number_of_seeds,
-    default=10,
-    show_default=True,
+    "--seeds", type=options.number_of_seeds, default=10, show_default=True,
     help="Seeds whose stages --orphans keeps.",
-)
-@click.option(
-    "--store",
-    type=folder,
-    default=Path("mibench-store"),
-    envvar="MIBENCH_STORE",
-    show_default=True,
-)
-@click.option(
-    "--data", type=folder, default=Path("data"), envvar="MIBENCH_DATA", show_default=True
-)
+)  # fmt: skip
+@options.store
+@options.data
 def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
-    """Delete what is not needed from the store; says what, and deletes with --yes."""
-    import shutil
+    """Free disk space: list what is not needed, and delete it with --yes.
 
+    Example: mibench store clean --orphans
+    """
     with refusing():
         paths = sorted(left_over(store) if which == "partial" else orphans(store, seeds, data))
     for path in paths:
@@ -70,17 +64,16 @@ def left_over(store: Path) -> Iterator[Path]:
                 yield path
 
 
-@click.command("check-store")
-@click.option(
-    "--store",
-    type=folder,
-    default=Path("mibench-store"),
-    envvar="MIBENCH_STORE",
-    show_default=True,
-)
+@store_.command()
+@options.store
 @click.option("--repair", is_flag=True, help="Move what is damaged aside, to be computed anew.")
-def check_store(store: Path, repair: bool) -> None:
-    """Read every finished stage and name what is not as it was written; exit status 1 if any."""
+def check(store: Path, repair: bool) -> None:
+    """Read every finished stage and name those that are damaged.
+
+    Exit status 1 if any is.
+
+    Example: mibench store check --repair
+    """
     from mibench.store import DamagedError, move_aside, read_stage
 
     if not store.is_dir():
@@ -121,23 +114,22 @@ def finished(store: Path) -> Iterator[Path]:
 def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
     """Yields finished stages that no built-in table needs.
 
-    What belongs to a task whose raw data cannot be read is kept: which of it a table needs
-    cannot be told.
+    What belongs to a task whose raw data cannot be read is kept, because nobody knows which of it
+    a table needs.
     """
     from mibench.benchmarks.tables import TABLES
     from mibench.reporting.diagnostics import dependence_stages
-    from mibench.running.stages import graph
 
     kept: set[str] = set()
     unread: set[str] = set()
-    for table in TABLES.values():
+    for name, table in TABLES.items():
         try:
-            records = plan(table, seeds, data)
+            grid = Selection(name, seeds=seeds, root=store, data=data).grid
         except (FileNotFoundError, ValueError):
             unread |= {cell.setting.task.name for cell in table.rows.values()}
             continue
-        kept |= {s.key for s in graph(r for rs in records.values() for r in rs)}
-        kept |= {s.key for own in dependence_stages(records).values() for s in own}
+        kept |= {stage.key for stage in grid.stages()}
+        kept |= {s.key for own in dependence_stages(grid.records).values() for s in own}
     if unread:
         names = ", ".join(sorted(unread))
         click.echo(f"keeping all of {names}: the data is not readable under {data}", err=True)
@@ -149,8 +141,6 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
 
 def tasks_of(store: Path) -> dict[str, str]:
     """Returns stage key → the task it rests on, as the stages' own specs say."""
-    import json
-
     tasks: dict[str, str] = {}
     needs: dict[str, list[str]] = {}
     for path in store.glob("*/*/spec.json"):
@@ -159,16 +149,16 @@ def tasks_of(store: Path) -> dict[str, str]:
             if path.parent.parent.name == "images":
                 tasks[path.parent.name] = spec["task"]["is"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            continue  # damaged: it says nothing
+            continue  # it is damaged
         listed = [v if isinstance(v, list) else [v] for v in spec.values()]
         fields = [v for values in listed for v in values]
         needs[path.parent.name] = [v["key"] for v in fields if isinstance(v, dict) and "key" in v]
-    while found := {
+    while more := {
         key: tasks[need]
         for key, others in needs.items()
         if key not in tasks
         for need in others
         if need in tasks
     }:
-        tasks |= found
+        tasks |= more
     return tasks

@@ -1,165 +1,94 @@
-"""The commands that read a table from the store: status, table, events; and list."""
+"""The commands status and table: what a store has of a table."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections import Counter
 
 import click
 
-from mibench.commands.describe import KINDS, registries
-from mibench.commands.shared import (
-    Records,
-    RefusedError,
-    choose_table,
-    count_states,
-    folder,
-    gap,
-    into,
-    note_controls,
-    nothing_is_garbage,
-    opened,
-    plan,
-    planned,
-    planned_controls,
-    published,
-    refusing,
-    what,
-    with_controls,
-)
+from mibench.commands import options
+from mibench.commands.run import count_states
+from mibench.commands.selection import Selection, nothing_is_garbage, of_table
+from mibench.commands.shared import RefusedError, refusing
 
 
 @click.command()
-@what
+@of_table
 @nothing_is_garbage()
-def status(
-    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path,
-) -> None:  # fmt: skip
-    """Show for every row of TABLE which stages are done; compute nothing."""
-    with refusing():
-        records = plan(choose_table(table, rows, settings, protocol), seeds, data)
-    show_states(records, store)
+def status(selection: Selection) -> None:
+    """Show how far a table is, and why stages failed.
 
+    A line for each row and seed of TABLE; nothing is computed.
 
-@click.command()
-@what
-@published
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "csv", "json", "latex", "markdown"]),
-    default="text",
-    show_default=True,
-)
-@click.option(
-    "--reported/--measured-only",
-    default=True,
-    show_default=True,
-    help="Whether a paper's numbers stand beside.",
-)
-@click.option("--standalone", is_flag=True, help="With latex, a whole document.")
-@with_controls
-@nothing_is_garbage()
-def table(
-    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, published: Path | None, form: str, reported: bool, standalone: bool,
-    controls: bool,
-) -> None:  # fmt: skip
-    """Print TABLE from the store or from records alone.
-
-    Gaps print as --, and nothing at all is an error.
+    Example: mibench status digits
     """
-    from mibench.reporting import export
-
-    with refusing():
-        if standalone and form != "latex":
-            raise ValueError("--standalone goes with --format latex")
-        chosen = choose_table(table, rows, settings, protocol)
-        done = opened(store, published)
-        records = planned(chosen, seeds, data, done)
-        beside = planned_controls(chosen, seeds, data, done) if controls else {}
-        results = export.collect(chosen, records, done, beside)
-        # Holes say themselves why a row is not there.
-        is_empty = not any(results.found.values()) and not results.holes
-        if published is None and not is_empty and (controls or form == "text"):
-            note_controls(chosen, beside, rows, seeds, store)
-    text = export.render(results, form, reported=reported)
-    click.echo(export.standalone(text) if standalone else text, nl=False)
-    if is_empty:
-        raise RefusedError(gap(chosen, rows, seeds, done.root))
-
-
-@click.command()
-@what
-@into(folder, "One folder per prior.", "mibench-out/events")
-def events(
-    table: str, rows: Sequence[str], settings: Sequence[str], protocol: str | None, seeds: int,
-    store: Path, data: Path, out: Path,
-) -> None:  # fmt: skip
-    """Write how TABLE's priors trained as TensorBoard event files; compute nothing."""
-    from mibench.reporting.tensorboard import write_events
-    from mibench.running.stages import PriorStage, graph
-    from mibench.store import Store
-
-    done = Store(store)
-    written = 0
-    with refusing():
-        records = plan(choose_table(table, rows, settings, protocol), seeds, data)
-        for stage in graph(r for rs in records.values() for r in rs):
-            if not isinstance(stage, PriorStage) or done.state(stage) != "done":
-                continue
-            if history := done.load(stage).get("history"):
-                path = out / f"{stage.spec.name}-{stage.key}"
-                write_events(history, path)
-                click.echo(path)
-                written += 1
-        if not written:
-            raise ValueError(f"no finished prior of {table} in {store} has kept statistics")
-
-
-@click.command("list")
-@click.argument("what", type=click.Choice(KINDS))
-def list_(what: str) -> None:
-    """List names, each with a line that says what it is."""
-    for name, line in registry(what):
-        click.echo(f"{name:26s} {line}".rstrip())
-    if sys.flags.optimize > 1 and what != "tables":
-        click.echo("note: Python drops descriptions under PYTHONOPTIMIZE=2 or -OO", err=True)
-
-
-def show_states(records: Records, store: Path) -> None:
-    """Prints a line for every row and seed: which of its stages are in the store."""
-    from collections import Counter
-
-    from mibench.reporting.holes import reason
+    from mibench.reporting.results import reason
     from mibench.running.stages import graph
-    from mibench.store import Store
 
-    every = graph(r for rs in records.values() for r in rs)
-    states, failed = Store(store).states(every), Store(store).failed()
-    texts = {s.key: f"{s.describe()}: {states[s.key]}" for s in every}
+    with refusing():
+        grid = selection.grid
+    states, failed = grid.store.states(grid.stages()), grid.store.failed()
     lines = []
-    for label, stages in records.items():
-        for seed, record in enumerate(stages):
-            alike = Counter(texts[s.key] for s in graph([record]))
-            told = (f"{text} ({n} times)" if n > 1 else text for text, n in alike.items())
-            lines.append(f"{label}, seed {seed}\n  {', '.join(told)}")
-            if states[record.key] != "done" and (why := reason(record, Store(store), failed)):
+    for label, records in grid.records.items():
+        for seed, record in enumerate(records):
+            alike = Counter(f"{s.describe()}: {states[s.key]}" for s in graph([record]))
+            texts = (f"{text} ({n} times)" if n > 1 else text for text, n in alike.items())
+            lines.append(f"{label}, seed {seed}\n  {', '.join(texts)}")
+            if states[record.key] != "done" and (why := reason(record, grid.store, failed)):
                 lines.append(f"  the last time, {why}")
     click.echo("\n".join([*lines, count_states(states)]))
 
 
-def registry(what: str) -> Iterator[tuple[str, str]]:
-    """Yields the names of a kind of component, each with a line that says what it is."""
-    for name, component in registries()[what].items():
-        if what == "tables":
-            yield name, component.caption + f" [{component.source}]" * bool(component.source)
-        elif what == "protocols":
-            own = ", ".join(f"{field}={value}" for field, value in component.items())
-            yield name, own or "the usual one, from which the others differ as told here"
-        else:
-            documented = component.compute if what == "metrics" else component
-            text = documented.__doc__ or ""
-            if text.startswith(f"{documented.__name__}("):
-                text = ""  # a dataclass's own, where Python runs with -OO
-            yield name, text.split("\n")[0]
+@click.command()
+@of_table
+@options.records
+@click.option(
+    "--format", "form", type=click.Choice(["text", "csv", "json", "latex", "markdown"]),
+    default="text", show_default=True, help="How to print it.",
+)  # fmt: skip
+@click.option(
+    "--reported/--measured-only", default=True, show_default=True,
+    help="Show a paper's numbers too.",
+)  # fmt: skip
+@click.option("--standalone", is_flag=True, help="With latex, a document that compiles by itself.")
+@click.option(
+    "--budgets", is_flag=True,
+    help="What attacks spent, in place of scores: steps, answers of the target, seconds, memory.",
+)  # fmt: skip
+@options.controls
+@nothing_is_garbage()
+def table(
+    selection: Selection, form: str, reported: bool, standalone: bool, budgets: bool,
+    controls: bool,
+) -> None:  # fmt: skip
+    """Print a table again, in a form to read, to plot or to publish.
+
+    The numbers of TABLE come from the store or from records alone. What is missing prints as --;
+    if all is missing, that is an error.
+
+    Example: mibench table digits --format latex
+    """
+    from mibench.reporting import budgets as costs
+    from mibench.reporting.forms import render
+    from mibench.reporting.latex import standalone as document
+    from mibench.reporting.results import collect
+
+    with refusing():
+        if standalone and form != "latex":
+            raise ValueError("--standalone goes with --format latex")
+        if budgets and (form != "text" or controls):
+            raise ValueError("--budgets prints text, without --controls")
+        grid = selection.with_controls() if controls else selection.grid
+        if budgets:
+            rows = costs.spent(grid)
+            if not any(rows.values()):
+                raise ValueError(selection.gap())
+            click.echo(costs.render(grid.table.caption, rows, grid.seeds), nl=False)
+            return
+        results = collect(grid)
+        # Holes say themselves why a row is not there.
+        is_empty = not any(results.found.values()) and not results.holes
+        if selection.published is None and not is_empty and (controls or form == "text"):
+            selection.note_controls(grid.controls)
+    text = render(results, form, reported=reported)
+    click.echo(document(text) if standalone else text, nl=False)
+    if is_empty:
+        raise RefusedError(selection.gap())

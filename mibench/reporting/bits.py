@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.machine import in_words as made_on
-from mibench.reporting.records import Run, in_words
+from mibench.reporting.runs import Run, in_words
 
 KINDS = (
     "images", "outliers", "classifier", "release", "prior", "inversion", "evidence", "record",
@@ -57,12 +57,12 @@ def agreement(a: Sequence[Run], b: Sequence[Run]) -> Agreement:
 
 
 def _by_key(runs: Sequence[Run], side: str) -> dict[str, Run]:
-    found: dict[str, Run] = {}
+    by_key: dict[str, Run] = {}
     for run in runs:
-        other = found.setdefault(key := run.stages[-1], run)
+        other = by_key.setdefault(key := run.stages[-1], run)
         if other is not run and _first(other, run) is not None:
             raise ValueError(f"{side} has two results of {key} that differ: name a part of it")
-    return found
+    return by_key
 
 
 def _first(a: Run, b: Run) -> str | None:
@@ -97,20 +97,20 @@ def _machines(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(made_on(meta) for meta in metas))
 
 
-def in_text(found: Agreement) -> str:
+def in_text(both: Agreement) -> str:
     """Returns the agreement for a terminal."""
-    differ = sum(map(len, found.first.values()))
+    differ = sum(map(len, both.first.values()))
     lines = [
-        f"Equal keys: {len(found.alike) + differ} ({found.only[0]} more in A, {found.only[1]} "
-        f"more in B). To the bit, in every stage that both tell of, {len(found.alike)} agree and "
+        f"Equal keys: {len(both.alike) + differ} ({both.only[0]} more in A, {both.only[1]} "
+        f"more in B). To the bit, in every stage that both tell of, {len(both.alike)} agree and "
         f"{differ} differ."
     ]
-    for stage, results in found.first.items():
+    for stage, results in both.first.items():
         lines.append(f"First stage that differs: {stage} of {'; '.join(results)}")
-    for side, machines in zip("AB", found.machines, strict=True):
-        lines += [f"{side} was computed on {told}" for told in machines]
-    a, b = map(set, found.machines)
-    if differ and a == b and not any("not recorded" in told for told in a):
+    for side, machines in zip("AB", both.machines, strict=True):
+        lines += [f"{side} was computed on {machine}" for machine in machines]
+    a, b = map(set, both.machines)
+    if differ and a == b and not any("not recorded" in machine for machine in a):
         lines.append(
             "Both sides name the same kind of machine, where equal keys should give equal bits: "
             "a side is not what was computed, or something differs that is not recorded."

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
 from mibench.store import Store
 
@@ -52,12 +53,9 @@ class Budget:
     shared: float = 0
 
 
-def spent(records: Mapping[str, Sequence[RecordStage]], store: Store) -> dict[str, Budget | None]:
+def spent(grid: Grid) -> dict[str, Budget | None]:
     """Returns the budget of every row; None where no seed is in the store."""
-    return {
-        label: _budget([s for s in stages if store.state(s) == "done"], store)
-        for label, stages in records.items()
-    }
+    return {label: _budget(list(done.values()), grid.store) for label, done in grid.done.items()}
 
 
 def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:

@@ -13,7 +13,7 @@ from mibench.evaluation.significance import LEVEL
 from mibench.reporting.contrasts import Contrast
 
 if TYPE_CHECKING:
-    from mibench.reporting.export import Results
+    from mibench.reporting.results import Results
 
 LOW = 90.0
 """Test accuracy in percent below which an evaluator is weak."""

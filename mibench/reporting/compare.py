@@ -8,7 +8,7 @@ from typing import Any
 
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import FEWEST_VALUES, paired
-from mibench.reporting.records import Run, differences, in_words
+from mibench.reporting.runs import Run, differences, in_words
 from mibench.spec import fingerprint
 
 Number = float | None
@@ -70,7 +70,7 @@ def _seedless(run: Run) -> dict[str, Any]:
 
 
 def _grouped(runs: Sequence[Run], *, named: bool) -> dict[str, list[Run]]:
-    """Returns label → one run per seed; cells that differ under one label are told apart."""
+    """Returns label → one run per seed; different cells of one label get labels of their own."""
     cells: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         label = run.label if named and run.label else in_words(run.cell)
@@ -89,7 +89,7 @@ def _fields(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
 
 
 def _row(a: Sequence[Run], b: Sequence[Run]) -> list[Difference]:
-    found = []
+    row = []
     for metric in METRICS:
         xs = {r.seed: r.scores[metric] for r in a if metric in r.scores}
         ys = {r.seed: r.scores[metric] for r in b if metric in r.scores}
@@ -103,8 +103,8 @@ def _row(a: Sequence[Run], b: Sequence[Run]) -> list[Difference]:
         else:
             half = _welch(list(xs.values()), list(ys.values()))
         means = statistics.mean(xs.values()), statistics.mean(ys.values())
-        found.append(Difference(metric, *means, half, in_pairs, (len(xs), len(ys))))
-    return found
+        row.append(Difference(metric, *means, half, in_pairs, (len(xs), len(ys))))
+    return row
 
 
 def _welch(xs: Sequence[float], ys: Sequence[float]) -> Number:
@@ -161,15 +161,15 @@ def in_text(comparison: Comparison) -> str:
 
 def _merged(comparison: Comparison) -> list[tuple[str, Any, Any, str]]:
     """Returns each differing field once, with the rows that it differs in."""
-    found: dict[str, tuple[str, Any, Any, list[str]]] = {}
+    merged: dict[str, tuple[str, Any, Any, list[str]]] = {}
     for label, fields in comparison.fields.items():
         for path, a, b in fields:
-            at = found.setdefault(json.dumps([path, a, b]), (path, a, b, []))
+            at = merged.setdefault(json.dumps([path, a, b]), (path, a, b, []))
             at[3].append(" ".join(label.split()))
     total = len(comparison.rows)
     return [
         (path, a, b, "all rows" if len(rows) == total else "; ".join(rows))
-        for path, a, b, rows in found.values()
+        for path, a, b, rows in merged.values()
     ]
 
 

@@ -31,8 +31,9 @@ class Contrast:
         test: Of the row minus the other, at those seeds.
         p: After Holm's correction; None where there is no test.
         tests: How many tests were corrected together.
-        more: About how many more seeds would tell the rows apart: None if more than 100, if
-            that cannot be told, as with fewer than three seeds, or if they are told apart.
+        more: Estimated number of further seeds until the difference is significant: None if more
+            than 100, if there is no estimate, as with fewer than three seeds, or if it is
+            significant.
     """
 
     row: str
@@ -60,12 +61,12 @@ def reference(table: Table, label: str) -> str | None:
 
 def _bare(table: Table) -> dict[object, str]:
     """Returns the first row without a defense under conditions, and under them and a recipe."""
-    found: dict[object, str] = {}
+    first: dict[object, str] = {}
     for label, cell in table.rows.items():
         if cell.defense.undefended:
-            found.setdefault(_conditions(cell), label)
-            found.setdefault((_conditions(cell), cell.recipe), label)
-    return found
+            first.setdefault(_conditions(cell), label)
+            first.setdefault((_conditions(cell), cell.recipe), label)
+    return first
 
 
 def _reference(cell: Cell, bare: Mapping[object, str]) -> str | None:
@@ -110,24 +111,24 @@ def _compare(
             test = paired([values[a][s] for s in seeds], [values[b][s] for s in seeds])
             tested[a, b] = (seeds, test)
             questions[a, b] = _question(table, metric, a, b, seeds)
-    # One target meets every attack: what its accuracy says is asked once, not once per attack.
+    # One target meets every attack: its accuracy is tested once, not once per attack.
     firsts = {questions[pair]: pair for pair in reversed(tested)}
     order = list(firsts)
     corrected = dict(zip(order, holm([tested[firsts[q]][1].p for q in order]), strict=True))
     tests = sum(p is not None for p in corrected.values())
-    found = []
+    contrasts = []
     for (a, b), (seeds, test) in tested.items():
         p = corrected[questions[a, b]]
         more = None
         if p is not None and p > LEVEL and len(seeds) >= FEWEST_VALUES:
             diffs = [values[a][s] - values[b][s] for s in seeds]
             more = seeds_needed(diffs, LEVEL / tests)
-        found.append(Contrast(a, b, seeds, test, p, tests, more))
-    return found
+        contrasts.append(Contrast(a, b, seeds, test, p, tests, more))
+    return contrasts
 
 
 def _question(table: Table, metric: str, a: str, b: str, seeds: tuple[int, ...]) -> object:
-    """Returns what is asked: of two targets, the same under every attack, or of two rows."""
+    """Returns what a test compares: two targets, the same under every attack, or two rows."""
     if METRICS[metric].per != "target":
         return a, b
     targets = [(c.setting, c.recipe, c.defense) for c in (table.rows[a], table.rows[b])]

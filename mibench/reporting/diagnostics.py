@@ -13,9 +13,10 @@ from io import StringIO
 from itertools import chain, product
 from pathlib import Path
 
+from mibench.benchmarks.row import Row
 from mibench.defenses import Release
 from mibench.evaluation.significance import LEVEL, Test, holm, interval, paired
-from mibench.reporting.drawing import new_figure, own_style, save
+from mibench.reporting.canvas import new_figure, own_style, save_both
 from mibench.running.stages import ClassifierStage, RecordStage
 from mibench.running.stages.dependence import PAIRS, SPLITS, DependenceStage, dependence_stage
 from mibench.store import Store
@@ -79,10 +80,10 @@ def dependence_stages(
     }
     keys: dict[str, set[str]] = {}
     for label, own in stages.items():
-        keys.setdefault(label.rpartition(" / ")[2], set()).add(own[0].key)
+        keys.setdefault(Row.of(label).defended, set()).add(own[0].key)
     named: dict[str, list[DependenceStage]] = {}
     for label, own in stages.items():
-        short = label.rpartition(" / ")[2]
+        short = Row.of(label).defended
         named.setdefault(short if len(keys[short]) == 1 else label, own)
     return named
 
@@ -110,7 +111,7 @@ def diagnose(records: Mapping[str, Sequence[RecordStage]], store: Store) -> Diag
     leakage: dict[str, dict[str, list[float]]] = {}
     missing = []
     for label, rows in records.items():
-        attack = label.rpartition(" / ")[0]
+        attack = Row.of(label).attack
         if isinstance(rows[0].cell.defense, Release):
             continue
         for seed, record in enumerate(rows):
@@ -351,7 +352,7 @@ def draw(diagnosis: Diagnosis, measures: Sequence[str], stem: Path) -> list[Path
         axes.set_yticks(range(len(defenses)), defenses if s == 0 else [], fontsize=7)
         axes.tick_params(length=0)
         axes.set_title(f"{split} images", fontsize=8)
-    return save(figure, stem)
+    return save_both(figure, stem)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,53 +1,57 @@
-"""Figures: what the attacks recovered, and what privacy costs."""
+"""Figures: what the attacks recovered, how targets trained, and what privacy costs.
 
-import io
-from collections.abc import Mapping, Sequence
+Each function here returns whether there was anything to draw; if not, it writes nothing.
+"""
+
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mibench.reporting.drawing import own_style
-from mibench.reporting.export import Results
-from mibench.running.stages import ClassifierStage, RecordStage
+from mibench.benchmarks.row import Row
+from mibench.reporting.canvas import (
+    STYLES,
+    finish,
+    look,
+    new_figure,
+    own_style,
+    save,
+    save_both,
+    strip,
+    tradeoff,
+)
+from mibench.reporting.gallery import gallery
+from mibench.reporting.results import Mark, Results, collect
+from mibench.reporting.tradeoff import Tradeoff, front
+from mibench.running.grid import Grid
 from mibench.spec import fingerprint
-from mibench.store import Store
 
 VERSION = 3
 COLUMNS = 16
 """Classes that a picture shows at most."""
-COLOURS = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999933",
-)  # fmt: skip
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow darkened."""
-MARKERS = "osD^vPX<"
 IMAGES = 40
 """Images that a row of a picture shows at most: of each class 8 or, if there are many, 2."""
+SIMILAR = 8
+"""Reconstructions of a row that Figure 3 shows at most."""
 
 
 @own_style()
-def draw_reconstructions(
-    records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path, *, private: bool = True
-) -> bool:
+def draw_reconstructions(grid: Grid, path: Path, *, private: bool = True) -> bool:
     """Writes a PNG: rows are private examples, then each row's reconstructions; columns classes.
 
     The first passes of the first seed are shown, not the best ones. Rows that are not in the
     store are left out.
 
     Args:
-        records: Label → last stages, one per seed.
-        store: Where to look.
+        grid: The rows.
         path: The PNG.
         private: Whether to show private training images.
-
-    Returns:
-        Whether there was anything to show; as of every function that draws here.
     """
-    done = {k: r[0] for k, r in records.items() if store.state(r[0]) == "done"}
+    done, store = grid.first, grid.store
     if not done:
         return False
-    if _current(path, stamp := _stamp("images", done.values(), private)):
+    keys = [record.key for record in done.values()]
+    if _current(path, stamp := fingerprint(["images", VERSION, private, keys])):
         return True
     first = next(iter(done.values())).evidence[0]
     classes = min(COLUMNS, min(r.evidence[0].inversion.classes for r in done.values()))
@@ -64,7 +68,7 @@ def draw_reconstructions(
     per_class = len(strips[-1][1]) // classes
     for i, (label, images) in enumerate(strips):
         axes = figure.add_subplot(len(strips), 1, i + 1)
-        width = draw_strip(axes, label, images, per_class) / classes
+        width = strip(axes, label, images, per_class) / classes
         if i == 0:
             axes.set_xticks([(c + 0.5) * width for c in range(classes)], map(str, range(classes)))
             axes.xaxis.tick_top()
@@ -72,162 +76,184 @@ def draw_reconstructions(
     return True
 
 
-def draw_strip(axes: Any, label: str, images: Tensor, per_class: int) -> float:  # noqa: ANN401
-    """Draws images side by side, the label before them; returns the width."""
-    strip = _strip(images, per_class)
-    grey = strip.shape[2] == 1
-    axes.imshow(
-        strip[:, :, 0] if grey else strip, cmap="gray" if grey else None, vmin=0, vmax=1,
-        interpolation="nearest", aspect="equal",
-    )  # fmt: skip
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.tick_params(length=0, labelsize=8)
-    axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-    axes.spines[:].set_visible(b=False)
-    width: float = strip.shape[1]
-    return width
+@own_style()
+def draw_similar(grid: Grid, path: Path, *, private: bool) -> bool:
+    """Draws of every row the first reconstructions, the most similar private ones below.
 
-
-def _strip(images: Tensor, per_class: int) -> Any:  # noqa: ANN401 - a NumPy array (h, w, c)
-    """Returns the images side by side, a gap of a few pixels after each class."""
-    gap = max(1, images.shape[-1] // 8)
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
-    groups = padded.split(per_class)  # type: ignore[no-untyped-call]
-    white = torch.ones(*padded.shape[1:3], gap)
-    pieces = [p for g in groups for p in (*g, white)]
-    return torch.cat(pieces, dim=2).permute(1, 2, 0).numpy()
+    Most similar is, of the private images of the attacked class that FID compares with, the
+    nearest in the evaluator's features.
+    """
+    strips: list[tuple[str, Tensor]] = []
+    for label, record in grid.first.items():
+        shown = gallery(record.evidence[0], grid.store, SIMILAR, private=private)
+        strips.append((label, shown.images))
+        if shown.nearest is not None:
+            strips.append(("most similar", shown.nearest))
+    if strips:
+        margin = 0.4 + 0.075 * max(len(label) for label, _ in strips)
+        _save_strips(strips, (margin + 0.5 * len(strips[0][1]), 0.5 * len(strips) + 0.1), path)
+    return bool(strips)
 
 
 @own_style()
-def draw_tradeoff(results: Results, path: Path, key: str) -> bool:
-    """Writes a PNG: Attack Acc against Accuracy, one marker per row, one panel per attack."""
-    rows = {
-        label: (e["accuracy"], e["attack_acc"])
-        for label, e in results.entries.items()
-        if {"accuracy", "attack_acc"} <= set(e) and e["attack_acc"].mean is not None
-    }
-    if not rows:
-        return False
-    if _current(path, stamp := fingerprint(["tradeoff", VERSION, key])):
+def draw_samples(grid: Grid, path: Path) -> bool:
+    """Writes a PNG: a row for every prior that kept samples of its end, one per seed."""
+    priors = grid.finished(record.evidence[0].inversion.prior for record in grid.last)
+    if _current(path, stamp := fingerprint(["samples", VERSION, [p.key for p in priors]])):
         return True
-    attacks = list(dict.fromkeys(label.rpartition(" / ")[0] for label in rows))
-    defenses = list(dict.fromkeys(label.rpartition(" / ")[2] for label in rows))
-    figure = new_figure((0.8 + 3.1 * len(attacks), 3.2))
-    for i, attack in enumerate(attacks):
-        axes = figure.add_subplot(1, len(attacks), i + 1)
-        for j, defense in enumerate(defenses):
-            label = f"{attack} / {defense}" if attack else defense
-            if label not in rows:
-                continue
-            x, y = rows[label]
-            spread = y.std if results.seeds == 1 else y.half
-            axes.errorbar(
-                x.mean, y.mean, xerr=x.half, yerr=spread, color=COLOURS[j % 8],
-                marker=MARKERS[j % 8], label=defense, capsize=3, linestyle="",
-            )  # fmt: skip
+    strips = [
+        (f"{prior.spec.name}, seed {prior.seed}", history["samples"][-1].float() / 255)
+        for prior in priors
+        if "samples" in (history := grid.store.load(prior).get("history", {}))
+    ]
+    if strips:
+        _save_strips(strips, (9.0, 0.55 * len(strips) + 0.1), path, stamp)
+    return bool(strips)
+
+
+def _save_strips(
+    strips: list[tuple[str, Tensor]], size: tuple[float, float], path: Path, stamp: str = ""
+) -> None:
+    figure = new_figure(size)
+    for i, (label, images) in enumerate(strips):
+        strip(figure.add_subplot(len(strips), 1, i + 1), label, images, 1)
+    save(figure, path, stamp)
+
+
+@own_style()
+def draw_tradeoff(results: Results, path: Path, key: str = "", *, joined: bool = False) -> bool:
+    """Draws Attack Acc against Accuracy, one panel per attack.
+
+    Args:
+        results: The rows.
+        path: The PNG or PDF.
+        key: Names the results: a picture of the same ones is not drawn again. "" names none.
+        joined: Whether a line joins the weights of one defense; else each is for itself.
+    """
+    panels: dict[str, dict[str, list[Mark]]] = {}
+    for label, mark in results.tradeoff().items():
+        row = Row.of(label)
+        lines = panels.setdefault(row.attack, {})
+        lines.setdefault(row.defense if joined else row.defended, []).append(mark)
+    if not panels:
+        return False
+    if _current(path, stamp := fingerprint(["tradeoff", VERSION, key]) if key else ""):
+        return True
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    figure = new_figure((0.8 + 3.1 * len(panels), 3.2))
+    for i, (attack, lines) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        ordered = {n: sorted(lines.get(n, []), key=lambda m: m.accuracy) for n in names}
+        style = {"linestyle": "-", "linewidth": 1} if joined else {"linestyle": ""}
+        tradeoff(axes, ordered, capsize=3, **style)
         axes.set_title(attack, fontsize=9)
-        axes.set_xlabel("Accuracy of the target, %", fontsize=8)
-        if i == 0:
-            axes.set_ylabel("Attack Acc, % (lower is more private)", fontsize=8)
-        axes.set_ylim(-2, 102)
-        axes.tick_params(labelsize=8)
-        axes.grid(visible=True, alpha=0.3)
         axes.margins(x=0.2)
+        if i:
+            axes.set_ylabel("")
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     save(figure, path, stamp)
     return True
 
 
 @own_style()
-def draw_training(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
-    """Writes a PNG: the targets' accuracy by which weights are selected, epoch by epoch.
+def draw_curves(compared: Tradeoff, stem: Path) -> list[Path]:
+    """Writes a PNG and a PDF: Attack Acc against Accuracy, a line per defense over its weights.
+
+    Marks are means, bars Student's 95 % intervals, faint marks single seeds; the dashed steps
+    are the front of all means. Returns no path while no seed is whole.
+    """
+    if not compared.seeds:
+        return []
+    figure = new_figure((5.4, 3.8))
+    axes = figure.add_subplot(1, 1, 1)
+    points = {c.name: [p for own in c.points.values() for p in own] for c in compared.curves}
+    for number, own in enumerate(points.values()):
+        axes.plot(*zip(*own, strict=True), **look(number), linestyle="", markersize=3, alpha=0.3)
+    lines = {
+        curve.name: [Mark(x.mean, y.mean, x.half, y.half) for x, y in curve.means()]
+        for curve in compared.curves
+    }
+    tradeoff(axes, lines, capsize=2, linewidth=1.2, elinewidth=0.6)
+    best = front([(m.accuracy, m.attack_acc) for marks in lines.values() for m in marks])[::-1]
+    axes.step(
+        [x for x, _ in best], [y for _, y in best], where="pre", color="#777777",
+        linestyle="--", linewidth=1, label="front of means", zorder=1,
+    )  # fmt: skip
+    axes.set_xlim(min(x for own in points.values() for x, _ in own) - 2, 101)
+    axes.legend(fontsize=7)
+    return save_both(figure, stem)
+
+
+@own_style()
+def draw_training(grid: Grid, path: Path, *, panels: int = 1) -> bool:
+    """Draws the targets' accuracy by which weights are selected, epoch by epoch.
 
     First seed; rows that share a target share a curve. Targets that keep the last epoch are
     judged by no images while they train, and are left out.
+
+    Args:
+        grid: The rows, in whose order the targets are.
+        path: The PNG or PDF.
+        panels: How many panels the targets fill in their order, if there are two for each.
     """
-    targets: dict[str, tuple[str, ClassifierStage]] = {}
-    for label, stages in records.items():
-        target = stages[0].evidence[0].inversion.target.trained
-        if store.state(target) == "done":
-            targets.setdefault(target.key, (label.rpartition(" / ")[2], target))
-    if _current(path, stamp := fingerprint(["training", VERSION, list(targets)])):
+    targets = grid.targets()
+    keys = [target.key for target in targets.values()]
+    if _current(path, stamp := fingerprint(["training", VERSION, keys]) if panels == 1 else ""):
         return True
-    curves = {}
-    for label, target in targets.values():
-        history = store.load(target)["history"]
+    curves = []
+    for label, target in targets.items():
+        history = grid.store.load(target)["history"]
         if history and all("accuracy" in epoch for epoch in history):
-            curves[label] = [epoch["accuracy"] for epoch in history]
+            curves.append((Row.of(label).defended, [epoch["accuracy"] for epoch in history]))
     if not curves:
         return False
-    figure = new_figure((5.4, 3.4))
-    axes = figure.add_subplot(1, 1, 1)
-    for j, (label, accuracies) in enumerate(curves.items()):
-        epochs = range(1, len(accuracies) + 1)
-        axes.plot(
-            epochs, accuracies, color=COLOURS[j % 8], marker=MARKERS[j % 8], markersize=3,
-            linewidth=1, label=label,
-        )  # fmt: skip
-    axes.set_xlabel("Epoch", fontsize=8)
-    axes.set_ylabel("Accuracy on selection images, %", fontsize=8)
-    axes.set_ylim(-2, 102)
-    axes.tick_params(labelsize=8)
-    axes.grid(visible=True, alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
+    panels = panels if len(curves) >= 2 * panels else 1
+    size = -(-len(curves) // panels)
+    figure = new_figure((5.4, 3.4) if panels == 1 else (3.4 * panels, 2.8))
+    for p in range(panels):
+        axes = figure.add_subplot(1, panels, p + 1)
+        for i, (name, accuracies) in enumerate(curves[p * size : (p + 1) * size]):
+            axes.plot(
+                range(1, len(accuracies) + 1), accuracies, label=name, linewidth=1, markersize=3,
+                linestyle=STYLES[i % len(STYLES)] if panels > 1 else "-", **look(p * size + i),
+            )  # fmt: skip
+        finish(axes, "Epoch", "Accuracy on selection images, %" if p == 0 else "")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if panels > 1:
+            axes.legend(fontsize=7)
+            axes.set_title(f"({'ab'[p]})", fontsize=9)
+    if panels == 1:
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     save(figure, path, stamp)
     return True
-
-
-@own_style()
-def draw_samples(records: Mapping[str, Sequence[RecordStage]], store: Store, path: Path) -> bool:
-    """Writes a PNG: a row for every prior that kept samples of its end, one per seed."""
-    priors = [r.evidence[0].inversion.prior for stages in records.values() for r in stages]
-    done = {p.key: p for p in priors if store.state(p) == "done"}
-    if _current(path, stamp := fingerprint(["samples", VERSION, list(done)])):
-        return True
-    histories = {key: store.load(p).get("history", {}) for key, p in done.items()}
-    strips = {
-        f"{done[key].spec.name}, seed {done[key].seed}": history["samples"][-1].float() / 255
-        for key, history in histories.items()
-        if "samples" in history
-    }
-    if not strips:
-        return False
-    figure = new_figure((9.0, 0.55 * len(strips) + 0.1))
-    for i, (label, images) in enumerate(strips.items()):
-        draw_strip(figure.add_subplot(len(strips), 1, i + 1), label, images, 1)
-    save(figure, path, stamp)
-    return True
-
-
-def new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib has no stubs
-    """Returns an empty figure of ``size`` inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _stamp(what: str, records: Any, private: bool) -> str:  # noqa: ANN401
-    return fingerprint([what, VERSION, private, [r.key for r in records]])
 
 
 def _current(path: Path, stamp: str) -> bool:
-    """Whether the file was drawn from the same records: a picture of old ones is redrawn."""
-    return path.exists() and stamp.encode() in path.read_bytes()
+    """Whether the file was drawn from the same results: a picture of old ones is redrawn."""
+    return bool(stamp) and path.exists() and stamp.encode() in path.read_bytes()
 
 
-def save(figure: Any, path: Path, stamp: str = "") -> None:  # noqa: ANN401 - no stubs
-    """Writes a PNG or, by the path's suffix, a PDF with its fonts inside: the same each time."""
-    from matplotlib import rc_context
+# The figures of Peng et al., KDD 2022 --------------------------------------------------------
 
-    form = path.suffix.removeprefix(".")
-    metadata: dict[str, str | None] = {"Software": "mibench", "Comment": stamp}
-    if form == "pdf":
-        metadata = {"Creator": "mibench", "Producer": None, "CreationDate": None}
-    buffer = io.BytesIO()
-    with rc_context({"pdf.fonttype": 42}):  # whole TrueType fonts, which journals ask for
-        figure.savefig(buffer, format=form, metadata=metadata)
-    path.write_bytes(buffer.getvalue())
+FIGURES = ("training", "reconstructions", "tradeoff")
+NUMBERS = {"1": "training", "3": "reconstructions", "4": "tradeoff"}
+"""The paper's number → name."""
+
+
+def draw_figure(name: str, grid: Grid, path: Path, *, private: bool) -> None:
+    """Draws a figure of the paper: training in two panels, reconstructions, or the trade-off.
+
+    Raises:
+        ValueError: If the store has nothing of what it shows.
+    """
+    if name == "training":
+        drawn = draw_training(grid, path, panels=2)
+        lacking = "no target in the store was judged epoch by epoch while it trained"
+    elif name == "reconstructions":
+        drawn = draw_similar(grid, path, private=private)
+        lacking = "no row is in the store"
+    else:
+        drawn = draw_tradeoff(collect(grid), path, joined=True)
+        lacking = "no row in the store has both Accuracy and Attack Acc"
+    if not drawn:
+        raise ValueError(lacking)

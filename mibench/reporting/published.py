@@ -7,9 +7,12 @@ from typing import Any
 
 from mibench.benchmarks.cell import Cell, Seeds
 from mibench.benchmarks.tables import Table
-from mibench.reporting import tradeoff, tradeoff_files
-from mibench.reporting.export import Results, collect, render
-from mibench.reporting.records import Record, check, find
+from mibench.reporting import tradeoff
+from mibench.reporting.forms import render
+from mibench.reporting.records import Record, find
+from mibench.reporting.results import Results, collect
+from mibench.reporting.verify import check
+from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, record_stage
 from mibench.spec import canonical, fingerprint
 from mibench.store import Payload, Stage, Store
@@ -48,8 +51,8 @@ class Published(Store):
         """Returns how many seeds, from 0 on, the records tell of a table; 0 if of none."""
         none = canonical(Seeds())
         cells = {fingerprint(cell.at(0)) for cell in table.rows.values()}
-        told = [record["payload"]["cell"] for record in self._records.values()]
-        own = [cell for cell in told if fingerprint(cell | {"seeds": none}) in cells]
+        every = [record["payload"]["cell"] for record in self._records.values()]
+        own = [cell for cell in every if fingerprint(cell | {"seeds": none}) in cells]
         return 1 + max((cell["seeds"]["target"] for cell in own), default=-1)
 
     def stages(self, table: Table, seeds: int) -> dict[str, list[RecordStage]]:
@@ -64,18 +67,24 @@ class Published(Store):
         }
 
     def results(self, table: Table, seeds: int | None = None) -> Results:
-        """Returns a table as the records have it, of all their seeds unless told."""
+        """Returns a table as the records have it, by default of all their seeds."""
         seeds = seeds or max(1, self.seeds(table))
-        return collect(table, self.stages(table, seeds), self)
+        return collect(self.grid(table, seeds))
+
+    def grid(self, table: Table, seeds: int) -> Grid:
+        """Returns a table in these records, over seeds from 0 on."""
+        return Grid(table, self.stages(table, seeds), self)
 
     def _stage(self, cell: Cell, table: Table, known: dict[object, Any]) -> RecordStage:
         record = self._records.get(fingerprint(cell))
-        told = {s["identity"]["kind"]: s["identity"] for s in record["stages"]} if record else {}
-        data = told.get("images", {}).get("digest", "")
-        inception = told.get("evidence", {}).get("inception", "")
+        identities = (
+            {s["identity"]["kind"]: s["identity"] for s in record["stages"]} if record else {}
+        )
+        data = identities.get("images", {}).get("digest", "")
+        inception = identities.get("evidence", {}).get("inception", "")
         stage = record_stage(cell, table.columns, data, inception, known)
         metrics = tuple(
-            (name, version) for name, version in told.get("record", {}).get("metrics", ())
+            (name, version) for name, version in identities.get("record", {}).get("metrics", ())
         )
         if set(table.columns) <= {name for name, _ in metrics}:
             stage = replace(stage, metrics=metrics)  # of the versions that it was scored by
@@ -109,8 +118,8 @@ class Published(Store):
         name = f"{stage.kind}/{record['key'] if record else stage.key}"
         if name not in self._runs:
             raise KeyError(f"no record in {self.root} tells of the run of {name}")
-        found: dict[str, Any] = self._runs[name]
-        return found
+        run: dict[str, Any] = self._runs[name]
+        return run
 
     def failed(self) -> frozenset[str]:
         """Returns nothing: records tell of what was finished."""
@@ -120,9 +129,9 @@ class Published(Store):
 def files_of(table: Table, seeds: int, store: Published) -> dict[str, str]:
     """Returns the text of each file of a table, by name, from records alone."""
     results = store.results(table, seeds)
-    told = {f"{table.name}.{suffix}": render(results, form) for suffix, form in FORMS.items()}
-    told["command.txt"] = f"mibench run {table.name} --seeds {seeds}\n"
+    texts = {f"{table.name}.{suffix}": render(results, form) for suffix, form in FORMS.items()}
+    texts["command.txt"] = f"mibench run {table.name} --seeds {seeds}\n"
     if table.curves:
-        found = tradeoff.compare(table, store.stages(table, seeds), store)
-        told[f"{table.name}-curves.csv"] = tradeoff_files.csv(found)
-    return told
+        compared = tradeoff.compare(store.grid(table, seeds))
+        texts[f"{table.name}-curves.csv"] = tradeoff.csv(compared)
+    return texts

@@ -1,71 +1,36 @@
 """Record files: a cell's scores with all that decided them, to pass on and to check.
 
 A record file holds what a record stage holds, the identities of all stages it rests on, and on
-what they were computed. :func:`check` says whether it is whole and agrees with itself:
-
-* its sha256 is that of its content: a file cut short or edited by hand is found;
-* each stage's key is the hash of its identity, up from the digest of the raw data, and the cell
-  says the same as those identities: scores cannot be passed off as those of another spec;
-* its scores follow from its values.
-
-Who edits values and scores alike and then computes the hashes anew makes a file that agrees
-with itself. No hash can tell that; only running the cell again can.
+what they were computed.
 """
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
-
 import mibench
-from mibench.evaluation import METRICS, Evidence, Metric, summarise
+from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
-from mibench.spec import canonical, fingerprint
-from mibench.store import DamagedError, Store, read_payload
+from mibench.spec import canonical
+from mibench.store import Store
 
 Record: TypeAlias = dict[str, Any]
 
 FORMAT = "mibench-record/1"
-COLUMNS = {"attack_acc": "acc", "attack_acc5": "acc5"}
-"""Column → field of a protocol that may name another metric to fill it; others are as named."""
-LARGEST = 64 * 2**20
-"""Bytes of a file that is read at all."""
-MOST_IMAGES = 10**7
-"""Reconstructions of one attack that are believed: memory is taken for that many."""
-TOLERANCE = 1e-6
-"""By how much a score may differ from what its values give, relative to it."""
-PARTS = {
-    "classifier": {"network": "setting.network", "recipe": "recipe", "defense": "defense"},
-    "release": {"defense": "defense"},
-    "prior": {"spec": "attack.prior", "seed": "seeds.prior"},
-    "inversion": {
-        "attack": "attack", "classes": "trials.classes", "samples": "trials.samples",
-        "block": "trials.block", "seed": "seeds.attack",
-    },
-    "evidence": {
-        "real": "protocol.real", "real_part": "protocol.real_part",
-        "select": "protocol.select",
-    },
-    "images": {"task": "setting.task"},
-}  # fmt: skip
-"""Kind → field of its identity → where the cell says the same."""
 
 
 @cache
 def schema(name: str) -> dict[str, Any]:
     """Returns the JSON schema of a "record" or a "table"."""
     text = files("mibench.reporting").joinpath(f"schemas/{name}.schema.json").read_text()
-    found: dict[str, Any] = json.loads(text)
-    return found
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def digest(record: Mapping[str, Any]) -> str:
@@ -112,428 +77,42 @@ def file_name(record: Record) -> str:
     return f"{words or 'row'}-seed{seed}-{record['key'][:8]}.json"
 
 
-def write(
-    table: str, records: Mapping[str, Sequence[RecordStage]], store: Store, out: Path,
-    *, compact: bool = False,
-) -> list[Path]:  # fmt: skip
+def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
     """Writes a file for every cell that is in the store and returns their paths.
 
     ``compact`` files are one line each.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for row, stages in records.items():
-        for stage in stages:
-            if store.state(stage) == "done":
-                record = make(table, row, stage, store)
-                indent = None if compact else 1
-                text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True)
-                paths.append(out / file_name(record))
-                paths[-1].write_text(text + "\n", encoding="ascii")
+    for row, done in grid.done.items():
+        for stage in done.values():
+            record = make(grid.table.name, row, stage, grid.store)
+            indent = None if compact else 1
+            text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True)
+            paths.append(out / file_name(record))
+            paths[-1].write_text(text + "\n", encoding="ascii")
     return paths
 
 
-# Reading and checking ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a check of one file found.
-
-    Attributes:
-        path: The file.
-        record: What it says, if that can be trusted to agree with itself.
-        problem: What is wrong with it; empty if nothing is.
-        recomputed: How many of its scores were computed again from its values.
-    """
-
-    path: Path
-    record: Record | None
-    problem: str
-    recomputed: int = 0
-
-
-def check(path: Path) -> Verdict:
-    """Reads a record file and checks it against its schema, its hashes and its values.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
-    try:
-        record = _read(path)
-        _check_schema(record)
-        if digest(record) != record["sha256"]:
-            raise ValueError("its content differs from its sha256: edited or damaged")
-        _check_stages(record)
-        return Verdict(path, record, "", _check_scores(record["payload"]))
-    except (ValueError, RecursionError, OverflowError) as error:
-        told = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        return Verdict(path, None, " ".join(told.split()))
-
-
-def _read(path: Path) -> Record:
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"it has more than {LARGEST // 2**20} MiB")
-    data = path.read_bytes()
-    try:
-        record = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_once)
-    except UnicodeDecodeError as error:
-        raise ValueError("it is not text") from error
-    except json.JSONDecodeError as error:
-        where = f"from line {error.lineno} on"
-        raise ValueError(f"it is no JSON {where}: cut short or damaged") from error
-    if not isinstance(record, dict):
-        raise ValueError("it is no record, which is a JSON object")
-    return record
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses an object that says one thing twice: readers would disagree on what it says."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object in it names one thing twice")
-    return found
-
-
-def _check_schema(record: Record) -> None:
-    from jsonschema.exceptions import best_match
-
-    error = best_match(_validator()(schema("record")).iter_errors(record))
-    if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "it"
-        raise ValueError(f"{where}: {error.message[:200]}")
-
-
-@cache
-def _validator() -> Any:  # noqa: ANN401 - jsonschema has no types
-    """Returns a validator that looks at lists of numbers as a whole: records are mostly such."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
-
-    one_by_one = Draft202012Validator.VALIDATORS["items"]
-    number, place = {"$ref": "#/$defs/number"}, schema("record")["$defs"]["places"]["items"]
-
-    def items(validator: Any, items: Any, found: Any, whole: Any) -> Iterator[Any]:  # noqa: ANN401
-        kinds = set(map(type, found)) if isinstance(found, list) else {object}
-        if items == number and kinds <= {float, int, type(None)}:
-            return
-        if (
-            items == place
-            and kinds == {int}
-            and not (min(found) < place["minimum"] or max(found) > place["maximum"])
-        ):
-            return
-        yield from one_by_one(validator, items, found, whole)
-
-    return extend(Draft202012Validator, {"items": items})  # type: ignore[no-untyped-call]
-
-
-def _check_stages(record: Record) -> None:
-    """Checks every key against its identity, references, and that the cell says the same."""
-    known: dict[str, dict[str, Any]] = {}
-    for stage in record["stages"]:
-        key, identity = stage["key"], stage["identity"]
-        name = f"{identity['kind']}/{key}"
-        if fingerprint(identity) != key:
-            raise ValueError(f"{name} is not the key of its identity")
-        if missing := [r for r in _references(identity) if r not in known]:
-            raise ValueError(f"{name} rests on {missing[0]}, which it does not tell of")
-        known[name] = identity
-    *below, last = known
-    payload, cell = record["payload"], record["payload"]["cell"]
-    if last != f"record/{record['key']}":
-        raise ValueError(f"its key is {record['key']}, but the last stage is {last}")
-    if known[last].get("cell") != cell:
-        raise ValueError("its cell is not the one its key stands for")
-    if sorted(payload["stages"]) != sorted(below):
-        raise ValueError("its payload names other stages")
-    trained = cell
-    if any(identity["kind"] == "release" for identity in known.values()):
-        trained = {**cell, "defense": cell["defense"].get("inner")}
-    for name, identity in known.items():
-        if identity.get("part") != "evaluation":
-            _check_part(name, identity, trained if identity["kind"] == "classifier" else cell)
-    if strangers := record["runs"].keys() - known.keys():
-        raise ValueError(f"it tells of a run of {min(strangers)}, on which it does not rest")
-    wanted = [name for name, _ in known[last]["metrics"]]
-    if sorted(payload["scores"]) != sorted(wanted) or sorted(payload["values"]) != sorted(wanted):
-        raise ValueError("its scores are not those of its metrics")
-
-
-def _check_part(name: str, identity: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
-    """Checks that a stage is one of the cell's, or of the control attack that the cell names."""
-    cells = [cell]
-    if cell.get("control") is not None:
-        protocol = {**cell["protocol"], "select": "last"}
-        cells.append({**cell, "attack": cell["control"], "protocol": protocol})
-    strange = [
-        [
-            (f, p)
-            for f, p in PARTS.get(identity["kind"], {}).items()
-            if identity.get(f) != _at(c, p)
-        ]
-        for c in cells
-    ]
-    if all(strange):
-        field, path = strange[0][0]
-        raise ValueError(f"{name}.{field} is not the cell's {path}")
-
-
-def _references(value: object) -> Iterator[str]:
-    """Yields the stages that an identity names, as "kind/key"."""
-    if isinstance(value, dict):
-        if value.keys() == {"is", "key"}:
-            yield f"{value['is']}/{value['key']}"
-        else:
-            for inner in value.values():
-                yield from _references(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _references(inner)
-
-
-def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - plain data
-    for step in path.split("."):
-        value = value.get(step) if isinstance(value, dict) else None
-    return value
-
-
-def _check_scores(payload: Mapping[str, Any]) -> int:
-    """Checks scores against the values they are means of; returns how many could be."""
-    cell = payload["cell"]
-    spread = cell["protocol"].get("spread")
-    if spread not in ("block", "pass", "identity"):
-        raise ValueError(f"it spreads over {spread!r}, which is unknown")
-    layouts = _layouts(payload)
-    _check_counted(payload, len(layouts))
-    checked = 0
-    for name, score in payload["scores"].items():
-        column = COLUMNS.get(name, name)
-        metric = METRICS.get(cell["protocol"].get(column, name))
-        values = payload["values"][name]
-        if score["mean"] is None or metric is None:  # undefined, or of another version
-            continue
-        seen = layouts or [_layout([], [], [])] * (metric.per == "target")
-        if len(values) != len(seen):
-            raise ValueError(f"{name} has values of {len(values)} attacks, not of the cell's")
-        given = [_given(name, metric, v, e) for v, e in zip(values, seen, strict=True)]
-        again = summarise(_stored(metric, given), seen, spread)
-        for field in ("mean", "std", "n"):
-            told, made = score[field], getattr(again, field)
-            if not _same(told, made):
-                raise ValueError(f"its {name} says {field} {told}, its values give {made}")
-        checked += 1
-    return checked
-
-
-def _check_counted(payload: Mapping[str, Any], counted: int) -> None:
-    """Checks that no repeat of the attack is left out but by the protocol's least FID."""
-    protocol, repeats = payload["cell"]["protocol"], payload["cell"]["trials"]["repeats"]
-    least = protocol.get("least_fid", 0)
-    if type(least) not in (int, float) or not 0 <= least < math.inf:
-        raise ValueError(f"its least FID is {least!r}, which is none")
-    if counted > repeats or (counted < repeats and not least):
-        raise ValueError(f"its index is of {counted} attacks, not of the cell's")
-    values = payload["values"].get("fid", [])
-    if any(isinstance(v, int | float) and v < least for v in values):
-        raise ValueError(f"an attack counts whose FID is below the least, {least:g}")
-
-
-def _stored(metric: Metric, values: Iterable[Tensor | float]) -> Metric:
-    """Returns a metric that finds, one after the other, the values given."""
-    left = iter(values)
-
-    def compute(_: Evidence) -> Tensor | float:
-        return next(left)
-
-    return replace(metric, compute=compute)
-
-
-def _given(name: str, metric: Metric, value: Any, e: Evidence) -> Tensor | float:  # noqa: ANN401
-    """Returns one repeat's value as the metric computed it.
-
-    Raises:
-        ValueError: If it is not a number per image, per identity or of the whole, as it should.
-    """
-    expected = {"image": len(e.labels), "identity": len(set(e.labels.tolist()))}.get(metric.per)
-    found = len(value) if isinstance(value, list) else None
-    if found != expected:
-        raise ValueError(f"{name} has {found or 'one'} values of an attack, not {expected or 1}")
-    if value is None or (isinstance(value, list) and None in value):
-        raise ValueError(f"{name} has a mean, but lacks a value")
-    if isinstance(value, list):
-        return torch.tensor(value, dtype=torch.float64)
-    return float(value)
-
-
-def _same(told: float | None, made: float | None) -> bool:
-    if told is None or made is None:
-        return told == made
-    return math.isclose(told, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-
-
-def _layouts(payload: Mapping[str, Any]) -> list[Evidence]:
-    """Returns which image is of which class, block and pass, in evidence otherwise empty.
-
-    A record whose protocol leaves images out says of each what it is; of others it is known.
-    """
-    trials = payload["cell"]["trials"]
-    classes, samples = trials["classes"], trials["samples"]
-    if classes * samples > MOST_IMAGES:
-        raise ValueError(f"it tells of {classes * samples} reconstructions of one attack")
-    if (index := payload.get("index")) is not None:
-        return [_layout(*(e[k] for k in ("identity", "block", "pass"))) for e in index]
-    labels = torch.arange(classes).repeat(samples)
-    block = (torch.arange(classes) // trials["block"]).repeat(samples)
-    passes = torch.arange(samples).repeat_interleave(classes)
-    return [_layout(labels, block, passes)] * trials["repeats"]
-
-
-def _layout(labels: Any, block: Any, passes: Any) -> Evidence:  # noqa: ANN401 - lists or tensors
-    places = [torch.as_tensor(v, dtype=torch.long) for v in (labels, block, passes)]
-    if len({v.shape for v in places}) != 1 or places[0].ndim != 1:
-        raise ValueError("its index is not of the same images throughout")
-    blank, nothing = torch.zeros(len(places[0]), 1), torch.zeros(0, 1)
-    none = torch.zeros(0, dtype=torch.long)
-    return Evidence(
-        labels=places[0], block=places[1], passes=places[2], logits=blank, features={},
-        real_labels=none, test_logits=nothing, test_labels=none,
-    )  # fmt: skip
-
-
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Returns the .json files among those named, and in and below the folders named, in order.
+    """Returns the .json listed among those named, and in and below the folders named, in order.
 
     Tables as JSON, such as lie beside records in a folder of results, are passed over.
 
     Raises:
         FileNotFoundError: If one is not there.
     """
-    found: list[Path] = []
+    listed: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*.json") if p.is_file())
+            listed += sorted(p for p in path.rglob("*.json") if p.is_file())
         elif path.exists():
-            found += [path] * (path.suffix == ".json")
+            listed += [path] * (path.suffix == ".json")
         else:
             raise FileNotFoundError(f"no file or folder {path}")
-    return [path for path in dict.fromkeys(found) if not _is_table(path)]
+    return [path for path in dict.fromkeys(listed) if not _is_table(path)]
 
 
 def _is_table(path: Path) -> bool:
     with path.open("rb") as file:
         return b'"format": "mibench-table/' in file.read(100)
-
-
-# Side by side -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell's scores, from a record file or straight from a store.
-
-    Attributes:
-        label: The row's label; None from a store, which knows none.
-        cell: The cell as plain JSON.
-        scores: Metric → mean.
-        stages: All that it rests on, as "kind/key", needs before needers, and last itself.
-        meta: Returns what is told of the run of a stage; None if nothing is.
-        digest: Of the payload itself, whatever is told of it.
-    """
-
-    label: str | None
-    cell: dict[str, Any]
-    scores: dict[str, float]
-    stages: tuple[str, ...] = ()
-    meta: Callable[[str], dict[str, Any] | None] = lambda name: None
-    digest: str = ""
-
-    @property
-    def seed(self) -> tuple[int, int, int]:
-        """The seeds of target, prior and attack."""
-        seeds = self.cell["seeds"]
-        return (seeds["target"], seeds["prior"], seeds["attack"])
-
-
-def run_of(
-    label: str | None,
-    payload: Mapping[str, Any],
-    key: str,
-    meta: Callable[[str], dict[str, Any] | None],
-) -> Run:
-    """Returns a record's payload as a run."""
-    means = {k: s["mean"] for k, s in payload["scores"].items()}
-    scores = {k: v for k, v in means.items() if v is not None}
-    text = json.dumps(payload, sort_keys=True).encode()
-    stages = (*payload["stages"], f"record/{key}")
-    return Run(label, payload["cell"], scores, stages, meta, hashlib.sha256(text).hexdigest())
-
-
-def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
-    """Returns the runs in a store, a record file or a folder of them, and the refused files.
-
-    Raises:
-        FileNotFoundError: If nothing is there.
-        ValueError: If a store's record is damaged.
-    """
-    if (path / "record").is_dir():
-        metas = sorted((path / "record").glob("*/meta.json"))
-        whole = [p.parent for p in metas if "." not in p.parent.name]  # not a commit's leftover
-        return [_run_in(folder) for folder in whole], []
-    verdicts = [check(p) for p in find([path])]
-    good = [
-        run_of(r["row"], r["payload"], r["key"], r["runs"].get)
-        for v in verdicts
-        if (r := v.record)
-    ]
-    return good, [v for v in verdicts if v.problem]
-
-
-def _run_in(folder: Path) -> Run:
-    """Returns a finished record stage of a store."""
-    try:
-        payload = read_payload(folder)[0]
-    except DamagedError as error:
-        raise ValueError(f"{error}; delete {folder} and run again") from error
-    return run_of(None, payload, folder.name, partial(_meta_in, folder.parents[1]))
-
-
-def _meta_in(root: Path, name: str) -> dict[str, Any] | None:
-    """Returns the meta.json of a stage of a store; None if the stage is not there.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    path = root / name / "meta.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        found["sha256"], found["device"], found["versions"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} is damaged; delete {path.parent} and run again") from error
-    return found
-
-
-def in_words(cell: Mapping[str, Any]) -> str:
-    """Returns "attack / defense" with the defense's numbers, and the task."""
-    defense = {k: v for k, v in cell["defense"].items() if isinstance(v, str | int | float)}
-    told = [f"{k.rstrip('_')}={v}" for k, v in defense.items() if k not in ("is", "version")]
-    who = " ".join([cell["defense"]["is"], *told])
-    return f"{cell['setting']['task']['is']}: {cell['attack']['is']} / {who}"
-
-
-def differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401
-    """Yields (path, value in a, value in b) of every field that differs; None is no such field."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in dict.fromkeys([*a, *b]):
-            yield from differences(a.get(name), b.get(name), f"{path}.{name}".lstrip("."))
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differences(x, y, f"{path}.{i}".lstrip("."))
-    elif a != b:
-        yield path, a, b

@@ -8,13 +8,13 @@ and the area that a curve dominates.
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from csv import writer
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import combinations, pairwise
 
-from mibench.benchmarks.tables.base import Table
-from mibench.evaluation.significance import Interval, holm, interval, paired
-from mibench.running.stages import RecordStage
-from mibench.store import Store
+from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, Interval, holm, interval, paired
+from mibench.running.grid import Grid
 
 Point = tuple[float, float]
 NAN = float("nan")
@@ -116,7 +116,7 @@ class Line:
             each seed, or "" for an area.
         curve: Whose.
         versus: Whose is subtracted; "" for a curve's own value.
-        found: Over the seeds that have it; None if none has.
+        interval: Over the seeds that have it; None if none has.
         p: Of the paired t test of a difference; None where there is no test.
         p_holm: After Holm's correction over all differences of the quantity.
     """
@@ -125,14 +125,14 @@ class Line:
     level: str
     curve: str
     versus: str
-    found: Interval | None
+    interval: Interval | None
     p: float | None = None
     p_holm: float | None = None
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What :func:`compare` found.
+class Tradeoff:
+    """The curves of a table at equal utility.
 
     Attributes:
         curves: The curves, each with the seeds that all of them have.
@@ -149,30 +149,30 @@ class Comparison:
     chance: float
 
 
-def compare(
-    table: Table, records: Mapping[str, Sequence[RecordStage]], store: Store
-) -> Comparison:
+def compare(grid: Grid) -> Tradeoff:
     """Compares the curves of a table on the seeds of which every row is in the store.
 
     Raises:
         ValueError: If the table declares no curves.
     """
+    table, records = grid.table, grid.records
     if not table.curves:
         raise ValueError(f"{table.name} sweeps nothing: it declares no curves")
     labels = [label for curve in table.curves.values() for label in curve]
     points: dict[tuple[str, int], Point] = {}
-    missing = []
+    done = grid.only(labels).done
     for label in labels:
-        for seed, record in enumerate(records[label]):
-            if store.state(record) != "done":
-                missing.append(f"{label}, seed {seed}")
-                continue
-            scores = store.load(record)["scores"]
-            found = (scores["accuracy"]["mean"], scores["attack_acc"]["mean"])
-            if None in found:
-                missing.append(f"{label}, seed {seed}")
-            else:
-                points[label, seed] = found
+        for seed, record in done[label].items():
+            scores = grid.store.load(record)["scores"]
+            point = (scores["accuracy"]["mean"], scores["attack_acc"]["mean"])
+            if None not in point:
+                points[label, seed] = point
+    missing = [
+        f"{label}, seed {seed}"
+        for label in labels
+        for seed in range(len(records[label]))
+        if (label, seed) not in points
+    ]
     counts = range(min(len(records[label]) for label in labels))
     seeds = [s for s in counts if all((label, s) in points for label in labels)]
     curves = [
@@ -182,7 +182,7 @@ def compare(
     classes = {table.rows[label].setting.task.num_classes for label in labels}
     chance = 100 / min(classes)
     lines = [*matched(curves, seeds), *areas(curves, seeds, chance)]
-    return Comparison(tuple(curves), tuple(lines), tuple(seeds), tuple(missing), chance)
+    return Tradeoff(tuple(curves), tuple(lines), tuple(seeds), tuple(missing), chance)
 
 
 def matched(curves: Sequence[Curve], seeds: Sequence[int]) -> list[Line]:
@@ -211,9 +211,9 @@ def areas(curves: Sequence[Curve], seeds: Sequence[int], chance: float) -> list[
     Those between curves of unequal numbers of points are not tested: the best of more points
     is better, were they all of one distribution.
     """
-    found = {c.name: [hypervolume(c.points[s], chance) for s in seeds] for c in curves}
+    by_curve = {c.name: [hypervolume(c.points[s], chance) for s in seeds] for c in curves}
     points = {c.name: len(c.labels) for c in curves}
-    return _lines("hypervolume", {"": found}, lambda a, b: points[a] == points[b])
+    return _lines("hypervolume", {"": by_curve}, lambda a, b: points[a] == points[b])
 
 
 def _lines(
@@ -226,15 +226,15 @@ def _lines(
     ``fair`` says which two curves may be tested.
     """
     own, differences = [], []
-    for level, found in values.items():
-        known = {name: [v for v in vs if not math.isnan(v)] for name, vs in found.items()}
+    for level, by_curve in values.items():
+        known = {name: [v for v in vs if not math.isnan(v)] for name, vs in by_curve.items()}
         if not any(known.values()):
             continue
         own += [
             Line(quantity, level, name, "", interval(vs) if vs else None)
             for name, vs in known.items()
         ]
-        for (a, va), (b, vb) in combinations(found.items(), 2):
+        for (a, va), (b, vb) in combinations(by_curve.items(), 2):
             both = [(x, y) for x, y in zip(vb, va, strict=True) if not math.isnan(x + y)]
             test = paired([x for x, _ in both], [y for _, y in both]) if both else None
             p = test.p if test and fair(a, b) else None
@@ -242,3 +242,112 @@ def _lines(
             differences.append(Line(quantity, level, b, a, between, p))
     adjusted = holm([line.p for line in differences])
     return own + [replace(d, p_holm=p) for d, p in zip(differences, adjusted, strict=True)]
+
+
+# As text ----------------------------------------------------------------------------------
+
+HEAD = ("quantity", "level", "curve", "versus", "mean", "t95", "seeds", "p", "p_holm")
+
+
+def csv(compared: Tradeoff) -> str:
+    """Returns every value and difference, a line each; the same bytes for the same store."""
+    text = StringIO()
+    lines = writer(text, lineterminator="\n")
+    lines.writerow(HEAD)
+    for line in compared.lines:
+        i = line.interval
+        numbers = (i and i.mean, i and i.half, i.n if i else 0, line.p, line.p_holm)
+        cells = ["" if v is None else f"{v:.10g}" for v in numbers]
+        lines.writerow([line.quantity, line.level, line.curve, line.versus, *cells])
+    return text.getvalue()
+
+
+def text(compared: Tradeoff) -> str:
+    """Returns what a terminal shows: values, and the differences that are significant."""
+    if not compared.seeds:
+        return "Nothing to compare at equal accuracy yet; not in the store: " + "; ".join(
+            compared.missing
+        )
+    own = [line for line in compared.lines if not line.versus]
+    names = [curve.name for curve in compared.curves]
+    total = len(compared.seeds)
+    levels = dict.fromkeys((line.quantity, line.level) for line in own)
+    values = {(line.quantity, line.level, line.curve): line.interval for line in own}
+    body = [
+        [
+            {"hypervolume": "dominated area"}.get(quantity, level),
+            *(_show(values[quantity, level, name], total) for name in names),
+        ]
+        for quantity, level in levels
+    ]
+    rows = [["Accuracy, %", *names], *body]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["Attack Acc at equal Accuracy, %:", ""]
+    for row in rows:
+        first, *rest = zip(row, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join([*lines, "", *_notes(compared), *_differences(compared)])
+
+
+def _notes(compared: Tradeoff) -> list[str]:
+    total = len(compared.seeds)
+    counts = ", ".join(f"{c.name} {len(c.labels)}" for c in compared.curves)
+    over = f"Over {total} seeds, ± half of Student's 95 % interval."
+    if total == 1:
+        over = "One seed carries no interval."
+    elif total < FEWEST_VALUES:
+        over = f"Over {total} seeds, too few for an interval."
+    notes = [
+        f"{over} Linear between "
+        "the points of a seed's sweep; -- where its accuracies do not reach so far: nothing is "
+        f"extrapolated (n/N: n of N seeds reach there; fewer than {FEWEST_VALUES} carry no "
+        "interval).",
+        "The dominated area is a share of the square from blind guessing "
+        f"({compared.chance:g} % Accuracy, 100 % Attack Acc) to 100 % Accuracy and 0 % Attack "
+        "Acc; more is better for the defender. A front takes the best of its points, luck "
+        f"included, so it is tested between equal numbers of points only ({counts}).",
+    ]
+    if compared.missing:
+        notes.append(f"Not in the store: {'; '.join(compared.missing)}.")
+    return notes
+
+
+def _differences(compared: Tradeoff) -> list[str]:
+    """Returns the differences in area, and those at equal accuracy that are significant."""
+    lines = []
+    for line in compared.lines:
+        if line.quantity == "hypervolume" and line.versus and line.interval:
+            lines.append(f"  area: {_in_words(line)}")
+    tests = [
+        line for line in compared.lines if line.quantity == "attack_acc" and line.p is not None
+    ]
+    apart = [line for line in tests if line.p_holm is not None and line.p_holm <= LEVEL]
+    lines += [f"  {_where(line.level)}: {_in_words(line)}" for line in apart]
+    if tests:
+        lines.append(
+            f"Of {len(tests)} paired differences of Attack Acc at equal Accuracy {len(apart)} "
+            f"differ from 0 at level {100 * LEVEL:g} % after Holm's correction."
+        )
+    else:
+        lines.append("No difference can be tested: that takes two seeds that reach one accuracy.")
+    return lines
+
+
+def _where(level: str) -> str:
+    return f"as accurate {level}" if level.startswith("as ") else f"at {level} % Accuracy"
+
+
+def _in_words(line: Line) -> str:
+    assert line.interval is not None
+    half, p = line.interval.half, line.p_holm
+    spread = f" ± {half:.2f}" if half is not None else ""
+    tested = f", p = {p:.3f} (Holm)" if p is not None else ""
+    return f"{line.curve} − {line.versus} = {line.interval.mean:+.2f}{spread}{tested}"
+
+
+def _show(span: Interval | None, total: int) -> str:
+    if span is None:
+        return "--"
+    spread = f" ± {span.half:.2f}" if span.half is not None else ""
+    return f"{span.mean:.2f}{spread}" + (f" ({span.n}/{total})" if span.n < total else "")

@@ -28,7 +28,7 @@ def planned_steps(stage: Stage, sizes: Sizes | None) -> int | None:
         sizes: How many images its task has, if that is known.
 
     Returns:
-        0 for a stage that optimises nothing; None if it cannot be told.
+        0 for a stage that optimises nothing; None if it is not known.
     """
     if isinstance(stage, InversionStage):
         return stage.attack.planned_steps(len(stage.blocks), stage.samples)
@@ -57,7 +57,7 @@ def known_sizes(task: Task, data: Path) -> Sizes | None:
 Taken: TypeAlias = Mapping[object, Sequence[tuple[int, float]]]
 """Shape → planned steps and seconds of each finished stage of it."""
 FAR = 10
-"""So many times the steps of the longest run measured are too far from it for a sure guess."""
+"""Ratio to the steps of the longest run measured above which an estimate is rough."""
 LENGTHS = ("epochs", "steps", "kimg", "seed", "repeat", "digest")
 """Fields that say how long a stage goes on, or which of several alike it is."""
 
@@ -151,7 +151,7 @@ def doubts(stages: Iterable[Stage], steps: Mapping[str, int | None], took: Taken
 
 
 def makespan(stages: Iterable[Stage], seconds: Mapping[str, float], slots: int) -> float:
-    """Returns the seconds that the stages take on so many slots, in the order they would run.
+    """Returns the seconds that the stages take on ``slots`` slots, in the order they would run.
 
     Args:
         stages: In an order where needs come first.

@@ -6,11 +6,11 @@ import time
 from mibench.store import Stage
 
 QUIET_SECONDS = 15.0
-"""Without a terminal, a running stage prints a line at most so often."""
+"""Without a terminal, the least seconds between two lines of a running stage."""
 
 
 class Watcher:
-    """What is told of a run's progress; this one says nothing but failures."""
+    """Shows a run's progress; this one shows failures only."""
 
     def start(self, stage: Stage) -> None:
         """A stage begins."""

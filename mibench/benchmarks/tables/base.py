@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mibench.benchmarks.cell import Cell, Setting, Trials
+from mibench.benchmarks.row import Row
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
 from mibench.override import override, paths, takes, unknown_path
@@ -22,7 +23,7 @@ class Table:
     Attributes:
         name: What the command line calls it.
         caption: One sentence.
-        rows: Label → cell. A label is "attack / defense".
+        rows: Label → cell. A label is the text of a ``Row``: "attack / defense".
         columns: Names of metrics.
         source: Where its numbers were first published, if they were.
         reported: Label → what that source reports.
@@ -96,20 +97,20 @@ class Table:
             KeyError: If a pattern matches no row.
         """
         keep: set[str] = set()
-        parts = {label: (label, *label.split(" / ")) for label in self.rows}
+        parts = {label: Row.of(label).parts for label in self.rows}
         for pattern in patterns:
-            found = {pattern} & self.rows.keys()
-            found = found or {label for label, own in parts.items() if pattern in own}
+            matching = {pattern} & self.rows.keys()
+            matching = matching or {label for label, own in parts.items() if pattern in own}
             for wild in (pattern.replace("[", "[[]"), pattern):
-                found = found or {
+                matching = matching or {
                     label
                     for label, own in parts.items()
                     if any(fnmatch.fnmatchcase(part, wild) for part in own)
                 }
-            if not found:
+            if not matching:
                 near = nearest(pattern, [part for own in parts.values() for part in own])
                 raise KeyError(f"no row matches {pattern!r}{near}; rows: {', '.join(self.rows)}")
-            keep |= found
+            keep |= matching
         curves = {
             name: kept
             for name, labels in self.curves.items()

@@ -1,9 +1,9 @@
 """The layouts in which GMI, KED-MI, BiDO and LOMMA released their networks.
 
 Their classifiers keep the layers under ``feature`` (those of MNIST under ``feature1`` and so on),
-``bn`` and ``fc_layer`` (``st_layer`` before it with MID), their generators under ``l1`` and
-``l2_5``. Where a file uses other names, its entries are taken in their order if it has one and
-every entry is of the kind and shape of the one in its place.
+``bn`` and ``fc_layer`` (``st_layer`` before it with MID). Where a file uses other names, its
+entries are taken in their order if it has one and every entry is of the kind and shape of the one
+in its place.
 """
 
 import re
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mibench.networks.foreign.checkpoints import places, same_places
 from mibench.networks.foreign.weights import check_exactly
-from mibench.networks.generators.dcgan import Generator
 from mibench.types import Classifier, Shape
 
 SIZES = (32, 64, 112, 128, 160, 224, 28, 16, 8)
@@ -40,13 +39,6 @@ def _classifier(layers: str, last: str) -> Callable[[str], str]:
     return rename
 
 
-def _generator(name: str) -> str:
-    if match := re.fullmatch(r"l2_5\.(\d{1,3})\.(?:(\d{1,3})\.)?(\w+)", name):
-        block, layer, what = match.groups()
-        return f"draw.{3 * int(block) + int(layer or 0)}.{what}"
-    return re.sub(r"^l1\.", "project.", name)
-
-
 LAYOUTS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
     _classifier("features", "last"),
@@ -55,7 +47,6 @@ LAYOUTS: tuple[Callable[[str], str], ...] = (
     _classifier("backbone", "last.classify"),
     _classifier("blocks", "last"),
     _classifier("blocks", "last.classify"),
-    _generator,
 )
 """From a released name to ours, layout by layout."""
 
@@ -153,31 +144,3 @@ def _ends(
     if channels not in (1, 3):
         raise ValueError(f"the weights take images of {channels} channels")
     return channels, known[last].shape[0] if last in known and known[last].ndim else 2
-
-
-def released_generator(
-    state: Mapping[str, Tensor], what: str
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Returns the weights of GMI's and KED-MI's generator under our names, and its sizes.
-
-    Raises:
-        ValueError: If they are those of something else.
-    """
-    maps = [value for value in state.values() if value.ndim == 4]
-    matrices = [value for value in state.values() if value.ndim == 2]
-    if not 1 <= len(maps) <= 8 or len(matrices) != 1 or matrices[0].shape[0] % 16:
-        raise ValueError(f"{what} are not those of GMI's or KED-MI's generator")
-    top, z_dim = matrices[0].shape[0] // 16, matrices[0].shape[1]
-    side, width = 4 * 2 ** len(maps), top // 2 ** (len(maps) - 1)
-    if not width:
-        raise ValueError(f"{what} are not those of GMI's or KED-MI's generator")
-    complaints: list[ValueError] = []
-    for channels in (1, 3):
-        sizes = {"z_dim": z_dim, "generator_width": width, "channels": channels, "size": side}
-        try:
-            with torch.device("meta"):
-                module = Generator(z_dim, width, (channels, side, side))
-            return translate(state, module, what), sizes
-        except ValueError as error:
-            complaints.append(error)
-    raise _nearest(complaints)

@@ -1,15 +1,17 @@
 """One page of many runs' record files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval
-from mibench.reporting.export import Entry, heading, show
-from mibench.reporting.page.page import render, visible
-from mibench.reporting.records import Record, Verdict
+from mibench.reporting.forms import heading
+from mibench.reporting.page.render import render, visible
+from mibench.reporting.page.rows import origin
+from mibench.reporting.records import Record
+from mibench.reporting.results import Entry, show
+from mibench.reporting.verify import Verdict
 from mibench.spec import fingerprint
 
 
@@ -18,7 +20,7 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
 
     Args:
         verdicts: Of the files, in order.
-        root: The files' paths are told from here.
+        root: The folder that the files' paths are relative to.
 
     Raises:
         ValueError: If no file is sound.
@@ -26,8 +28,8 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
     groups: dict[str, dict[str, tuple[Path, Record]]] = {}
     for verdict in verdicts:
         if verdict.record is not None:
-            found = groups.setdefault(_row_key(verdict.record), {})
-            found.setdefault(verdict.record["key"], (verdict.path, verdict.record))
+            own = groups.setdefault(_row_key(verdict.record), {})
+            own.setdefault(verdict.record["key"], (verdict.path, verdict.record))
     if not groups:
         raise ValueError(f"there is no sound record file among the {len(verdicts)} given")
     metrics = {name for rs in groups.values() for _, r in rs.values() for name in _scores(r)}
@@ -35,7 +37,7 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
     return render(
         "leaderboard.html.j2",
         title="mibench leaderboard",
-        records=sum(len(found) for found in groups.values()),
+        records=sum(len(own) for own in groups.values()),
         columns=[
             {
                 "name": name,
@@ -45,18 +47,18 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
             for name in columns
         ],
         rows=[
-            _row(f"r{i}", list(found.values()), columns, root)
-            for i, found in enumerate(groups.values())
+            _row(f"r{i}", list(own.values()), columns, root)
+            for i, own in enumerate(groups.values())
         ],
         refused=[
-            {"path": visible(_told(v.path, root)), "problem": visible(v.problem)}
+            {"path": visible(_below(v.path, root)), "problem": visible(v.problem)}
             for v in verdicts
             if v.problem
         ],
     )
 
 
-def _told(path: Path, root: Path) -> str:
+def _below(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
@@ -72,20 +74,20 @@ def _row_key(record: Record) -> str:
 
 
 def _row(
-    anchor: str, found: Sequence[tuple[Path, Record]], columns: Sequence[str], root: Path
+    anchor: str, own: Sequence[tuple[Path, Record]], columns: Sequence[str], root: Path
 ) -> dict[str, Any]:
-    first = found[0][1]
+    first = own[0][1]
     numbers = {}
     for name in columns:
-        numbers[name] = _number([s[name] for _, r in found if name in (s := _scores(r))])
+        numbers[name] = _number([s[name] for _, r in own if name in (s := _scores(r))])
     return {
         "id": anchor,
         "label": visible(first["row"]),
         "table": visible(first["table"]),
         "task": visible(first["payload"]["cell"]["setting"]["task"]["is"]),
         "numbers": numbers,
-        "seeds": len(found),
-        "runs": [_run(path, record, root) for path, record in found],
+        "seeds": len(own),
+        "runs": [_run(path, record, root) for path, record in own],
     }
 
 
@@ -100,34 +102,11 @@ def _number(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
 
 
 def _run(path: Path, record: Record, root: Path) -> dict[str, Any]:
-    seeds = record["payload"]["cell"]["seeds"]
-    stages = []
-    data = ""
-    for stage in record["stages"]:
-        identity = stage["identity"]
-        name = f"{identity['kind']}/{stage['key']}"
-        meta = record["runs"].get(name, {})
-        data = identity.get("digest", data) if identity["kind"] == "images" else data
-        stages.append(
-            {
-                "name": identity["kind"],
-                "key": name,
-                "seconds": meta.get("seconds"),
-                "device": visible(meta.get("device", "")),
-                "versions": visible(", ".join(f"{k} {v}" for k, v in meta["versions"].items()))
-                if meta
-                else "",
-            }
-        )
-    return {
-        "path": visible(_told(path, root)),
-        "key": record["key"],
-        "sha256": record["sha256"],
-        "seeds": f"target {seeds['target']}, prior {seeds['prior']}, attack {seeds['attack']}",
-        "seed": seeds["target"],
-        "stages": stages,
-        "seconds": sum(s["seconds"] or 0 for s in stages),
-        "data": visible(str(data)),
-        "warnings": [visible(w) for w in record["payload"]["warnings"]],
-        "spec": visible(json.dumps(record["payload"]["cell"], indent=1, ensure_ascii=False)),
-    }
+    identities = {s["key"]: s["identity"] for s in record["stages"]}
+    names = [(i["kind"], f"{i['kind']}/{key}") for key, i in identities.items()]
+    stages = [(kind, name, record["runs"].get(name, {})) for kind, name in names]
+    data = [i["digest"] for i in identities.values() if i["kind"] == "images" and "digest" in i]
+    payload = record["payload"]
+    return origin(payload["cell"], stages, str((data or [""])[-1]), payload["warnings"]) | {
+        "path": visible(_below(path, root)), "key": record["key"], "sha256": record["sha256"],
+    }  # fmt: skip

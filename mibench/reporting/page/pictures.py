@@ -2,19 +2,21 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mibench.reporting.gallery import gallery, layout
-from mibench.running.stages import EvidenceStage
+from mibench.reporting.page.render import visible
+from mibench.running.stages import EvidenceStage, RecordStage
 from mibench.store import Store
 from mibench.ties import in_top
 
 LOSSLESS = 32
-"""Images up to so many pixels wide are stored without loss; larger ones as a photograph is."""
+"""Width in pixels up to which images are stored without loss; wider ones are compressed."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,26 @@ def examples(stage: EvidenceStage, store: Store, most: int) -> tuple[Sprite, lis
     classes, samples = layout(run.classes, run.samples, most)
     index = torch.cat([(train.labels == c).nonzero()[:samples, 0] for c in range(classes)])
     return sprite([train.take(index).images]), train.labels[index].tolist()
+
+
+def grids(
+    chapter: str,
+    done: Mapping[str, RecordStage],
+    store: Store,
+    identities: int,
+    *,
+    private: bool,
+) -> list[dict[str, Any]]:
+    """Returns the private examples, once per task, then each row's reconstructions."""
+    strips: list[dict[str, Any]] = []
+    shown: set[str] = set()
+    for label, record in done.items():
+        stage = record.evidence[0]
+        if private and stage.images.key not in shown:
+            shown.add(stage.images.key)
+            picture, labels = examples(stage, store, identities)
+            title = f"Private training images of {stage.images.task.name}"
+            strips.append({"title": title, "sprite": picture, "labels": labels, "tiles": None})
+        picture, tiles = reconstructions(stage, store, identities, private=private)
+        strips.append({"title": visible(label), "sprite": picture, "labels": [], "tiles": tiles})
+    return [{"id": f"{chapter}g{i}", **grid} for i, grid in enumerate(strips)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from mibench.reporting.results import Mark
+
 WIDTH, HEIGHT = 360, 280
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 42
 SHAPES = (
@@ -27,19 +29,13 @@ class Point:
 
     Attributes:
         name: Which entry of the legend it belongs to.
-        x: Horizontal position.
-        y: Vertical position.
-        dx: Half of a horizontal error bar, or None.
-        dy: Half of a vertical one, or None.
-        told: The point in words.
+        mark: Where it is, and its error bars.
+        words: The point in words.
     """
 
     name: str
-    x: float
-    y: float
-    dx: float | None
-    dy: float | None
-    told: str
+    mark: Mark
+    words: str
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -115,21 +111,22 @@ def scatter(
         points: The markers.
         styles: Name → number of its colour and shape.
     """
-    ends = [p.x + s * (p.dx or 0) for p in points for s in (-1, 1)]
+    ends = [p.mark.accuracy + s * (p.mark.dx or 0) for p in points for s in (-1, 1)]
     frame = Frame(padded([min(100.0, max(0.0, x)) for x in ends]), (0, 100))
     out = frame.axes(xlabel, ylabel)
     for p in points:
-        x, y = frame.x(p.x), frame.y(p.y)
+        x, y = frame.x(p.mark.accuracy), frame.y(p.mark.attack_acc)
         style = styles[p.name] % len(SHAPES)
         bars = ""
-        if p.dy is not None:
-            bars += f'<path class="bar" d="M{x},{frame.y(p.y - p.dy)}V{frame.y(p.y + p.dy)}"/>'
-        if p.dx is not None:
-            left, right = max(0.0, p.x - p.dx), min(100.0, p.x + p.dx)
+        if (dy := p.mark.dy) is not None:
+            low, high = (frame.y(p.mark.attack_acc + s * dy) for s in (-1, 1))
+            bars += f'<path class="bar" d="M{x},{low}V{high}"/>'
+        if (dx := p.mark.dx) is not None:
+            left, right = max(0.0, p.mark.accuracy - dx), min(100.0, p.mark.accuracy + dx)
             bars += f'<path class="bar" d="M{frame.x(left)},{y}H{frame.x(right)}"/>'
         out.append(
-            f'<g class="pt c{style}" tabindex="0" role="img" aria-label="{escape(p.told)}">'
-            f"<title>{escape(p.told)}</title>{bars}"
+            f'<g class="pt c{style}" tabindex="0" role="img" aria-label="{escape(p.words)}">'
+            f"<title>{escape(p.words)}</title>{bars}"
             f'<path transform="translate({x},{y})" d="{SHAPES[style]}"/></g>'
         )
     return _svg(title, out)
@@ -158,17 +155,17 @@ def lines(
             steps.append(f"{pen}{frame.x(x)},{frame.y(y)}")
             pen = "L"
         last = next((y for y in reversed(ys) if math.isfinite(y)), math.nan)
-        told = escape(f"{name}: {last:.4g} at the end")
+        words = escape(f"{name}: {last:.4g} at the end")
         dash = styles[name] % len(SHAPES)
         out.append(
-            f'<g class="ln c{dash}" role="img" aria-label="{told}"><title>{told}</title>'
+            f'<g class="ln c{dash}" role="img" aria-label="{words}"><title>{words}</title>'
             f'<path d="{"".join(steps)}"/></g>'
         )
     return _svg(title, out)
 
 
 def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Returns every so manieth pair, and the last."""
+    """Returns pairs at equal steps, 200 or a few less, and the last."""
     stride = math.ceil(len(xs) / 200) or 1
     index = sorted({*range(0, len(xs), stride), len(xs) - 1} - {-1})
     return [xs[i] for i in index], [ys[i] for i in index]

@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 
 from mibench.running.progress import Watcher
+from mibench.running.userfile import load_user_file
 from mibench.store import Report, Stage, Store, StoreError
 
 Result = bool | str
@@ -183,8 +184,30 @@ def attempt(stage: Stage, bench: Bench, report: Report) -> Result:
         return explain(error)
 
 
+def begin(bench: Bench) -> None:
+    """Makes this process one that completes stages of others: it knows the user's classes."""
+    if bench.user_file is not None:
+        load_user_file(bench.user_file)
+    prepare(bench)
+
+
+def work(stage: Stage, key: str, bench: Bench, report: Report) -> Result:
+    """Completes a stage that another process handed over, and reports when it begins.
+
+    Args:
+        stage: The stage, as this process reads it.
+        key: The key that it had there; it has another if the user's file was changed meanwhile.
+        bench: Where.
+        report: Takes (0, 0, "") first, then progress a few times a second.
+    """
+    if stage.key != key:
+        return CHANGED
+    report(0, 0, "")
+    return attempt(stage, bench, seldom(report))
+
+
 def seldom(report: Report, seconds: float = 0.2) -> Report:
-    """Returns a report that passes on no more than one word in so many seconds, and the last."""
+    """Returns a report that passes on one call in ``seconds`` at most, and the last."""
     last = 0.0
 
     def pass_on(done: int, total: int, note: str) -> None:
@@ -264,8 +287,8 @@ def elsewhere(bench: Bench, gpus: Callable[[], bool]) -> Bench:
 def explain(error: BaseException) -> str:
     """Returns one sentence for people."""
     text = str(error).strip().split("\n")[0]
-    told = (ValueError, FileNotFoundError, FloatingPointError)
-    sentence = text if isinstance(error, told) and text else f"{type(error).__name__}: {text}"
+    plain = (ValueError, FileNotFoundError, FloatingPointError)
+    sentence = text if isinstance(error, plain) and text else f"{type(error).__name__}: {text}"
     sentence = "; ".join([sentence, *getattr(error, "__notes__", [])])
     where = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
     return f"{sentence} ({where[-1].filename}, line {where[-1].lineno})" if where else sentence

@@ -16,20 +16,17 @@ import torch
 
 from mibench.machine import cores
 from mibench.running.executors.base import (
-    CHANGED,
     KILLED,
     Bench,
     Executor,
     Result,
     Schedule,
-    attempt,
+    begin,
     device_here,
-    prepare,
-    seldom,
+    work,
 )
 from mibench.running.executors.serial import Serial
 from mibench.running.progress import Watcher
-from mibench.running.userfile import load_user_file
 from mibench.spec import require
 from mibench.store import Stage, Store
 
@@ -61,12 +58,12 @@ class Local(Executor):
         """
         bench = replace(super().check(bench), device=device_here(bench.device))
         if bench.device.startswith("cuda"):
-            found = len(visible_gpus(bench.device))
-            if self.jobs is not None and self.jobs > (most := found * self._sharing):
+            gpus = len(visible_gpus(bench.device))
+            if self.jobs is not None and self.jobs > (most := gpus * self._sharing):
                 raise ValueError(
                     f"{self.jobs} stages side by side take {self.gpus:g} of a GPU each, and here "
-                    f"are {found}: use local[{most}], or local[{self.jobs},gpus="
-                    f"{found / self.jobs:.2g}] to let stages share one"
+                    f"are {gpus}: use local[{most}], or local[{self.jobs},gpus="
+                    f"{gpus / self.jobs:.2g}] to let stages share one"
                 )
         return bench
 
@@ -114,9 +111,7 @@ def _start_worker(bench: Bench, reports: Any, gpus: Any, parent: int) -> None:  
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if bench.device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before CUDA looks
-    if bench.user_file is not None:
-        load_user_file(bench.user_file)
-    prepare(bench)
+    begin(bench)
 
     def follow() -> None:
         while os.getppid() == parent:
@@ -139,10 +134,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _work(stage: Stage, key: str, bench: Bench) -> Result:
-    if stage.key != key:
-        return CHANGED
-    _reports.put((key, 0, 0, ""))
-    return attempt(stage, bench, seldom(lambda *told: _reports.put((key, *told))))
+    return work(stage, key, bench, lambda *progress: _reports.put((key, *progress)))
 
 
 def _run_pool(

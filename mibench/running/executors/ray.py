@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mibench.running.executors.base import (
-    CHANGED,
     Bench,
     Executor,
     Result,
     Schedule,
-    attempt,
+    begin,
     elsewhere,
     prepare,
+    work,
 )
 from mibench.running.progress import Watcher
-from mibench.running.userfile import load_user_file
 from mibench.spec import require
 from mibench.store import Stage
 
@@ -94,7 +93,7 @@ class Ray(Executor):
         if bench.device == "cuda":
             room = min(room, there.get("GPU", 0) * int(1 / self.gpus + 1e-9))
         jobs = min(self.jobs or max(1, int(room)), len(schedule.pending))
-        remote = ray.remote(max_concurrency=1, concurrency_groups={"told": 1}, **options)
+        remote = ray.remote(max_concurrency=1, concurrency_groups={"progress": 1}, **options)
         crew = _Crew(remote(Worker), bench, self.retries, schedule, watcher)
         try:
             while schedule.pending:
@@ -121,9 +120,8 @@ class Worker:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._told: tuple[str, int, int, str] | None = None
-        if bench.user_file is not None:
-            load_user_file(bench.user_file)
+        self._progress: tuple[str, int, int, str] | None = None
+        begin(bench)
 
     def hello(self) -> None:
         """Shows that the worker is there."""
@@ -131,21 +129,15 @@ class Worker:
     def work(self, pickled: bytes, key: str) -> Result:
         """Completes a stage. It comes pickled: the user's file must be loaded first."""
         prepare(self._bench)  # here, as the number of threads is each thread's own
-        stage: Stage = pickle.loads(pickled)
-        if stage.key != key:
-            return CHANGED
-        self._told = (key, 0, 0, "")
-        return attempt(stage, self._bench, self._report(key))
 
-    def _report(self, key: str) -> Any:  # noqa: ANN401
         def report(done: int, total: int, note: str) -> None:
-            self._told = (key, done, total, note)
+            self._progress = (key, done, total, note)
 
-        return report
+        return work(pickle.loads(pickled), key, self._bench, report)
 
-    def told(self) -> tuple[str, int, int, str] | None:
+    def progress(self) -> tuple[str, int, int, str] | None:
         """Returns how far the stage is that runs meanwhile."""
-        return self._told
+        return self._progress
 
 
 @dataclass
@@ -156,7 +148,7 @@ class _Hand:
     hello: Any
     here: bool = False
     stages: dict[Any, Stage] = field(default_factory=dict)
-    told: Any = None
+    progress: Any = None
 
 
 class _Crew:
@@ -236,8 +228,8 @@ class _Crew:
             if stage is begun:
                 self._deaths[stage.key] = self._deaths.get(stage.key, 0) + 1
             if self._deaths.get(stage.key, 0) > self._retries:
-                told = f"its worker died {self._deaths[stage.key]} times (out of memory?)"
-                self._watcher.finish(stage, self._schedule.settle(stage, told))
+                why = f"its worker died {self._deaths[stage.key]} times (out of memory?)"
+                self._watcher.finish(stage, self._schedule.settle(stage, why))
             else:
                 self._schedule.put_back(stage)
 
@@ -246,20 +238,20 @@ class _Crew:
 
         known = {s.key: s for h in self._hands for s in h.stages.values()}
         for hand in self._hands:
-            if hand.told is None and hand.stages:
-                hand.told = hand.actor.told.options(concurrency_group="told").remote()
-        asked = {h.told: h for h in self._hands if h.told is not None}
-        if not asked:
+            if hand.progress is None and hand.stages:
+                hand.progress = hand.actor.progress.options(concurrency_group="progress").remote()
+        questions = {h.progress: h for h in self._hands if h.progress is not None}
+        if not questions:
             return
-        heard, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
-        for ref in heard:
-            asked[ref].told = None
+        answered, _ = ray.wait(list(questions), num_returns=len(questions), timeout=0)
+        for ref in answered:
+            questions[ref].progress = None
             try:
-                told = ray.get(ref)
+                progress = ray.get(ref)
             except ray.exceptions.RayActorError:
                 continue
-            if told is not None and told[0] in known and told[2]:
-                self._watcher.update(known[told[0]], *told[1:])
+            if progress is not None and progress[0] in known and progress[2]:
+                self._watcher.update(known[progress[0]], *progress[1:])
 
     def dismiss(self) -> None:
         """Ends all workers."""

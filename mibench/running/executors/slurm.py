@@ -17,13 +17,11 @@ from mibench.running.executors.base import (
     Executor,
     Result,
     Schedule,
-    attempt,
+    begin,
     elsewhere,
-    prepare,
-    seldom,
+    work,
 )
 from mibench.running.progress import Watcher
-from mibench.running.userfile import load_user_file
 from mibench.spec import choose, require
 from mibench.store import Stage, Store
 
@@ -163,8 +161,8 @@ def _watch(
     states = Store(bench.store).states(schedule.pending.values())
     for key, state in states.items():  # another run did them, or the jobs were ended
         if stage := schedule.pending.get(key):
-            told = False if state == "done" else f"its job ended, see the logs in {folder}"
-            watcher.finish(stage, schedule.settle(stage, told))
+            result = False if state == "done" else f"its job ended, see the logs in {folder}"
+            watcher.finish(stage, schedule.settle(stage, result))
 
 
 @dataclass
@@ -187,9 +185,7 @@ class Worker:
 
     def __call__(self) -> None:
         """Completes stages until all are done or have failed."""
-        if self.bench.user_file is not None:
-            load_user_file(self.bench.user_file)
-        prepare(self.bench)
+        begin(self.bench)
         stages: list[Stage] = pickle.loads(self.stages)
         if [s.key for s in stages] != self.keys:
             for key in self.keys:
@@ -217,9 +213,7 @@ class Worker:
         def report(done: int, total: int, note: str) -> None:
             self._leave(stage.key, "running", (done, total, note))
 
-        report(0, 0, "")
-        result = attempt(stage, self.bench, seldom(report))
-        self._leave(stage.key, "ended", result)
+        self._leave(stage.key, "ended", work(stage, stage.key, self.bench, report))
         (self.folder / f"{stage.key}.running").unlink(missing_ok=True)
 
     def _leave(self, key: str, suffix: str, value: object) -> None:

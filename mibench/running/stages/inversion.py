@@ -130,7 +130,7 @@ class InversionStage(Stage):
         """What trains the networks that the attack's identity loss asks beside the target."""
         named = self.attack.identity.students if isinstance(self.attack, WhiteBox) else ()
         images, seed = self.target.images, self.prior.seed
-        return tuple(StudentStage(images, self.target, s, seed) for s in named)
+        return tuple(StudentStage(images, self.target.trained, s, seed) for s in named)
 
     @cached_property
     def needs(self) -> tuple[Stage, ...]:

@@ -1,0 +1,271 @@
+"""Footnotes: what a reader must know beside a table's numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mibench.benchmarks.row import Row
+from mibench.benchmarks.tables.base import Table
+from mibench.evaluation import METRICS
+from mibench.evaluation.inception import INCEPTION
+from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, MOST_SEEDS
+from mibench.reporting.cautions import CONTROL_TITLE, cautions
+from mibench.reporting.contrasts import Contrast
+from mibench.reporting.results import Entry, Results, show, together
+
+BIAS = (
+    "The largest of several noisy means is larger than the truth on average, the more so the "
+    "more attacks were tried: compare defenses that met the same attacks, and take its interval, "
+    "which is that attack's own, as too narrow."
+)
+
+
+def footnotes(results: Results, bold: str = "*") -> list[str]:
+    """Returns what a reader must know beside the numbers.
+
+    Args:
+        results: The table.
+        bold: How a number is marked that is better for the defender than without a defense.
+    """
+    seeds = results.seeds
+    if seeds > 1:
+        what = "± half of Student's 95 % interval."
+        if seeds < FEWEST_VALUES:
+            what = f"with the value of each: an interval takes {FEWEST_VALUES} seeds."
+        notes = [f"Mean over {seeds} seeds {what}"]
+        notes += significance_notes(results, bold)
+    else:
+        notes = [spread_note(results.table)]
+    if results.evaluator is not None:
+        notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
+    elif results.evaluators:
+        there = [label for label, n in results.found.items() if n]
+        each = "; ".join(
+            f"{accuracy:.2f} % for {together(labels, there)}"
+            for accuracy, labels in results.evaluators.items()
+        )
+        notes.append(f"Evaluation classifiers differ; their test accuracy: {each}.")
+    if results.classes is not None:
+        chances = {"attack_acc": ("Attack Acc", 1), "attack_acc5": ("Acc5", 5)}
+        protocols = [cell.protocol for cell in results.table.rows.values()]
+        guesses = ", ".join(
+            f"{min(100, 100 * tries / results.classes):.3g} % in {title}"
+            for name, (title, tries) in chances.items()
+            if all(p.metric(name).name == name for p in protocols)
+        )
+        scores = f": a blind guess scores {guesses}" if guesses else ""
+        notes.append(
+            f"It knows {results.classes} classes{scores}. "
+            "Arrows point to what is better for the defender."
+            + " A column without one is a yardstick, which is not tested."
+            * any(not METRICS[name].better for name in results.table.columns)
+        )
+    notes += caution_notes(results)
+    notes += fid_note(results)
+    notes += stand_in_notes(results.table)
+    if "fid_identity" in results.table.columns:
+        notes.append(
+            "FID per identity compares few images in many dimensions: most of it is bias. "
+            "fid_identity_floor is that between two halves of an identity's real images, which "
+            "are fewer still."
+        )
+    notes += results.warnings
+    if results.table.worst:
+        notes += worst_note(results)
+    short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
+    if short:
+        few = seeds >= FEWEST_VALUES and 2 in results.found.values()
+        aside = f" With the value of each of two: an interval takes {FEWEST_VALUES} seeds." * few
+        notes.append(f"Fewer seeds so far: {', '.join(short)}.{aside}")
+    notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
+    return [*notes, *results.remarks, *results.table.notes]
+
+
+def caution_notes(results: Results) -> list[str]:
+    """Returns which rows say nothing about leakage, why, and what controls are."""
+    there = [label for label, n in results.found.items() if n]
+    reasons: dict[str, list[str]] = {}
+    for label, each in cautions(results).items():
+        for why in each:
+            reasons.setdefault(why, []).append(label)
+    notes = [f"‡ {together(labels, there)}: {why}." for why, labels in reasons.items()]
+    if results.controls:
+        notes.append(
+            f"{CONTROL_TITLE}: as many images drawn from the same prior, not optimised, for the "
+            "same targets. Attack Acc is compared with it by a one-sided paired t test over the "
+            f"attacked classes at {100 * LEVEL:g} %, not corrected."
+        )
+    if lacking := [k for k, entry in results.controls.items() if entry.mean is None]:
+        notes.append(f"{CONTROL_TITLE} is not computed for {together(lacking, there)}.")
+    return notes
+
+
+def significance_notes(results: Results, bold: str) -> list[str]:
+    """Returns what was tested, what more seeds would tell, and where there is no interval."""
+    tested = {
+        name: {
+            label: entries[name].contrast
+            for label, entries in results.entries.items()
+            if entries[name].contrast
+        }
+        for name in results.table.columns
+    }
+    notes = []
+    others = dict.fromkeys(
+        Row.of(c.other).defended for row in tested.values() for c in row.values() if c
+    )
+    against = " or ".join(others)
+    if others:
+        notes.append(
+            f"{bold} better, † worse for the defender than {against} of the same attack, by "
+            f"paired t tests at the same seeds and Holm's correction over all rows of a column, "
+            f"at {100 * LEVEL:g} %. What is not marked has not been told apart."
+        )
+    for name, contrasts in tested.items():
+        needs: dict[str, None] = {}
+        for label, c in contrasts.items():
+            if c and not c.significant and c.p is not None and len(c.seeds) >= FEWEST_VALUES:
+                n = f"more than {MOST_SEEDS}" if c.more is None else c.more
+                needs[f"{_whose(name, label)} {n}"] = None
+        if needs:
+            notes.append(
+                f"{METRICS[name].title} needs about so many more seeds to be told apart from "
+                f"{against}: {', '.join(needs)}."
+            )
+    for why, lacking in (
+        ("Seeds agree, which leaves no interval", _agreeing(results)),
+        ("Differences agree, which leaves no test", _untested(tested)),
+    ):
+        if lacking:
+            notes.append(f"{why}: {', '.join(lacking)}.")
+    return notes
+
+
+def _agreeing(results: Results) -> list[str]:
+    return list(
+        dict.fromkeys(
+            f"{METRICS[name].title} of {_whose(name, label)}"
+            for name in results.table.columns
+            for label, entries in results.entries.items()
+            if len(entries[name].values) >= FEWEST_VALUES and entries[name].half is None
+        )
+    )
+
+
+def _untested(tested: Mapping[str, Mapping[str, Contrast | None]]) -> list[str]:
+    return list(
+        dict.fromkeys(
+            f"{METRICS[name].title} of {_whose(name, label)}"
+            for name, row in tested.items()
+            for label, c in row.items()
+            if c and c.p is None and len(c.seeds) > 1
+        )
+    )
+
+
+def _whose(name: str, label: str) -> str:
+    """Returns a row's label, or its defense alone where the attack has no say."""
+    return Row.of(label).defended if METRICS[name].per == "target" else label
+
+
+def spread_note(table: Table) -> str:
+    """Returns over what the deviations of one run are taken."""
+    spreads = {cell.protocol.spread for cell in table.rows.values()}
+    usual = "identities" if spreads == {"identity"} else "passes"
+    over = {"attack": "repeats of the attack", "identity": "identities"}
+    others = [
+        f"{metric.title}: over {over[metric.per]}"
+        for metric in (METRICS[name] for name in table.columns)
+        if over.get(metric.per, usual) != usual
+    ]
+    aside = f" ({'; '.join(others)})" if others else ""
+    return (
+        f"± is the standard deviation over {usual} of one run{aside}. One seed carries no "
+        "interval: another training may come out otherwise, so ask for several seeds."
+    )
+
+
+def stand_in_notes(table: Table) -> list[str]:
+    """Returns what a column is where the protocol puts another metric into it."""
+    notes: dict[str, None] = {}
+    for cell in table.rows.values():
+        for column in table.columns:
+            metric = cell.protocol.metric(column)
+            if metric.name != column:
+                what = (metric.compute.__doc__ or "").split("\n")[0]
+                notes[f"{METRICS[column].title} here is {metric.name}: {what}"] = None
+    return list(notes)
+
+
+def fid_note(results: Results) -> list[str]:
+    """Returns how many images FID rests on: with few, most of it is bias."""
+    if "fid" not in results.table.columns or not results.sizes:
+        return []
+    groups: dict[tuple[int, int, int], list[str]] = {}
+    for label, size in results.sizes.items():
+        needs = results.table.rows[label].protocol.metric("fid").needs
+        if results.entries[label]["fid"].mean is None or INCEPTION in needs:
+            continue  # there is none, or it is of other features
+        groups.setdefault(size, []).append(Row.of(label).attack)
+    parts = [
+        f"{n} reconstructions and {real} private images in {d} dimensions"
+        + (f" ({', '.join(dict.fromkeys(attacks))})" if len(groups) > 1 else "")
+        for (n, real, d), attacks in groups.items()
+    ]
+    warning = "; compare it between equal numbers only" if len(groups) > 1 else ""
+    return parts and [f"FID rests on {'; '.join(parts)}{warning}."]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The attack that gets most out of a defense.
+
+    Attributes:
+        attack: Its part of the row's label; of equals, the first in the table.
+        entry: Its score.
+        attacks: How many attacks have met the defense; those without a score do not count.
+        missing: How many have no score yet.
+    """
+
+    attack: str
+    entry: Entry
+    attacks: int
+    missing: int
+
+
+def worst_case(results: Results, metric: str = "attack_acc") -> dict[str, Worst]:
+    """Returns, per defense, the attack with the worst mean of a metric.
+
+    Args:
+        results: Its labels are "attack / defense".
+        metric: Worst is what is worse for the defender.
+    """
+    sign = 1 if METRICS[metric].better == "lower" else -1
+    met: dict[str, list[tuple[float, str, Entry]]] = {}
+    missing: dict[str, int] = {}
+    for label, entries in results.entries.items():
+        row = Row.of(label)
+        attack, defense = row.attack, row.defended
+        entry = entries[metric]
+        missing.setdefault(defense, 0)
+        if entry.mean is None:
+            missing[defense] += 1
+        else:
+            met.setdefault(defense, []).append((sign * entry.mean, attack, entry))
+    worst = {}
+    for defense, tried in met.items():
+        _, attack, entry = max(tried, key=lambda t: t[0])
+        worst[defense] = Worst(attack, entry, len(tried), missing[defense])
+    return worst
+
+
+def worst_note(results: Results) -> list[str]:
+    """Returns a footnote with every defense's worst case; none if nothing is there yet."""
+    worst = worst_case(results)
+    if not worst:
+        return []
+    each = [
+        f"{defense} {show(w.entry, results.seeds)} ({w.attack}; of {w.attacks} attacks"
+        + (f", {w.missing} more to come)" if w.missing else ")")
+        for defense, w in worst.items()
+    ]
+    return [f"Worst case over attacks, Attack Acc: {'; '.join(each)}. {BIAS}"]

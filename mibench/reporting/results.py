@@ -1,0 +1,418 @@
+"""What a store knows of a table, as numbers."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from mibench.benchmarks.row import Row
+from mibench.benchmarks.tables.base import Table
+from mibench.evaluation import METRICS, Metric
+from mibench.evaluation.significance import (
+    FEWEST_IDENTITIES,
+    FEWEST_VALUES,
+    Interval,
+    identity_interval,
+    interval,
+    paired,
+)
+from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
+from mibench.reporting.contrasts import Contrast, between, with_none
+from mibench.running.grid import Grid
+from mibench.running.stages import RecordStage, graph
+from mibench.spec import unknown
+from mibench.store import AbsentError, DamagedError, Payload, Store, tell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Number = float | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A metric of a row.
+
+    Attributes:
+        mean: Over seeds; None if nothing is in the store.
+        std: Over passes or repeats, averaged over seeds; None where there is only one.
+        interval: Student's over seeds, not clipped; None if nothing is in the store.
+        values: Seed → the metric's value, of those in the store.
+        identities: The bootstrap's over identities; None where there are fewer than 20 or the
+            metric is not measured on each.
+        contrast: The comparison with no defense; None where there is none to compare with.
+    """
+
+    mean: Number = None
+    std: Number = None
+    interval: Interval | None = None
+    values: Mapping[int, float] = field(default_factory=dict)
+    identities: Interval | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def half(self) -> Number:
+        """Half the width of the interval over seeds; None where there is none."""
+        return self.interval.half if self.interval else None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of Attack Acc against Accuracy, both in percent.
+
+    Attributes:
+        accuracy: Where it lies from left to right.
+        attack_acc: Where it lies from bottom to top.
+        dx: Half of the horizontal error bar; None where there is none.
+        dy: Half of the vertical one.
+    """
+
+    accuracy: float
+    attack_acc: float
+    dx: float | None = None
+    dy: float | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the store knows of a table.
+
+    Attributes:
+        table: The table.
+        seeds: Number of seeds of the table.
+        entries: Label → metric → entry.
+        found: Label → how many seeds are in the store.
+        evaluators: Test accuracy of the evaluation classifier in percent → the rows that it
+            judged. More than one where rows have settings of their own, or came from stores
+            in which it was trained on other kinds of machines.
+        sizes: Label → reconstructions, real images and dimensions that FID rests on.
+        classes: How many classes the evaluator knows.
+        warnings: What the records say beside their numbers, such as why one is missing.
+        holes: Label → why a seed of it is missing, where a stage failed or is damaged.
+        remarks: What was computed otherwise than usual.
+        controls: Label → Attack Acc of samples of its prior, where controls were asked for; its
+            contrast is that of the row's Attack Acc with it, over seeds or, with fewer than
+            three, over classes.
+        grid: Where all of it was read; None for numbers made by hand.
+    """
+
+    table: Table
+    seeds: int
+    entries: Mapping[str, Mapping[str, Entry]]
+    found: Mapping[str, int]
+    evaluators: Mapping[float, Sequence[str]]
+    sizes: Mapping[str, tuple[int, int, int]]
+    classes: int | None = None
+    warnings: tuple[str, ...] = ()
+    holes: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    controls: Mapping[str, Entry] = field(default_factory=dict)
+    grid: Grid | None = None
+
+    @property
+    def evaluator(self) -> Number:
+        """The evaluation classifier's test accuracy in percent, if it is the same for all."""
+        return next(iter(self.evaluators)) if len(self.evaluators) == 1 else None
+
+    def frame(self) -> "pd.DataFrame":
+        """Returns a line per row of the table, seed and metric: plain numbers.
+
+        The columns are "row", the row's label; "attack" and "defense", its parts; "seed";
+        "metric"; and "value". Values that are not there have no line.
+        """
+        import pandas as pd
+
+        lines = [
+            (label, Row.of(label).attack, Row.of(label).defended, seed, name, entry.values[seed])
+            for label, entries in self.entries.items()
+            for seed in sorted({seed for entry in entries.values() for seed in entry.values})
+            for name, entry in entries.items()
+            if seed in entry.values
+        ]
+        columns = ["row", "attack", "defense", "seed", "metric", "value"]
+        return pd.DataFrame(lines, columns=columns).astype({"seed": "int64", "value": "float64"})
+
+    def images(self, row: str, seed: int = 0) -> Tensor:
+        """Returns the reconstructions of a row, of the first repeat of its attack.
+
+        Args:
+            row: Its label.
+            seed: Which of its seeds.
+
+        Returns:
+            Float32 in [0, 1], (samples, classes, c, h, w).
+
+        Raises:
+            ValueError: If there is no such row, or the images are not in the store, such as where
+                the results come from records.
+        """
+        if row not in self.entries:
+            raise ValueError(unknown("row", row, self.entries))
+        stages = self.grid.records[row] if self.grid else ()
+        runs = [s.evidence[0].inversion for s in stages[seed : seed + 1] if seed >= 0]
+        if self.grid is None or not self.grid.finished(runs):
+            raise ValueError(
+                f"the reconstructions of {row}, seed {seed}, are not there: they are in the store "
+                "that the table was run in, and records do not hold them"
+            )
+        images: Tensor = self.grid.store.load(runs[0])["images"].float()
+        return images
+
+    def summary(self, *, reported: bool = False) -> "pd.DataFrame":
+        """Returns one row per label, named "row": plain numbers, NaN where there is none.
+
+        "seeds" is how many the row rests on. Per metric: its mean; ``_std`` within a run;
+        ``_t95``, half of Student's 95 % interval over seeds; ``_low`` and ``_high``, that
+        interval's ends within what the metric can be; ``_diff``, the paired difference from no
+        defense, and ``_p``, its p value after Holm's correction; ``_id_low`` and ``_id_high``,
+        the bootstrap's over identities, if any row has 20 or more; a paper's ``_reported``.
+
+        With controls, "attack_acc_control" is what samples of the prior get, ``_diff`` the
+        attack's Attack Acc less that and ``_p`` its p value, not corrected. If any row's Attack
+        Acc says nothing about leakage, "caution" says why.
+        """
+        import pandas as pd
+
+        rows = []
+        cautioned = cautions(self)
+        for label, entries in self.entries.items():
+            row: dict[str, object] = {"row": label, "seeds": self.found[label]}
+            for name in self.table.columns:
+                row |= self._numbers(name, entries[name])
+                if reported:
+                    mean, std = self.table.reported.get(label, {}).get(name, (None, None))
+                    row |= {f"{name}_reported": mean, f"{name}_reported_std": std}
+            if self.controls:
+                control = self.controls.get(label, Entry())
+                test = control.contrast.test if control.contrast else None
+                row |= {CONTROL: control.mean}
+                row |= {f"{CONTROL}_diff": test.diff if test else None}
+                row |= {f"{CONTROL}_p": test.p if test else None}
+            if cautioned:
+                row |= {"caution": "; ".join(cautioned.get(label, ()))}
+            rows.append(row)
+        numbers = [c for c in rows[0] if c not in ("row", "seeds", "caution")]
+        return pd.DataFrame(rows).set_index("row").astype(dict.fromkeys(numbers, "float64"))
+
+    def _numbers(self, name: str, entry: Entry) -> dict[str, Number]:
+        """Returns the columns of one metric."""
+        span = entry.interval and entry.interval.clipped(*METRICS[name].range)
+        contrast = entry.contrast
+        numbers = {
+            name: entry.mean,
+            f"{name}_std": entry.std,
+            f"{name}_t95": entry.half,
+            f"{name}_low": span.low if span else None,
+            f"{name}_high": span.high if span else None,
+            f"{name}_diff": contrast.test.diff if contrast else None,
+            f"{name}_p": contrast.p if contrast else None,
+        }
+        if any(_has_identities(METRICS[name], r.trials.classes) for r in self.table.rows.values()):
+            ids = entry.identities
+            numbers |= {f"{name}_id_low": ids.low if ids else None}
+            numbers |= {f"{name}_id_high": ids.high if ids else None}
+        return numbers
+
+    def tradeoff(self) -> dict[str, Mark]:
+        """Returns label → Attack Acc against Accuracy, of the rows that have both.
+
+        The vertical error bar is over passes with one seed, over seeds with more.
+        """
+        marks = {}
+        for label, entries in self.entries.items():
+            x, y = entries.get("accuracy", Entry()), entries.get("attack_acc", Entry())
+            if x.mean is not None and y.mean is not None:
+                dy = y.std if self.seeds == 1 else y.half
+                marks[label] = Mark(x.mean, y.mean, x.half, dy)
+        return marks
+
+    def contrasts(self, name: str) -> list[Contrast]:
+        """Returns a metric's comparisons between defenses under one attack."""
+        return between(self.table, name, {k: e[name].values for k, e in self.entries.items()})
+
+
+def collect(grid: Grid) -> Results:
+    """Returns what is in the store, with the grid's controls if it has any; computes nothing."""
+    table, store = grid.table, grid.store
+    entries: dict[str, dict[str, Entry]] = {}
+    found: dict[str, int] = {}
+    evaluators: dict[float, dict[str, None]] = {}
+    classes = None
+    sizes = {}
+    warnings: dict[str, list[str]] = {}
+    holes: dict[str, str] = {}
+    remarks: dict[str, None] = {}
+    beside: dict[str, Entry] = {}
+    failed = store.failed()
+    done = grid.done
+    for label, stages in grid.records.items():
+        payloads: dict[int, Payload] = {}
+        for seed, stage in enumerate(stages):
+            read = readable(stage, store) if seed in done[label] else None
+            if read is not None:
+                payloads[seed], meta = read
+                remarks |= dict.fromkeys(meta.get("remarks", []))
+            elif why := reason(stage, store, failed):
+                holes.setdefault(label, why)
+        found[label] = len(payloads)
+        classes_attacked = table.rows[label].trials.classes
+        entries[label] = {
+            name: entry_of(name, payloads, classes_attacked) for name in table.columns
+        }
+        if grid.controls and label in grid.controls.records:
+            beside[label] = _control(label, payloads, grid.controls, classes_attacked)
+        for warning in dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ())):
+            warnings.setdefault(warning, []).append(label)
+        for payload in payloads.values():
+            evaluators.setdefault(payload["evaluator"]["accuracy"], {})[label] = None
+        if payloads:
+            payload = next(iter(payloads.values()))
+            size = payload["sizes"]
+            classes = size["classes"]
+            sizes[label] = (size["reconstructions"], size["real"], size["dimensions"])
+    for name in table.columns:
+        values = {label: row[name].values for label, row in entries.items()}
+        for label, contrast in with_none(table, name, values).items():
+            entries[label][name] = replace(entries[label][name], contrast=contrast)
+    there = [label for label, count in found.items() if count]
+    warned = tuple(
+        text if len(labels) == len(there) else f"{together(labels, there)}: {text}"
+        for text, labels in warnings.items()
+    )
+    judged = {accuracy: tuple(labels) for accuracy, labels in evaluators.items()}
+    return Results(
+        table, grid.seeds, entries, found, judged, sizes, classes, warned, holes, tuple(remarks),
+        beside, grid,
+    )  # fmt: skip
+
+
+def readable(record: RecordStage, store: Store) -> tuple[Payload, dict[str, Any]] | None:
+    """Returns a finished record's payload and meta; None, and says so, if it is damaged."""
+    try:
+        payload, meta = store.read(record)
+    except (AbsentError, DamagedError) as error:
+        tell(f"{error.args[0]}: run the table again to compute it anew")
+        return None
+    try:
+        _check(payload, [name for name, _ in record.metrics])
+    except (LookupError, TypeError, ValueError) as error:
+        tell(f"{store.path(record)} is no record of mibench ({error}): it is left out")
+        return None
+    return payload, meta
+
+
+def _check(payload: Payload, metrics: list[str]) -> None:
+    """Raises ValueError, LookupError or TypeError unless a table can be made of a record."""
+    numbers = [payload["evaluator"]["accuracy"]]
+    for name in metrics:
+        score = payload["scores"][name]
+        numbers += [n for n in (score["mean"], score["std"]) if n is not None]
+    if not all((isinstance(n, int | float) and abs(n) < 1e300) or n != n for n in numbers):
+        raise ValueError("a score is no number")
+    least = {"reconstructions": 0, "real": 1, "dimensions": 1, "classes": 1}  # none may succeed
+    if not all(
+        type(n := payload["sizes"][k]) is int and low <= n < 2**53 for k, low in least.items()
+    ):
+        raise ValueError("a size is no number")
+
+
+def reason(record: RecordStage, store: Store, failed: frozenset[str]) -> str | None:
+    """Returns which stage of a record that is not there failed the last time, and why.
+
+    Args:
+        record: The record.
+        store: Where it should be.
+        failed: The keys that :meth:`Store.failed` returns.
+    """
+    if store.state(record) == "done":
+        return f"the record {record.key} is damaged"
+    for stage in graph([record]) if failed else ():
+        if stage.key in failed and (why := store.failure(stage)):
+            return f"{stage.describe()} failed: {why}"
+    return None
+
+
+def together(labels: Sequence[str], every: Sequence[str]) -> str:
+    """Returns labels in one text; those of an attack as its name, where they are all of it."""
+    attacks = {label: Row.of(label).attack for label in (*labels, *every)}
+    split = {attacks[label] for label in every if label not in labels} | {""}
+    names = dict.fromkeys(k if attacks[k] in split else attacks[k] for k in labels)
+    return ", ".join(names)
+
+
+def entry_of(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
+    """Returns a metric over records: seed → payload, with ``classes`` attacked."""
+    scores = {seed: p["scores"][name] for seed, p in payloads.items()}
+    means = {seed: s["mean"] for seed, s in scores.items() if _finite(s["mean"])}
+    if not means:
+        return Entry()
+    stds = [s["std"] for s in scores.values() if s["std"] is not None]
+    ids = None
+    if _has_identities(METRICS[name], classes):
+        by_identity = [_by_identity(payloads[seed]["values"][name], classes) for seed in means]
+        if all(_finite(v) for seed in by_identity for v in seed):
+            ids = identity_interval(by_identity)
+    return Entry(
+        _mean(list(means.values())),
+        _mean(stds) if stds else None,
+        interval(list(means.values())),
+        means,
+        ids,
+    )
+
+
+def _control(label: str, payloads: Mapping[int, Payload], controls: Grid, classes: int) -> Entry:
+    """Returns the Attack Acc of a row's control, with the comparison of the row with it."""
+    read = {
+        seed: record[0]
+        for seed, stage in controls.only([label]).done[label].items()
+        if (record := readable(stage, controls.store))
+    }
+    control, attack = (entry_of("attack_acc", p, classes) for p in (read, payloads))
+    seeds = tuple(seed for seed in attack.values if seed in control.values)
+    if not seeds:
+        return control
+    by_class = [
+        [_by_identity(part[seed]["values"]["attack_acc"], classes) for seed in seeds]
+        for part in (payloads, read)
+    ]
+    a, b = ([_mean(values) for values in zip(*each, strict=True)] for each in by_class)
+    test = paired(a, b)
+    return replace(control, contrast=Contrast(label, CONTROL_TITLE, seeds, test, test.p, 1, None))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return values[0] if len(values) == 1 else statistics.mean(values)  # exact, and slow
+
+
+def _finite(value: Number) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _has_identities(metric: Metric, classes: int) -> bool:
+    """Whether a bootstrap over identities is made."""
+    return metric.per in ("image", "identity") and classes >= FEWEST_IDENTITIES
+
+
+def _by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float]:
+    """Returns each identity's mean; values come pass by pass, a value per identity in each."""
+    each = [[statistics.fmean(v[c::classes]) for v in repeats] for c in range(classes)]
+    return [statistics.fmean(means) for means in each]
+
+
+def show(entry: Entry, seeds: int) -> str:
+    """Returns "mean ± spread" with two decimals; a gap is "--".
+
+    The spread is that over passes with one seed, half of the interval over seeds with more;
+    where one seed of several is there yet, or all agree, none. Where two are there, their values
+    stand in its place.
+    """
+    if entry.mean is None:
+        return "--"
+    if 1 < len(entry.values) < FEWEST_VALUES:
+        return f"{entry.mean:.2f} ({', '.join(f'{v:.2f}' for v in entry.values.values())})"
+    spread = entry.std if seeds == 1 else entry.half
+    return f"{entry.mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
