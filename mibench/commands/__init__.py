@@ -1,6 +1,7 @@
 """Commands, a file each or a few that belong together. To add one: write it, name it here."""
 
 from mibench.commands.budgets import budgets
+from mibench.commands.check import check
 from mibench.commands.data import data_
 from mibench.commands.describe import describe
 from mibench.commands.diagnose import diagnose
@@ -15,5 +16,5 @@ from mibench.commands.tables import events, list_, status, table
 
 COMMANDS = (
     run, status, table, report, figure, show, explain, diagnose, budgets, record, verify, compare,
-    publish, leaderboard, data_, events, import_, list_, describe, clean, check_store,
+    publish, leaderboard, data_, events, import_, list_, describe, check, clean, check_store,
 )  # fmt: skip

@@ -57,6 +57,29 @@ def load_user_file(path: Path) -> ModuleType:
     return module
 
 
+def user_modules(path: Path) -> dict[str, ModuleType]:
+    """Returns the loaded modules of a user's file and of the user's files that it imports."""
+    own = source_files([load_user_file(path)])
+    names = tuple(file.name for file in own)
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if (file := getattr(module, "__file__", None))
+        and file.endswith(names)  # to resolve the path of every module takes a second
+        and Path(file).resolve() in own
+    }
+
+
+def load_afresh(path: Path) -> ModuleType:
+    """Runs the file, and the user's files that it imports, again: they remember nothing.
+
+    Raises as :func:`load_user_file` does.
+    """
+    for name in user_modules(path):
+        del sys.modules[name]
+    return load_user_file(path)
+
+
 def _note_unfollowed(module: ModuleType, loaded: Iterable[str]) -> None:
     """Says which of the modules that a file has loaded do not count as part of it."""
     files = {
