@@ -1,7 +1,6 @@
-"""``mibench check``: each fault of a user's class is named in one sentence, and only faults are."""
+"""``mibench check``: each fault of a user's class is named in one sentence, and nothing else."""
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,7 +241,9 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
         r"many steps as paid_steps",
     ),
     "answers that are not counted": (
-        changed(WHITE, ("adam = torch", "target.target(prior.generate(z[0]))\n        adam = torch")),
+        changed(
+            WHITE, ("adam = torch", "target.target(prior.generate(z[0]))\n        adam = torch")
+        ),
         ("each answer and gradient", "it keeps to its budget"),
         r"it has 76 answers of the target, and 72 are counted: ask the target that invert is",
     ),
@@ -280,7 +281,8 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
     "weights of the target changed": (
         changed(
             WHITE,
-            ("adam = torch", "target.target.target.last.weight.data.mul_(1.01)\n        adam = torch"),
+            ("adam = torch",
+             "target.target.target.last.weight.data.mul_(1.01)\n        adam = torch"),
         ),
         "it leaves the target",
         r"it changes the target's last\.weight: work on a copy, copy\.deepcopy\(target\)",
@@ -316,7 +318,8 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
     "steps that save nothing": (
         changed(
             LABELS,
-            ("rounds(state, advance, min(self.steps, target.remaining // len(labels)), goal, work)",
+            ("rounds(state, advance, min(self.steps, target.remaining // len(labels)), goal, "
+             "work)",
              "for i in range(min(self.steps, target.remaining // len(labels))):\n"
              "            advance(i)\n            work.steps += 1"),
         ),
@@ -362,7 +365,9 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
         r"no gradient reaches layers\..*: let loss_terms depend on it, or freeze it in harden",
     ),
     "a step that changes the mode": (
-        changed(DEFENSE, ("judge = batch.helper\n", "judge = batch.helper\n        network.eval()\n")),
+        changed(
+            DEFENSE, ("judge = batch.helper\n", "judge = batch.helper\n        network.eval()\n")
+        ),
         "its terms are finite",
         r"its step leaves the network, or a part of it, in eval mode",
     ),
@@ -398,3 +403,50 @@ def test_a_fault_is_named_by_the_check_that_it_breaks(fault: str, check: object)
     assert re.search(sentence, failed[0]), failed
     assert f"{len(titles)} check" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_what_cannot_be_checked_is_refused_with_one_sentence(
+    check: object, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(main, ["check", str(tmp_path / "none.py")])
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: no file {tmp_path / 'none.py'}\n"
+    result = check("")  # type: ignore[operator]
+    assert result.exit_code == 2
+    assert "defines no class that derives from Attack, Defense" in result.stderr
+    (other := tmp_path / "broken_mine.py").write_text("1 / 0\n")
+    result = CliRunner().invoke(main, ["check", str(other)])
+    assert result.exit_code == 2
+    assert "line 1: ZeroDivisionError" in result.stderr
+
+
+def test_the_others_are_checked_where_one_class_cannot_be_made(check: object) -> None:
+    source = changed(
+        SMALL_PARTS, ("    draws: int = 1\n", "    draws: int = 1\n    shade: str = field()\n")
+    ).replace("    draws: int = 1\n    shade: str = field()", "    shade: str\n    draws: int = 1")
+    result = check(source)  # type: ignore[operator]
+    assert result.exit_code == 1
+    assert "FAIL  it keeps the shape of images" in result.stdout
+    assert "Dim.shade has no default: write a value to check it with" in result.stdout
+    assert "1 more: not checked, since it does not run" in result.stdout
+    assert "Own (identity loss)\n  ok    it gives each image" in result.stdout
+
+
+def test_a_file_beside_it_is_executed_anew_too(check: object, tmp_path: Path) -> None:
+    (tmp_path / "beside_mine.py").write_text("KEPT = {}\n")
+    result = check(changed(HIDDEN, ("KEPT = {}", "from beside_mine import KEPT")))  # type: ignore[operator]
+    assert result.exit_code == 1
+    assert result.stdout.count("FAIL") == 1
+    assert "is not saved (KEPT changed); put all" in result.stdout
+
+
+def test_it_works_as_a_process_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HEAD + SMALL_PARTS + COUNTER)
+    done = subprocess.run(
+        [sys.executable, "-m", "mibench.cli", "check", "mine.py"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "1 check failed\n"
+    assert "  ok    it draws from the stream that it is handed alone\n" in done.stdout
+    assert "FAIL  interrupted and resumed, it ends in the same bits: interrupted" in done.stdout

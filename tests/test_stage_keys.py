@@ -24,12 +24,12 @@ def stage_keys(table: Table) -> dict[str, str]:
     for label, cell in table.rows.items():
         for stage in graph([record_stage(cell, table.columns, "data")]):
             rows.setdefault(stage.kind, {}).setdefault(str(label), []).append(stage.key)
-    return {
-        kind: hashlib.sha256(
-            json.dumps({label: sorted(keys) for label, keys in of.items()}, sort_keys=True).encode()
-        ).hexdigest()[:16]
-        for kind, of in rows.items()
-    }
+    return {kind: digest({label: sorted(keys) for label, keys in of.items()})
+            for kind, of in rows.items()}  # fmt: skip
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def task_digests() -> dict[str, str]:

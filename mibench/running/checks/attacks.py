@@ -159,7 +159,7 @@ def check_budget(trial: AttackTrial) -> None:
     """Checks that a limit of answers is kept to, and only where it binds."""
     if not trial.needed:
         raise NotCheckedError("it asks the target nothing")
-    _check_own_limit(trial)
+    check_own_limit(trial)
     for share, run in _limited(trial).items():
         limit = int(share * trial.needed)
         if (spent := answers(run)) > limit:
@@ -180,7 +180,7 @@ def _limited(trial: AttackTrial) -> dict[float, Run]:
         raise
 
 
-def _check_own_limit(trial: AttackTrial) -> None:
+def check_own_limit(trial: AttackTrial) -> None:
     """Checks that the attack keeps to its own ``max_queries``, with views where it has them."""
     if "max_queries" not in {f.name for f in fields(trial.cls)}:
         return

@@ -243,7 +243,7 @@ def _frozen(value: object) -> object:
         return bytes(value.get_state().tolist())
     try:
         return pickle.dumps(value)
-    except Exception:  # noqa: BLE001 - what cannot be copied is known by its address
+    except Exception:
         return id(value)
 
 
@@ -286,12 +286,12 @@ def check_seed(trial: Trial, result: str, draw: str, keep: str) -> None:
     if difference(whole, first.payload):
         broken(
             f"two runs of the same seed give different {result}: it draws from a source of "
-            f"randomness that the seed does not set; draw from {draw} and from nothing else"
+            f"randomness that the seed does not set; draw from {draw} alone"
         )
     if difference(whole, second.payload):
         broken(
             f"a second run in the same process gives other {result}: a module or a class "
-            f"remembers the first one{trial.hint()}; {keep}, and draw from {draw} and from nothing else"
+            f"remembers the first one{trial.hint()}; {keep}, and draw from {draw} alone"
         )
     if not difference(whole, trial.run(seed=1).payload):
         broken(f"another seed gives the same {result}: draw from {draw}")

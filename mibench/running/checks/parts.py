@@ -33,16 +33,18 @@ def _built(trial: Trial) -> tuple[Classifier, Tensor]:
     """Returns a fresh network and five images that it fits."""
     refusals = []
     for shape in SHAPES:
+        x = torch.rand(5, *shape, generator=generator("checks"))
         try:
             with seeded("checks"):
-                network = trial.fresh().build(shape, CLASSES)
-                x = torch.rand(5, *shape, generator=generator("checks"))
+                network: Classifier = trial.fresh().build(shape, CLASSES)
                 network(x)
         except (ValueError, RuntimeError) as error:
             refusals.append(trial.sentence(error))
         else:
             return network, x
-    broken(f"it fits none of {', '.join(map(str, SHAPES))}: {refusals[0]}")
+    raise BrokenPromiseError(
+        f"it fits images of none of {', '.join(map(str, SHAPES))}: {refusals[0]}"
+    )
 
 
 def check_network(trial: Trial) -> None:

@@ -133,7 +133,7 @@ class LimitedInversion(InversionStage):
 
     def _handed(self, target: Classifier, load: Load, work: Work) -> Watched | Query:
         handed = super()._handed(target, load, work)
-        handed._limit = min(self.limit, handed._limit)  # noqa: SLF001
+        handed._limit = min(self.limit, handed._limit)
         return handed
 
 
