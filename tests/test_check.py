@@ -1,6 +1,7 @@
 """``mibench check``: each fault of a user's class is named in one sentence, and nothing else."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
