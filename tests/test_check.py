@@ -235,6 +235,18 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
         "interrupted and resumed",
         r"ends with other images, latents.*not saved; put all .*state\[\"count\"\] \+= 1",
     ),
+    "a counter that only the next process misses": (
+        changed(
+            LABELS,
+            ("@dataclass", "KEPT = {'count': 0}\n\n\n@dataclass"),
+            ('"radius": 1.0, ', ""),
+            ('state["radius"] * goal', "0.9 ** KEPT['count'] * goal"),
+            ('state["radius"] *= 0.9', "KEPT['count'] += 1"),
+            ("        return goal.rec", "        KEPT['count'] = 0\n        return goal.rec"),
+        ),
+        "interrupted and resumed",
+        r"resumed in a new process, it ends with other images, latents.*not saved; put all",
+    ),
     "a budget that is not kept": (
         changed(LABELS, ("min(self.steps, target.remaining // len(labels))", "self.steps")),
         "it keeps to its budget",
