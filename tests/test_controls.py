@@ -19,6 +19,7 @@ from mibench.networks import MLP
 from mibench.reporting import verify
 from mibench.reporting.forms import render
 from mibench.reporting.results import collect
+from mibench.running.checks import tiny
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.grid import Grid
 from mibench.running.progress import Watcher
@@ -27,7 +28,7 @@ from mibench.running.stages import classifier as classifier_stage
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Stage, Store, Work
 from mibench.types import Classifier, Prior
-from tests.test_contracts import TASK, tiny
+from tests.test_contracts import TASK
 
 BLOCKS = (torch.arange(2), torch.arange(2, 4))
 

@@ -21,6 +21,7 @@ from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
 from mibench.roles import PriorSpec
+from mibench.running.checks import tiny
 from mibench.running.plan import (
     estimate,
     known_sizes,
@@ -38,7 +39,6 @@ from mibench.running.stages import (
 )
 from mibench.seeding import generator, seeded
 from mibench.store import Stage, Store, Work
-from tests.test_contracts import tiny
 
 TASK = Blobs(num_classes=4)
 

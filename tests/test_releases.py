@@ -34,6 +34,7 @@ from mibench.reporting.diagnostics import dependence_stages
 from mibench.reporting.records import digest, write
 from mibench.reporting.verify import check
 from mibench.roles import Defense, PriorSpec
+from mibench.running.checks import tiny
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.grid import Grid
 from mibench.running.progress import Watcher
@@ -44,7 +45,6 @@ from mibench.store import Store, Work
 from mibench.ties import in_top
 from mibench.types import Access, Classifier, Images, ImageSet, Prior, Reconstructions, predict
 from tests.golden import TIGHT, read
-from tests.test_contracts import tiny
 
 TASK = Blobs(num_classes=4)
 GOLDEN: Any = read("defenses/10-output-and-low-rank")["top-k, rounding, temperature"]

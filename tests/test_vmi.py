@@ -21,12 +21,12 @@ from mibench.networks import MLP
 from mibench.networks.foreign.weights import Weights
 from mibench.override import override
 from mibench.reporting.figures import draw_samples
+from mibench.running.checks import tiny
 from mibench.running.grid import Grid
 from mibench.running.stages import graph, record_stage
 from mibench.seeding import generator, seeded
 from mibench.store import Store, Work
 from mibench.types import Classifier
-from tests.test_contracts import tiny
 
 TASK = Blobs(num_classes=4)
 CPU = torch.device("cpu")

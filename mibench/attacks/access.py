@@ -25,6 +25,10 @@ NO_LIMIT = sys.maxsize
 """The limit of a target that answers without one: more answers than any attack asks for."""
 
 
+class LimitError(ValueError):
+    """A target is asked for more answers than remain of its limit."""
+
+
 class Counted:
     """Counts the answers of a target in ``work.queries`` and refuses those above a limit.
 
@@ -45,10 +49,10 @@ class Counted:
         """Counts answers that are about to be given, all or none of them.
 
         Raises:
-            ValueError: If fewer remain.
+            LimitError: If fewer remain.
         """
         if answers > self.remaining:
-            raise ValueError(
+            raise LimitError(
                 f"the attack asks the target for {answers} more answers, but "
                 f"{self.remaining} remain of its limit of {self._limit} (max_queries times the "
                 "attacked classes): end the attack in time by target.remaining, or raise "

@@ -3,6 +3,7 @@
 To add one: write it, and name it here below its purpose.
 """
 
+from mibench.commands.check import check
 from mibench.commands.data import data_
 from mibench.commands.describe import describe, list_
 from mibench.commands.explain import explain
@@ -20,6 +21,7 @@ COMMANDS = {
     "Read what was computed": (table, explain, report, figure, compare),
     "Publish": (records_,),
     "Find out what there is": (list_, describe),
+    "Write your own": (check,),
     "Bring in data and networks": (data_, import_),
     "Look after a store": (store_,),
 }

@@ -117,6 +117,11 @@ class Avatars(Task):
             public=self._draw("public", strangers, self.each, self.num_classes),
         )
 
+    def outliers(self, root: Path) -> ImageSet:
+        """Draws as many portraits as there are public ones, of persons no other part shows."""
+        traits = self._cast("outliers", self.strangers)
+        return self._draw("outliers", traits, self.each, self.num_classes + self.strangers)
+
     def fresh(self, part: str, count: int) -> tuple[Tensor, Tensor]:
         """Draws one portrait of each of ``count`` persons whom no other part shows.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from mibench.data.base import Splits, Task, split_by_class
 from mibench.seeding import generator
@@ -46,10 +47,17 @@ class Blobs(Task):
         rng = generator("blobs")
         patterns = torch.rand(2 * self.num_classes, *self.shape, generator=rng)
 
-        def draw() -> ImageSet:
-            labels = torch.arange(len(patterns)).repeat(self.per_class)
-            noise = torch.randn(len(labels), *self.shape, generator=rng)
-            x = patterns[labels] + self.noise * noise
-            return ImageSet((x.clamp(0, 1) * 255).round().to(torch.uint8), labels)
+        train, test = self._draw(patterns, rng), self._draw(patterns, rng)
+        return split_by_class(train, test, self.num_classes, self.validation, rng)
 
-        return split_by_class(draw(), draw(), self.num_classes, self.validation, rng)
+    def outliers(self, root: Path) -> ImageSet:
+        """Draws images of as many other patterns as there are private classes."""
+        rng = generator("blobs", "outliers")
+        drawn = self._draw(torch.rand(self.num_classes, *self.shape, generator=rng), rng)
+        return ImageSet(drawn.pixels, drawn.labels + 2 * self.num_classes)
+
+    def _draw(self, patterns: Tensor, rng: torch.Generator) -> ImageSet:
+        labels = torch.arange(len(patterns)).repeat(self.per_class)
+        noise = torch.randn(len(labels), *self.shape, generator=rng)
+        x = patterns[labels] + self.noise * noise
+        return ImageSet((x.clamp(0, 1) * 255).round().to(torch.uint8), labels)

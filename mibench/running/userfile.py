@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 from dataclasses import FrozenInstanceError
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -11,8 +12,12 @@ from mibench.spec import is_users, source_files
 from mibench.store import tell
 
 
-def load_user_file(path: Path) -> ModuleType:
+def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
     """Runs the file as a module, once per process; files beside it can be imported.
+
+    Args:
+        path: The file.
+        again: Whether what is to be noted of it was said before.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -53,8 +58,39 @@ def load_user_file(path: Path) -> ModuleType:
         advice = f"{advice}float = 0.1" if isinstance(error, FrozenInstanceError) else ""
         sentence = f"{path}, line {where}: {type(error).__name__}: {error}{advice}"
         raise ValueError(sentence) from error
-    _note_unfollowed(module, sys.modules.keys() - loaded)
+    if not again:
+        _note_unfollowed(module, sys.modules.keys() - loaded)
     return module
+
+
+def user_modules(path: Path) -> dict[str, ModuleType]:
+    """Returns the loaded modules of a user's file and of the user's files that it imports."""
+    load_user_file(path)
+    own = _sources(path.resolve())
+    names = tuple(file.name for file in own)
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if (file := getattr(module, "__file__", None))
+        and file.endswith(names)  # to resolve the path of every module takes a second
+        and Path(file).resolve() in own
+    }
+
+
+@lru_cache(maxsize=1)
+def _sources(path: Path) -> frozenset[Path]:
+    """Returns the files of :func:`source_files` of a loaded user's file."""
+    return frozenset(source_files([load_user_file(path)]))
+
+
+def load_afresh(path: Path) -> ModuleType:
+    """Runs the file, and the user's files that it imports, again: they remember nothing.
+
+    Raises as :func:`load_user_file` does.
+    """
+    for name in user_modules(path):
+        del sys.modules[name]
+    return load_user_file(path, again=True)
 
 
 def _note_unfollowed(module: ModuleType, loaded: Iterable[str]) -> None:
