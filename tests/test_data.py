@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mibench.data import MNIST, TASKS, Blobs, Corpus, Digits, Splits, Task
-from mibench.data.base import hold_out, resize, split_by_class
+from mibench.data.base import hold_out, one_corpus, resize, split_by_class
 from mibench.seeding import generator
 from mibench.training.samplers import balanced, shuffled
 from mibench.types import ImageSet
@@ -304,3 +304,17 @@ def test_a_missing_file_is_named_with_what_fetches_it(tmp_path: Path) -> None:
     (write_mnist(tmp_path) / "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match=r"t10k-images-idx3-ubyte.*--download"):
         TASK.digest(tmp_path)
+
+
+def test_one_corpus_serves_both_kinds_of_classifiers() -> None:
+    """Its parts stay apart, and the share that is held out is of each class."""
+
+    def images(count: int, first: int = 0) -> ImageSet:
+        labels = torch.arange(count) % 2 + first
+        return ImageSet(torch.zeros(count, 1, 8, 8, dtype=torch.uint8), labels)
+
+    sets = {"train": images(20), "test": images(6), "public": images(4, first=2)}
+    splits = one_corpus(sets, 2, 0.2, generator("tests"))
+    assert splits.private is splits.evaluation
+    assert [len(splits.private.train), len(splits.private.test), len(splits.public)] == [20, 6, 4]
+    assert splits.private.train.labels[splits.private.validation].bincount().tolist() == [2, 2]

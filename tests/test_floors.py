@@ -103,6 +103,18 @@ def test_importing_mibench_and_its_components_is_quick() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_help_text_needs_no_torch() -> None:
+    """It starts in a fifth of a second that way; torch alone takes one to three."""
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from mibench.cli import main\n"
+        "print(CliRunner().invoke(main, ['--help']).exit_code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0 False"
+
+
 def test_these_names_are_the_public_ones() -> None:
     import mibench
 

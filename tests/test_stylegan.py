@@ -30,7 +30,7 @@ from mibench.networks.generators.stylegan2.layers import (
 from mibench.networks.generators.stylegan2.synthesis import modulated_convolution
 from mibench.running.stages import ImagesStage, PriorStage
 from mibench.seeding import generator, seeded
-from mibench.store import Payload, Store, Work
+from mibench.store import Payload, Store, Work, frozen, pack, unpack
 from mibench.types import ImageSet
 
 REFERENCE = os.environ.get("MIBENCH_STYLEGAN_REFERENCE", "")
@@ -688,6 +688,19 @@ def test_a_regularisation_at_every_so_many_steps_counts_so_much_more(
             r1 = trainer.sums[stylegan.MEANS.index("r1"), 0].item()
             assert descended[3][0] == pytest.approx(3 * 0.0128 / 2 * r1)
         descended.clear()
+
+
+def test_what_a_training_saves_is_all_that_changes() -> None:
+    """Also between two rows, when the sums of their means are not zero."""
+    trainer, other = run(), run()
+    trainer.advance()
+    assert trainer.sums.any()
+    other.restore(unpack(*pack(frozen(trainer.state()))))
+    for training in (trainer, other):
+        training.advance()
+        training.note()
+    assert other.rows == trainer.rows
+    assert other.step == trainer.step == 2
 
 
 def test_only_a_mirrored_training_flips_images() -> None:

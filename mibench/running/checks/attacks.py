@@ -103,7 +103,8 @@ class AttackTrial(Trial):
 def answers(run: Run) -> int:
     """Returns how many answers a run had of its target, those about public images left out."""
     shared: int = run.payload["budget"].get("shared", 0)
-    return sum(run.target.answers) - shared
+    given: int = sum(run.target.answers)
+    return given - shared
 
 
 def refuse_overspending(error: BrokenPromiseError, limit: int) -> None:
