@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mibench.attacks import GMI, AdversarialNoise, Goal, OtherClass, PriorSamples
+from mibench.attacks.access import handed
 from mibench.benchmarks.cell import Cell, Evaluator
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
@@ -49,7 +50,8 @@ def prior() -> Prior:
 
 def invert(attack: Any, target: Classifier, prior: Prior) -> Tensor:
     rngs = [generator(0, i) for i in range(2)]
-    images: Tensor = attack.invert(target, prior, Goal(BLOCKS, 6, rngs, TASK.shape), Work()).images
+    work, goal = Work(), Goal(BLOCKS, 6, rngs, TASK.shape)
+    images: Tensor = attack.invert(handed(target, attack.access, work), prior, goal, work).images
     return images
 
 
