@@ -225,7 +225,7 @@ class Ask(BlackBox):
     def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         images = goal.reconstructions(prior, goal.draws(prior)).images
         answers = target(images.flatten(0, 1))
-        return Reconstructions(images, answers.unflatten(0, images.shape[:2]))
+        return Reconstructions(images, answers.view(*images.shape[:2], -1))
 
 
 @dataclass(frozen=True)
