@@ -177,8 +177,8 @@ class Defense(ABC):
 
             @wraps(terms)
             def adapted(self: Defense, network: Classifier, batch: Batch) -> dict[str, Scalar]:
-                found: dict[str, Scalar] = terms(self, network, batch.x, batch.y)
-                return found
+                result: dict[str, Scalar] = terms(self, network, batch.x, batch.y)
+                return result
 
             del adapted.__wrapped__
             setattr(cls, "loss_terms", adapted)  # noqa: B010 - mypy refuses an assignment

@@ -109,7 +109,7 @@ def train_classifier(
         recipe: How it is trained.
         corpus: Images to train on, and to select by.
         rng: Draws batches and augmentations.
-        work: Where state is saved and progress told.
+        work: Where state is saved and progress is reported.
         own: The defense's and its helper's source of randomness; it orders no batch.
         outliers: Images that are neither private nor public, with what draws and augments
             them, for a defense that wants them.

@@ -64,7 +64,7 @@ class Release(Defense):
             answer: Returns the target's scores of images, on the CPU.
             held_out: Private images that the target was not trained on, some of each class.
             rng: A source of randomness, on the CPU.
-            work: Where state is saved and progress told.
+            work: Where state is saved and progress is reported.
         """
         return {}
 
