@@ -117,8 +117,10 @@ def test_a_selection_is_the_table_as_options_change_it() -> None:
     plain = Selection("smoke")
     assert plain.table == TABLES["smoke"]
     assert not plain.changed
+    assert Selection("smoke", rows=("GMI / *",)).changed
+    assert Selection("smoke", settings=("attack.steps=3",)).changed
+    assert Selection("smoke", protocol="ppa").changed
     some = Selection("smoke", ("GMI / *",), ("attack.steps=3",), "ppa")
-    assert some.changed
     assert all(label.startswith("GMI / ") for label in some.table.rows)
     assert "(protocol ppa)" in some.table.caption
     assert some.arguments(2) == [
