@@ -1,6 +1,7 @@
 """Rows by name, and tables in a store: what is there and what may be shown."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def test_a_grid_says_what_is_done_and_what_is_missing(tmp_path: Path) -> None:
     assert grid.only(["GMI / MID"]).records.keys() == {"GMI / MID"}
     assert {stage.kind for stage in grid.stages("prior")} == {"images", "classifier", "prior"}
     assert len(grid.finished([grid.last[0]] * 2)) == 1
+    shutil.rmtree(store.path(grid.records["GMI / MID"][0]))
+    assert list(grid.first) == ["GMI / No Def."]  # seed 1 alone does not stand for the first
 
 
 def test_targets_and_priors_stand_once_at_the_first_row_that_has_them(tmp_path: Path) -> None:
