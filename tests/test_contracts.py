@@ -44,7 +44,7 @@ from mibench.running.checks import (
     trial_of,
 )
 from mibench.running.checks.attacks import AttackTrial, answers, check_images, check_own_limit
-from mibench.running.checks.training import check_weights
+from mibench.running.checks.training import DefenseTrial, check_weights
 from mibench.seeding import generator, seeded
 from mibench.spec import canonical, fingerprint
 from mibench.store import Work
@@ -195,7 +195,7 @@ def test_a_defense_is_held_to_the_parameters_that_it_trains(
     if not freeze:
         expected = pytest.raises(BrokenPromiseError, match="no gradient reaches layers")
     with expected:
-        check_weights(trial_of(Partly))
+        check_weights(DefenseTrial(Partly))
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ def test_a_black_box_attack_is_held_to_its_own_limit(
     if not thrifty:
         expected = pytest.raises(BrokenPromiseError, match="answers of its budget, and the target")
     with expected:
-        check_own_limit(trial_of(Blind))
+        check_own_limit(AttackTrial(Blind))
 
 
 @pytest.mark.parametrize("access", ["scores", "labels"])
@@ -447,4 +447,4 @@ def test_what_an_attack_returns_is_checked(
 
     monkeypatch.setattr(GMI, "invert", bad)
     with pytest.raises(BrokenPromiseError, match=sentence):
-        check_images(trial_of(GMI))
+        check_images(AttackTrial(GMI))

@@ -102,7 +102,8 @@ class AttackTrial(Trial):
 
 def answers(run: Run) -> int:
     """Returns how many answers a run had of its target, those about public images left out."""
-    return sum(run.target.answers) - run.payload["budget"].get("shared", 0)
+    shared: int = run.payload["budget"].get("shared", 0)
+    return int(sum(run.target.answers)) - shared
 
 
 def refuse_overspending(error: BrokenPromiseError, limit: int) -> None:
