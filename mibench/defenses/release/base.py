@@ -91,7 +91,7 @@ class Release(Defense):
                 f"{self.name} is a release of the release {self.inner.name}: its inner must be a "
                 "defense that trains the target"
             )
-        if cell.attack.access == "white" or cell.attack.prior.sees_target:
+        if cell.attack.access == "white" or cell.attack.prior.access == "white":
             sees = "" if cell.attack.access == "white" else f"'s prior {cell.attack.prior.name}"
             return (
                 f"not applicable: {cell.attack.name}{sees} sees the whole target, and the release "
