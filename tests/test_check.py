@@ -100,7 +100,7 @@ class Adversary(Defense):
 
     weight: float = 0.1
 
-    def assist(self, network, rng):
+    def assist(self, network, recipe, corpus, rng):
         return Judge(network.last.in_features, rng)
 
     def loss_terms(self, network, batch):

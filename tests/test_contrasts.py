@@ -251,7 +251,7 @@ def test_better_is_bold_worse_has_a_dagger_and_the_rest_nothing(
 
 def test_what_is_not_told_apart_says_how_many_seeds_it_needs() -> None:
     note = (
-        "Attack Acc needs about so many more seeds to be told apart from No Def.: "
+        "Attack Acc needs about so many more seeds to differ significantly from No Def.: "
         "KED-MI / MID more than 100."
     )
     assert note in footnotes(made())

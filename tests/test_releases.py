@@ -482,4 +482,4 @@ def test_an_attack_that_sees_the_target_is_not_handed_one_behind_a_release(
     white = replace(run, attack=GMI(run.attack.prior))
     outcome = execute(graph([white]), Bench(tmp_path, Path()), Watcher(), Serial())
     (sentence,) = outcome.failures.values()
-    assert "gmi sees the whole target, and the release rounding changes its answers" in sentence
+    assert "gmi sees the whole target, and a release changes its answers alone" in sentence

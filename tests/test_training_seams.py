@@ -16,7 +16,7 @@ from torch import Tensor
 from mibench.attacks import WGANGP
 from mibench.attacks.controls import PriorSamples
 from mibench.benchmarks.cell import Cell, Evaluator, Setting, Trials
-from mibench.data import Corpus, Digits
+from mibench.data import Corpus, Digits, Task
 from mibench.data.synthetic import Blobs
 from mibench.defenses import DEFENSES, MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
@@ -217,12 +217,12 @@ def test_only_defenses_that_want_outliers_have_a_stage_of_them() -> None:
 @pytest.mark.parametrize(
     ("task", "sentence"),
     [
-        (TASK, "blobs has no images that are neither private nor public: a defense that trains "
+        (Digits(), "digits has no images that are neither private nor public: a defense that trains "
                "with outliers needs a task that has some"),
         (Wild(num_classes=4, first=3), "are among its outliers, and private or public as well"),
     ],
 )  # fmt: skip
-def test_a_task_without_outliers_is_refused(task: Blobs, sentence: str, tmp_path: Path) -> None:
+def test_a_task_without_outliers_is_refused(task: Task, sentence: str, tmp_path: Path) -> None:
     outcome = run(OutlierStage(ImagesStage(task, task.digest(Path()))), tmp_path)
     (told,) = outcome.failures.values()
     assert sentence in told

@@ -20,11 +20,15 @@ SLOW = 20.0
 @click.command()
 @click.argument("file", type=options.anywhere)
 def check(file: Path) -> None:
-    """Check the attacks, defenses, priors, networks, views and losses in FILE, in about a minute.
+    """Check that your own components keep their promises.
 
-    Each promise of a component prints one line: "ok", "FAIL" with what is wrong and what to
-    change, or "--" with the reason why it was not checked. They run on small drawn images with
-    the values in the class's `small`. FILE is executed, several times.
+    FILE defines attacks, defenses, releases, priors, networks, views or identity losses. Each
+    promise prints one line: "ok", "FAIL" with what is wrong and what to change, or "--" with the
+    reason why it was not checked. They run on small drawn images with the values in the class's
+    `small`, in about a minute. FILE is executed, several times. The exit status is 1 if a check
+    fails.
+
+    Example: mibench check my_attack.py
     """
     from mibench.running.checks import own_components, role_of, trial_of
     from mibench.running.userfile import load_user_file
@@ -33,7 +37,7 @@ def check(file: Path) -> None:
         classes = list(own_components(load_user_file(file)))
         if not classes:
             raise ValueError(
-                f"{file} defines no class that derives from Attack, Defense, PriorSpec, "
+                f"{file} defines no class that derives from Attack, Defense, Release, PriorSpec, "
                 "NetworkSpec, View or IdentityLoss of mibench, so there is nothing to check"
             )
     failures = 0

@@ -14,7 +14,7 @@ HEAD = (
     "Prior's seconds", "Prior's peak MiB", "Device",
 )  # fmt: skip
 NOTES = (
-    "Queries: answers of the target. Gradients: images that the attack took the slope of the "
+    "Queries: answers of the target. Gradients: images that the attack took the gradient of the "
     "target's answers at. Both over all attacked classes and repeats. Shared: those of the "
     "queries that are about public images; they do not count against max_queries.",
     "A prior that does not see the target asks it nothing and is shared by all rows of its "
@@ -32,7 +32,7 @@ class Budget:
         steps: Optimisation steps.
         queries: Answers of the target, images.
         shared: Those of the queries that are about public images.
-        gradients: Images that a slope was taken back through the target for.
+        gradients: Images at which the gradient of the target was taken.
         prior_queries: Answers that the prior had of the target in its training.
         seconds: Of the inversion.
         prior_seconds: Of the prior's training.

@@ -118,7 +118,7 @@ def significance_notes(results: Results, bold: str) -> list[str]:
         notes.append(
             f"{bold} better, † worse for the defender than {against} of the same attack, by "
             f"paired t tests at the same seeds and Holm's correction over all rows of a column, "
-            f"at {100 * LEVEL:g} %. What is not marked has not been told apart."
+            f"at {100 * LEVEL:g} %. What is not marked is not significantly different."
         )
     for name, contrasts in tested.items():
         needs: dict[str, None] = {}
@@ -128,8 +128,8 @@ def significance_notes(results: Results, bold: str) -> list[str]:
                 needs[f"{_whose(name, label)} {n}"] = None
         if needs:
             notes.append(
-                f"{METRICS[name].title} needs about so many more seeds to be told apart from "
-                f"{against}: {', '.join(needs)}."
+                f"{METRICS[name].title} needs about so many more seeds to differ significantly "
+                f"from {against}: {', '.join(needs)}."
             )
     for why, lacking in (
         ("Seeds agree, which leaves no interval", _agreeing(results)),

@@ -98,7 +98,7 @@ class Work:
         What is done between two parts is done again, so it must be the same each time.
 
         Args:
-            name: Of the part; parts are told apart by name and order.
+            name: Of the part; name and order tell one part from another.
             run: Does the work; nested dicts of tensors and scalars come back.
         """
         states, outer = self._begun_parts(), self._part

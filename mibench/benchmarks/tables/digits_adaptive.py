@@ -38,9 +38,10 @@ DIGITS_ADAPTIVE = Table(
     rows=ROWS,
     worst=True,
     notes=(
-        "max-margin and matching: the identity loss. views: slopes and the prior's soft labels "
+        "max-margin and matching: the identity loss. views: gradients and the prior's soft labels "
         "averaged over the image, a shift, a crop and noise. 8 draws: over MID's own noise. "
-        "4x steps: four times the queries; mibench budgets digits-adaptive says what each spent.",
+        "4x steps: four times the queries; mibench table digits-adaptive --budgets says what each "
+        "spent.",
         "COCO is the Frobenius form and HSIC the normalised form of the released code.",
     ),
 )

@@ -113,7 +113,7 @@ def _by_class(title: str, values: Mapping[str, list[float]]) -> dict[str, Any] |
 
 
 def dependences(grid: Grid) -> list[dict[str, Any]]:
-    """Returns a heat map per measure and pair of what ``mibench diagnose`` has measured."""
+    """Returns a heat map per measure and pair of what ``run --until dependence`` has measured."""
     diagnosis = diagnose(grid.records, grid.store)
     maps: dict[tuple[str, str], dict[str, dict[tuple[int, str], float]]] = {}
     for defense, values in diagnosis.values.items():
