@@ -217,8 +217,8 @@ def test_only_defenses_that_want_outliers_have_a_stage_of_them() -> None:
 @pytest.mark.parametrize(
     ("task", "sentence"),
     [
-        (Digits(), "digits has no images that are neither private nor public: a defense that trains "
-               "with outliers needs a task that has some"),
+        (Digits(), "digits has no images that are neither private nor public: a defense that "
+                   "trains with outliers needs a task that has some"),
         (Wild(num_classes=4, first=3), "are among its outliers, and private or public as well"),
     ],
 )  # fmt: skip
