@@ -110,7 +110,8 @@ def priors(device: torch.device) -> Iterator[Path]:
         with seeded("perf"):
             prior = spec.build(SHAPE, 5).to(device)
         seen = None if spec.access == "none" else target
-        step = partial(spec.train, prior, public, seen, generator("perf"), Work(device=device))
+        train: Callable[..., None] = spec.train  # which of three a target is, ``access`` says
+        step = partial(train, prior, public, seen, generator("perf"), Work(device=device))
         name = f"{spec.name} training, 5 + 1 steps"
         yield Path(name, n, step, against=f"{name}, straightforward")
     with seeded("perf"):

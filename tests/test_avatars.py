@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
+from mibench.cli import main
 from mibench.data import Avatars
 from mibench.data import portraits as drawing
 from mibench.data.avatars import SHIFTS
@@ -156,3 +159,22 @@ def test_the_digest_goes_with_the_pixels(monkeypatch: pytest.MonkeyPatch) -> Non
     before = SMALL.digest(NOWHERE)
     monkeypatch.setattr(drawing, "GINGER", (0.1, 0.9, 0.1))
     assert SMALL.digest(NOWHERE) != before
+
+
+def test_a_sheet_is_drawn_of_a_task_that_shows_nobody(tmp_path: Path) -> None:
+    small = ["--set", "num_classes=3", "--set", "images=4", "--set", "strangers=2"]
+    done = CliRunner().invoke(main, ["data", "show", "avatars", *small, "-o", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "avatars-private.png"
+    assert done.output == f"{path}\n"
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape == (3 * 33 + 1, 4 * 33 + 1, 3)
+    drawn = Avatars(num_classes=3, images=4, strangers=2).load(NOWHERE).private.train.pixels
+    assert (sheet[34:66, 1:33] == drawn[4].permute(1, 2, 0).numpy()).all()
+
+
+def test_no_sheet_is_drawn_of_people(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["data", "show", "celeba", "-o", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "celeba shows people: no sheet is drawn" in done.output
+    assert not list(tmp_path.iterdir())

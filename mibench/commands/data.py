@@ -10,15 +10,33 @@ from mibench.commands import options
 from mibench.commands.shared import changed, fetch, refusing
 
 if TYPE_CHECKING:
-    from mibench.data import Corpus
+    from mibench.data import Corpus, Task
 
 FEW = 20
 """Up to this number of classes, all are listed."""
+ROWS, COLUMNS = 12, 10
+"""Classes and images of each on a sheet."""
 
 
 @click.group("data")
 def data_() -> None:
     """Look at the raw data sets."""
+
+
+def chosen(name: str, settings: Sequence[str]) -> "Task":
+    """Returns a task by name, with other values of its fields.
+
+    Raises:
+        KeyError: If there is no such task or field.
+        ValueError: If a field does not take the value.
+    """
+    from mibench.data import TASKS
+    from mibench.spec import unknown
+
+    if name not in TASKS:
+        raise KeyError(unknown("task", name, TASKS))
+    task: Task = changed(TASKS[name](), settings)
+    return task
 
 
 @data_.command()
@@ -36,13 +54,8 @@ def check(name: str, settings: Sequence[str], data: Path, download: bool, classe
 
     Example: mibench data check digits
     """
-    from mibench.data import TASKS
-    from mibench.spec import unknown
-
     with refusing():
-        if name not in TASKS:
-            raise KeyError(unknown("task", name, TASKS))
-        task = changed(TASKS[name](), settings)
+        task = chosen(name, settings)
         if download:
             fetch([task], data)
         digest = task.digest(data)
@@ -59,6 +72,46 @@ def check(name: str, settings: Sequence[str], data: Path, download: bool, classe
     click.echo(f"evaluation        {len(everything.train)} of {everything.num_classes} classes")
     for line in _listed(names, private, every=classes):
         click.echo(line)
+
+
+@data_.command()
+@click.argument("name")
+@options.settings("Change a field of the task, for example shift=all.")
+@options.data
+@options.download
+@click.option("--public", is_flag=True, help="Public classes in place of private ones.")
+@options.out(options.anywhere, "Folder of the picture.")
+def show(
+    name: str, settings: Sequence[str], data: Path, download: bool, public: bool, out: Path
+) -> None:
+    """Draw a sheet of a data set's images.
+
+    NAME is a task. A row is a class, up to twelve of them, with its first train images, up to ten.
+    Images of people are not drawn.
+
+    Example: mibench data show avatars --set size=64
+    """
+    import torch
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
+
+    with refusing():
+        task = chosen(name, settings)
+        if task.faces:
+            raise ValueError(f"{name} shows people: no sheet is drawn of their images")
+        if download:
+            fetch([task], data)
+        splits = task.load(data)
+        part = splits.public if public else splits.private.train
+        classes = torch.tensor(sorted(set(part.labels.tolist()))[:ROWS])
+        each = min(COLUMNS, int(part.labels.bincount()[classes].min()))
+        rows = [(part.labels == label).nonzero()[:each, 0] for label in classes]
+        shown = part.take(torch.cat(rows))
+        sheet = make_grid(shown.pixels, nrow=each, padding=1, pad_value=255)
+        path = out / f"{name}-{'public' if public else 'private'}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_pil_image(sheet).save(path)
+    click.echo(path)
 
 
 def _listed(names: Sequence[str], private: "Corpus", *, every: bool) -> list[str]:
