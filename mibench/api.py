@@ -216,8 +216,12 @@ def score(
     chosen = _table(table)
     cell = _cell(chosen, row)
     x = _by_class(images, labels, cell.setting.task.shape, cell.setting.task.num_classes)
+    attack: Any = cell.attack
+    if attack.max_queries:  # of the row's own attack, which is not run
+        attack = replace(attack, max_queries=0)
     judged = replace(
         cell,
+        attack=attack,
         trials=replace(cell.trials, classes=x.shape[1], samples=x.shape[0], repeats=1),
         protocol=replace(cell.protocol, select="last"),
         control=None,

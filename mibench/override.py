@@ -79,7 +79,11 @@ def _replace(spec: Any, steps: list[str], text: str, path: str) -> Any:  # noqa:
         new = _replace(getattr(spec, head), rest, text, path)
     else:
         new = _read(text, typing.get_type_hints(type(spec))[head], path)
-    return dataclasses.replace(spec, **{head: new})
+    changed = dataclasses.replace(spec, **{head: new})
+    if getattr(changed, head) != new:
+        who = type(spec).__name__
+        raise ValueError(f"{path} cannot be set: another field of {who} decides it")
+    return changed
 
 
 def _read(text: str, hint: Any, path: str) -> Any:  # noqa: ANN401

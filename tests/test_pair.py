@@ -96,3 +96,8 @@ def test_it_is_checked_as_other_tasks_are() -> None:
     )
     assert done.exit_code == 2
     assert "Pair.private and Pair.public must have images of one shape" in done.stderr
+
+
+def test_a_public_image_that_is_private_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\d+ public images of digits are private images of"):
+        Pair(Digits(num_classes=7), Digits(num_classes=5)).load(Path())

@@ -92,6 +92,9 @@ def test_a_prior_takes_the_planned_steps(name: str) -> None:
     with counted() as steps:
         seen = None if spec.access == "none" else handed(target, spec.access, Work())
         spec.train(prior, public, seen, generator("p"), Work())
+    if planned is None:  # it depends on the number of classes
+        assert name == "pseudo-label-gan"
+        return
     assert planned > 0 or name == "pixels"
     assert len(steps) == updates(spec, planned)
 

@@ -29,6 +29,7 @@ from mibench.defenses import (
     Rounding,
     TopK,
 )  # fmt: skip
+from mibench.evaluation import METRICS, Evidence
 from mibench.networks import MLP
 from mibench.reporting.diagnostics import dependence_stages
 from mibench.reporting.records import digest, write
@@ -483,3 +484,20 @@ def test_an_attack_that_sees_the_target_is_not_handed_one_behind_a_release(
     outcome = execute(graph([white]), Bench(tmp_path, Path()), Watcher(), Serial())
     (sentence,) = outcome.failures.values()
     assert "gmi sees the whole target, and a release changes its answers alone" in sentence
+
+
+@pytest.mark.parametrize("release", [TopK(1), Rounding(0)])
+def test_the_confidence_behind_a_release_is_the_score_that_it_lets_out(release: Release) -> None:
+    probs = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.4, 0.3, 0.2, 0.1]])
+    out = let_out(release, probs).clamp(min=1e-12).log()
+    e = Evidence(
+        labels=torch.tensor([1, 0]), block=torch.zeros(2, dtype=torch.long),
+        passes=torch.zeros(2, dtype=torch.long), logits=torch.eye(2, 4), features={},
+        real_labels=torch.tensor([0]), test_logits=torch.eye(1, 4),
+        test_labels=torch.tensor([0]), target_logits=out, released=True,
+    )  # fmt: skip
+    values = METRICS["confidence"].compute(e)
+    assert values == pytest.approx([40, 40] if isinstance(release, TopK) else [0, 0], abs=1e-4)
+    restored = Evidence.restored(e.stored())
+    assert restored.released
+    assert "released" not in replace(e, released=False).stored()

@@ -23,6 +23,7 @@ from mibench.data import Sizes
 from mibench.data.synthetic import Blobs
 from mibench.defenses import Recipe
 from mibench.networks import MLP
+from mibench.override import override
 from mibench.roles import Batch, PriorSpec
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.plan import planned_steps
@@ -404,3 +405,11 @@ def test_soft_answers_of_labels_are_one_for_the_class_that_was_said() -> None:
     assert torch.equal(labels, torch.nn.functional.one_hot(scores.argmax(1), 4).float())
     whole = Watched(make(), Work()).soft_answers(public)
     torch.testing.assert_close(scores, whole)
+
+
+def test_a_prior_that_another_field_decides_cannot_be_set() -> None:
+    with pytest.raises(
+        ValueError, match=r"attack\.prior\.of\.epochs cannot be set: another field"
+    ):
+        override(Transfer(), "attack.prior.of.epochs", "7")
+    assert override(Transfer(), "prior.of.epochs", "7").attack.prior.of.epochs == 7

@@ -29,6 +29,9 @@ INF = float("inf")
 class PriorSamples(Attack):
     """Draws from the prior, not optimised: what it knows before it asks the target.
 
+    Of a prior that draws images of wanted classes, the class is drawn as well, from those
+    attacked: what it was taught of the target must not count as what anybody's samples get.
+
     Attributes:
         prior: Where the images come from.
     """
@@ -44,7 +47,11 @@ class PriorSamples(Attack):
 
     def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Draws ``goal.samples`` images for every class; the class makes no difference."""
-        return goal.reconstructions(prior, goal.draws(prior))
+        z = goal.draws(prior)
+        drawn = (goal.uniform(goal.samples) * len(goal.labels)).long()
+        with torch.no_grad():
+            x = prior.generate(z.flatten(0, 1), goal.labels[drawn].flatten()).clamp(0, 1)
+        return Reconstructions(x.view(*z.shape[:2], *x.shape[1:]), z)
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ def rounds(
             value = advance(done)
             done += 1
             work.steps += 1
+            if (tell := done % every == 0 or done == count) and value is not None:
+                check_finite(value, f"{what} after step {done}")
             work.save(everything)
-            if done % every == 0 or done == count:
-                if value is not None:
-                    check_finite(value, f"{what} after step {done}")
+            if tell:
                 work.progress(work.steps, max(goal.planned, work.steps - done + count))
         left = result() if result is not None else _tensors(state)
         return {"left": left, "streams": {i: s.get_state() for i, s in streams.items()}}

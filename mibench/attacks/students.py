@@ -117,6 +117,11 @@ class Augmented(IdentityLoss):
             raise ValueError(
                 "Augmented.of must not have students: name them in Augmented.students"
             )
+        if len(set(self.students)) < len(self.students):
+            raise ValueError(
+                "Augmented.students names a student twice, and both would be the same network: "
+                "give each another network or recipe"
+            )
 
     @property
     def public(self) -> bool:  # type: ignore[override]

@@ -66,8 +66,19 @@ class Pair(Task):
         return hashlib.sha256(both.encode()).hexdigest()
 
     def load(self, root: Path) -> Splits:
-        """Reads both; labels of public images begin after those of the evaluation classes."""
+        """Reads both; labels of public images begin after those of the evaluation classes.
+
+        Raises:
+            ValueError: If a public image is a private one.
+        """
         mine, other = self.private.load(root), self.public.load(root).public
+        own = (mine.private.train, mine.private.test)
+        known = {image.numpy().tobytes() for part in own for image in part.pixels}
+        if twice := sum(image.numpy().tobytes() in known for image in other.pixels):
+            raise ValueError(
+                f"{twice} public images of {self.public.name} are private images of "
+                f"{self.private.name}: take data sets that share none"
+            )
         labels = other.labels - other.labels.min() + mine.evaluation.num_classes
         return Splits(mine.private, mine.evaluation, ImageSet(other.pixels, labels))
 

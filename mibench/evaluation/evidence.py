@@ -57,10 +57,12 @@ class Evidence:
         test_logits: The target's logits of the private test images.
         test_labels: Their labels.
         others: Logits of the reconstructions by the other evaluators of the setting.
-        target_logits: The target's logits of the reconstructions.
+        target_logits: The target's logits of the reconstructions; behind a release the logarithms
+            of the scores that it lets out, which need not sum to 1.
         ssim: Structural similarity of each reconstruction and the real image nearest to it.
         control_logits: Evaluation logits of a control's reconstructions.
         control_labels: The classes they were made for.
+        released: Whether a release stands before the target.
 
     What is None was not gathered; a metric that needs it says so.
 
@@ -82,10 +84,11 @@ class Evidence:
     ssim: Float[Tensor, " n"] | None = None
     control_logits: Float[Tensor, "q k"] | None = None
     control_labels: Int[Tensor, " q"] | None = None
+    released: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.stored().items():
-            if value is not None:
+            if isinstance(value, Tensor):
                 check_finite(value, f"the evidence's {name}")
         images = (len(self.labels), len(self.real_labels))
         for lens, sides in self.features.items():
@@ -122,6 +125,8 @@ class Evidence:
     def stored(self) -> Payload:
         """Returns the evidence as a store has it: each lens's features under their two names."""
         payload = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "features"}
+        if not self.released:
+            del payload["released"]
         for lens in {**STORED, **self.features}:
             payload |= zip(_names(lens), self.features.get(lens, (None, None)), strict=True)
         return payload
@@ -156,6 +161,18 @@ def gathered(value: Tensor | None, what: str) -> Tensor:
     if value is None:
         raise UndefinedError(what)
     return value
+
+
+def target_scores(e: Evidence) -> Float[Tensor, " n"]:
+    """Returns the probability that the target gives each reconstruction's class, as let out.
+
+    Raises:
+        UndefinedError: If the target's logits were not gathered.
+    """
+    logits = own(target_logits(e).double(), e.labels)
+    if e.released:
+        return logits.exp()
+    return own(target_logits(e).double().softmax(1), e.labels)
 
 
 def target_logits(e: Evidence) -> Float[Tensor, "n c"]:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.evaluation.accuracy import attack_acc, topk_accuracy, topk_hits
-from mibench.evaluation.evidence import Evidence, UndefinedError, gathered, own, target_logits
+from mibench.evaluation.evidence import Evidence, UndefinedError, gathered, target_scores
 from mibench.evaluation.metric import INF, PERCENT, metric
 from mibench.ties import in_top, votes
 
@@ -118,7 +118,7 @@ def confidence(e: Evidence) -> Float[Tensor, " n"]:
 
     High beside a low Attack Acc: the attack fooled the target and found nothing.
     """
-    return 100 * own(target_logits(e).double().softmax(1), e.labels)
+    return 100 * target_scores(e)
 
 
 def _panel(e: Evidence) -> Float[Tensor, "v n k"]:

@@ -18,7 +18,8 @@ NOTES = (
     "target's answers at. Both over all attacked classes and repeats. Shared: those of the "
     "queries that are about public images; they do not count against max_queries.",
     "A prior that does not see the target asks it nothing and is shared by all rows of its "
-    "attack; its seconds are those of its one training.",
+    "attack; its seconds are those of its one training. What students of the target ask and take "
+    "(networks that learn its answers before the attack) is counted with the prior.",
     "Seconds and memory are those of the runs that were made, and vary; memory is the process's "
     "own on a CPU, PyTorch included.",
 )
@@ -33,7 +34,8 @@ class Budget:
         queries: Answers of the target, images.
         shared: Those of the queries that are about public images.
         gradients: Images at which the gradient of the target was taken.
-        prior_queries: Answers that the prior had of the target in its training.
+        surrogate_gradients: The same of networks that imitate it.
+        prior_queries: Answers that the prior, and students, had of the target in their training.
         seconds: Of the inversion.
         prior_seconds: Of the prior's training.
         peak_memory_bytes: The most held at once while inverting; None if unknown.
@@ -51,6 +53,7 @@ class Budget:
     prior_peak_memory_bytes: int | None
     device: str
     shared: float = 0
+    surrogate_gradients: float = 0
 
 
 def spent(grid: Grid) -> dict[str, Budget | None]:
@@ -62,15 +65,17 @@ def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:
     if not records:
         return None
     counts = [store.load(r)["budget"] for r in records]
+    names = dict.fromkeys(name for count in counts for name in count)
     inversions = [[store.meta(e.inversion) for e in r.evidence] for r in records]
     flat = [meta for metas in inversions for meta in metas]
-    priors = [store.meta(r.evidence[0].inversion.prior) for r in records]
+    runs = [r.evidence[0].inversion for r in records]
+    before = [[store.meta(stage) for stage in (run.prior, *run.students)] for run in runs]
     return Budget(
-        **{name: statistics.mean(c[name] for c in counts) for name in counts[0]},
+        **{name: statistics.mean(c.get(name, 0) for c in counts) for name in names},
         seconds=statistics.mean(sum(m["seconds"] for m in metas) for metas in inversions),
-        prior_seconds=statistics.mean(meta["seconds"] for meta in priors),
+        prior_seconds=statistics.mean(sum(m["seconds"] for m in metas) for metas in before),
         peak_memory_bytes=_peak(flat),
-        prior_peak_memory_bytes=_peak(priors),
+        prior_peak_memory_bytes=_peak([meta for metas in before for meta in metas]),
         device=", ".join(dict.fromkeys(meta["device"] for meta in flat)),
     )
 
@@ -105,8 +110,11 @@ def _show(b: Budget) -> list[str]:
         "--" if size is None else f"{size / 2**20:.0f}"
         for size in (b.peak_memory_bytes, b.prior_peak_memory_bytes)
     )
+    gradients = f"{b.gradients:,.0f}"
+    if b.surrogate_gradients:
+        gradients += f" + {b.surrogate_gradients:,.0f} of surrogates"
     return [
-        f"{b.steps:,.0f}", f"{b.queries:,.0f}", f"{b.shared:,.0f}", f"{b.gradients:,.0f}",
+        f"{b.steps:,.0f}", f"{b.queries:,.0f}", f"{b.shared:,.0f}", gradients,
         f"{b.seconds:.1f}", peak, f"{b.prior_queries:,.0f}", f"{b.prior_seconds:.1f}", prior_peak,
         b.device,
     ]  # fmt: skip

@@ -158,8 +158,9 @@ class Results:
                 f"the reconstructions of {row}, seed {seed}, are not there: they are in the store "
                 "that the table was run in, and records do not hold them"
             )
-        images: Tensor = self.grid.store.load(runs[0])["images"].float()
-        return images
+        evidence = stages[seed].evidence[0]
+        judged = evidence.judged(self.grid.store.load)
+        return judged.view(runs[0].samples, runs[0].classes, *judged.shape[1:])
 
     def summary(self, *, reported: bool = False) -> "pd.DataFrame":
         """Returns one row per label, named "row": plain numbers, NaN where there is none.

@@ -218,6 +218,8 @@ def check_maturity(defense: Defense, recipe: Recipe) -> None:
     Raises:
         ValueError: If no epoch that the recipe may select is one that the defense lets be kept.
     """
+    if not recipe.epochs:  # nothing is trained: the network's own weights are kept
+        return
     first = recipe.epochs - 1 if recipe.select == "last" else 0
     epochs = range(first, recipe.epochs)
     if epochs and not any(defense.mature(epoch, recipe.epochs) for epoch in epochs):

@@ -83,8 +83,7 @@ class PseudoLabelGAN(WGANGP):
     """WGAN-GP of images and classes, taught by the target's scores of public images.
 
     For each class it takes the public images to which the target gives the largest probability;
-    an image may stand for several classes. An epoch is as many of them, taken in turn, as there
-    are public images.
+    an image may stand for several classes. An epoch is all of them.
 
     Attributes:
         embedding: Size of the vector of a class that joins the latent.
@@ -102,6 +101,9 @@ class PseudoLabelGAN(WGANGP):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, embedding=(1, INF), per_class=(1, INF))
+
+    def planned_steps(self, images: int) -> None:
+        """Returns None: how many images an epoch has depends on the number of classes."""
 
     def build(self, shape: Shape, num_classes: int) -> ConditionalGAN:
         """Returns untrained networks."""
@@ -124,6 +126,6 @@ class PseudoLabelGAN(WGANGP):
         """Asks the target once about each public image, then trains on those it is surest of."""
         scores = target.soft_answers(public)
         index = scores.topk(min(self.per_class, len(public)), 0).indices  # (images, classes)
-        turns = torch.arange(len(public), device=index.device) % index.numel()
-        chosen = ImageSet(public.pixels[index.flatten()[turns]], turns % target.num_classes)
+        classes = torch.arange(target.num_classes, device=index.device).expand_as(index)
+        chosen = ImageSet(public.pixels[index.flatten()], classes.flatten())
         super().train(prior, chosen, None, rng, work)

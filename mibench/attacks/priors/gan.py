@@ -99,7 +99,7 @@ class GANSpec(PriorSpec):
             critic_steps=(1, INF),
         )  # fmt: skip
 
-    def planned_steps(self, images: int) -> int:
+    def planned_steps(self, images: int) -> int | None:
         """Returns the discriminator's steps."""
         return self.epochs * (images // min(self.batch_size, images))
 

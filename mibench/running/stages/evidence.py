@@ -95,6 +95,7 @@ class EvidenceStage(Stage):
             test_labels=private.test.labels,
             others=torch.stack(others) if others else None,
             target_logits=target_logits,
+            released=released is not None,
             ssim=likeness(x, labels, features[EVALUATOR], real),
         ).stored()
 

@@ -1,5 +1,6 @@
 """Scores, with what they were computed from."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -115,7 +116,7 @@ class RecordStage(Stage):
         """Returns steps, queries, gradients, prior_queries, and shared if there are any."""
         spent = [load(e.inversion)["budget"] for e in self.evidence]
         return {
-            **{name: sum(s[name] for s in spent) for name in spent[0]},
+            **{name: sum(s.get(name, 0) for s in spent) for name in _names(spent)},
             "prior_queries": sum(load(stage)["queries"] for stage in self._taught),
         }
 
@@ -131,6 +132,11 @@ class RecordStage(Stage):
         first = self.evidence[0]
         quoted = [first.evaluator, *first.others, *(e.inversion for e in self.evidence)]
         return (*self.evidence, *self.controls, *quoted, *self._taught)
+
+
+def _names(spent: Iterable[Mapping[str, int]]) -> list[str]:
+    """Returns what any of several counts names, optional ones last."""
+    return list(dict.fromkeys(name for counts in spent for name in counts))
 
 
 def _sizes(e: Evidence, fid: str) -> dict[str, int]:
