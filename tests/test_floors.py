@@ -84,6 +84,11 @@ def test_no_room_holds_most_of_the_house() -> None:
     assert {room for room, count in lines.items() if count > 0.22 * total} == set()
 
 
+def test_no_module_is_longer_than_a_few_screens() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+    assert {path.name for path, count in lines.items() if count > 450} == set()
+
+
 def test_the_lowest_floor_knows_only_torch_and_the_standard_library() -> None:
     allowed = sys.stdlib_module_names | {"torch", "jaxtyping", "safetensors", "mibench"}
     for name in FLOORS[0]:

@@ -14,13 +14,14 @@ from mibench.types import Images, ImageSet, Prior, Reconstructions, Shape
 
 @dataclass(frozen=True)
 class Rows:
-    """Images that a loss is computed of, one block of classes after the other.
+    """Images that a loss is computed of: copy after copy, and in each block after block.
 
     Attributes:
         labels: The class of each image, shape (n,).
         weights: One over the length of the image's block: a loss is a mean over a block.
-        sizes: Lengths of the blocks; images are judged among those of their own block.
-        streams: The source of randomness of each block, on the CPU.
+        sizes: Lengths of the blocks, copy after copy; images are judged among those of their own
+            block.
+        streams: The source of randomness of each of them, on the CPU.
     """
 
     labels: Int[Tensor, " n"]
@@ -106,10 +107,16 @@ class Goal:
             tuple(self.streams) * copies,
         )  # fmt: skip
 
-    def draws(self, prior: Prior) -> Float[Tensor, "s n z"]:
-        """Returns a latent of the prior for every image, each block from its own stream."""
-        drawn = [prior.sample(self.samples * len(b), s) for b, s in self]
-        latents = [z.view(self.samples, n, -1) for z, n in zip(drawn, self.sizes, strict=True)]
+    def draws(self, prior: Prior, samples: int = 0) -> Float[Tensor, "s n z"]:
+        """Returns latents of the prior, each block's from its own stream.
+
+        Args:
+            prior: Draws them.
+            samples: How many for each class; 0 for as many as there will be reconstructions.
+        """
+        each = samples or self.samples
+        drawn = [prior.sample(each * len(b), s) for b, s in self]
+        latents = [z.view(each, n, -1) for z, n in zip(drawn, self.sizes, strict=True)]
         return torch.cat(latents, 1).to(self.device)
 
     def noise(self, copies: int, *shape: int) -> Float[Tensor, "s n *shape"]:
