@@ -1,5 +1,6 @@
 """Tables, one file each. To add one: write the file, name it here."""
 
+from mibench.benchmarks.tables.avatars import AVATARS
 from mibench.benchmarks.tables.base import Reported, Table, versus
 from mibench.benchmarks.tables.celeba import (
     TABLE1,
@@ -33,7 +34,7 @@ from mibench.benchmarks.tables.tradeoff import TRADEOFF_DIGITS
 TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        SMOKE, DIGITS, DIGITS_ADAPTIVE, DIGITS_CONTROLS,
+        SMOKE, DIGITS, DIGITS_ADAPTIVE, DIGITS_CONTROLS, AVATARS,
         UNTRAINED_CRITIC, TRAIN_LABELS, SELECT_TEST, DIGITS_PRIOR_LENGTH,
         TABLE1, TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED,
         TABLE3_MNIST, TABLE3_MNIST_SHORT, TABLE3_MNIST_CONTROLLED,
