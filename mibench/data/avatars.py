@@ -60,7 +60,7 @@ class Avatars(Task):
     num_classes: int = 30
     size: int = 32
     grey: bool = False
-    images: int = 12
+    images: int = 16
     tests: int = 40
     evaluation: int = 80
     strangers: int = 500
