@@ -341,9 +341,9 @@ TABLE = Table("trapdoor", "A trapdoor.", {"GMI / Trap": replace(PLAIN, defense=T
 """
 MAIN = """
 import functools, sys
-import mibench.store
 from mibench.cli import main
-mibench.store.Work = functools.partial(mibench.store.Work, every=0.0)  # every epoch is saved
+from mibench.store import store
+store.Work = functools.partial(store.Work, every=0.0)  # every epoch is saved
 main()
 """
 
