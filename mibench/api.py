@@ -306,7 +306,7 @@ def _planned(table: Table, seeds: int, data: Folder, store: Store) -> Grid:
 
 
 def _filled(table: Table, seeds: int | None, data: Folder, store: Store) -> Grid:
-    """Returns the grid of so many seeds, or of all, from 0 on, that the store has any row of."""
+    """Returns the grid of ``seeds`` seeds, or of all seeds that the store has a row of."""
     if seeds is not None:
         return _planned(table, seeds, data, store)
     count = 1

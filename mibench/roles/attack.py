@@ -59,7 +59,7 @@ class PriorSpec(ABC):
         """
 
     def planned_steps(self, images: int) -> int | None:
-        """Returns how many steps ``train`` takes on so many images; None if it cannot tell."""
+        """Returns how many steps ``train`` takes on that number of images; None if unknown."""
         return None
 
     @abstractmethod

@@ -25,7 +25,7 @@ from mibench.store.stage import AbsentError, DamagedError, Stage
 from mibench.store.work import Report, Work
 
 MENDED = 10
-"""A stage starts over so often, because something that it needs turned out damaged."""
+"""How often a stage starts over at most, because a stage that it needs is damaged."""
 
 
 class Store:

@@ -204,7 +204,7 @@ def _drawn(
     recipe: Recipe,
     device: torch.device,
 ) -> Images | None:
-    """Returns so many outliers, drawn with replacement, if there are any."""
+    """Returns ``count`` outliers, drawn with replacement, if there are any."""
     if outliers is None:
         return None
     images, rng = outliers

@@ -112,7 +112,7 @@ def refuse_overspending(error: BrokenPromiseError, limit: int) -> None:
     if isinstance(error.__cause__, LimitError):
         broken(
             f"it asks for more than the {limit} answers of its budget, and the target refuses: "
-            "take so many steps as paid_steps(target, steps, images) returns, or end by "
+            "take the number of steps that paid_steps(target, steps, images) returns, or end by "
             "target.remaining"
         )
 

@@ -209,7 +209,7 @@ class Trial:
         return None
 
     def interrupted(self, saves: int, **how: Any) -> Run:  # noqa: ANN401
-        """Returns what a run leaves that dies after so many saves and goes on in another."""
+        """Returns the run that resumes one which died after ``saves`` saves."""
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.suppress(StoppedError):
                 self.run(work=CheckedWork(Path(folder), saves), **how)
