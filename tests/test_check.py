@@ -250,7 +250,7 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
     "a budget that is not kept": (
         changed(LABELS, ("min(self.steps, target.remaining // len(labels))", "self.steps")),
         "it keeps to its budget",
-        r"it asks for more than the \d+ answers of its budget, and the target refuses: take so "
+        r"it asks for more than the \d+ answers of its budget, and the target refuses: take "
         r"the number of steps that paid_steps",
     ),
     "answers that are not counted": (
