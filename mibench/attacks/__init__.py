@@ -11,6 +11,7 @@ from mibench.attacks.priors.conditional import PseudoLabelGAN
 from mibench.attacks.priors.gan import WGANGP, InversionGAN
 from mibench.attacks.priors.imitation import Imitation
 from mibench.attacks.priors.pixels import Pixels
+from mibench.attacks.priors.shipped import Shipped
 from mibench.attacks.priors.stylegan import StyleGAN2
 from mibench.attacks.students import Augmented, Student
 from mibench.attacks.transfer import Averaging, Transfer
@@ -27,6 +28,7 @@ ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI, Transfe
 PRIORS: dict[str, type[PriorSpec]] = {
     p.name: p for p in (WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, Imitation, Pixels)
 }
+"""``Shipped`` is none of them: it needs to be told which weights."""
 LOSSES: dict[str, type[IdentityLoss]] = {
     i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Augmented)
 }
@@ -34,6 +36,6 @@ LOSSES: dict[str, type[IdentityLoss]] = {
 __all__ = [
     "ATTACKS", "CONTROLS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP",
     "AdversarialNoise", "Augmented", "Averaging", "BlackBox", "Goal", "Imitation", "InversionGAN",
-    "OtherClass", "Pixels", "PriorSamples", "PseudoLabelGAN", "Rows", "Student", "StyleGAN2",
-    "Transfer", "WhiteBox", "descend", "rounds",
+    "OtherClass", "Pixels", "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student",
+    "StyleGAN2", "Transfer", "WhiteBox", "descend", "rounds",
 ]  # fmt: skip
