@@ -255,6 +255,7 @@ KNOWN = {
     "attack_acc_identity": (100 + 50) / 2,
     "attack_acc_best": (100 + 0) / 2,  # the target is surest of images 0, a hit, and 3, a miss
     "attack_acc_any": 100.0,
+    "most_frequent": 50.0,  # the evaluator's favourite is class 0
     "attack_acc_mean": (100 + 50 + 50 + 0) / 4,
     "attack_acc_vote": 25.0,  # the other evaluator, which is surer, decides
     "attack_acc_all": 25.0,

@@ -77,3 +77,12 @@ def attack_acc_any(e: Evidence) -> Float[Tensor, " c"]:
     """
     hits = attack_acc(e)
     return torch.stack([hits[e.labels == c].amax() for c in e.classes])
+
+
+@metric("Top name", "attack", unit="percent", range=PERCENT)
+def most_frequent(e: Evidence) -> float:
+    """Share of all reconstructions that the evaluator gives its favourite class, in percent.
+
+    Of samples of a prior it says how far a blind guess can get with one lucky class.
+    """
+    return 100 * (e.logits.argmax(1).bincount().amax() / len(e.logits)).item()

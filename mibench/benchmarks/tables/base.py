@@ -15,6 +15,9 @@ from mibench.spec import nearest, unknown
 Reported = Mapping[str, tuple[float, float | None]]
 """Metric → (mean, standard deviation or None), as a paper prints them."""
 
+Trained = Mapping[str, tuple[Recipe, Defense]]
+"""Label → how a target is trained and by what it is defended."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -125,7 +128,7 @@ def versus(
     attack: Attack,
     trials: Trials,
     protocol: Protocol,
-    defenses: Mapping[str, tuple[Recipe, Defense]],
+    defenses: Trained,
     title: str,
 ) -> dict[str, Cell]:
     """Returns one cell per defense, all else equal, labelled "title / defense"."""
@@ -141,7 +144,7 @@ TWINS: dict[str, Defense] = {"MID (0)": MID(lambda_=0), "BiDO (0)": BiDO("nhsic"
 
 def controlled(
     recipe: Recipe,
-    defenses: Mapping[str, tuple[Recipe, Defense]],
+    defenses: Trained,
     twins: Mapping[str, Defense] = TWINS,
 ) -> dict[str, tuple[Recipe, Defense]]:
     """Returns the same defenses and their twins under one recipe."""
