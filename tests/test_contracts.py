@@ -38,6 +38,7 @@ from mibench.evaluation.fid import FIDS
 from mibench.evaluation.inception import INCEPTION
 from mibench.evaluation.lenses import EVALUATOR, STRETCHED
 from mibench.evaluation.pixels import PIXELS
+from mibench.evaluation.traits import FIRST, SECOND
 from mibench.networks import MLP, NETWORKS
 from mibench.roles import Attack, Batch, Defense, PriorSpec
 from mibench.running.checks import (
@@ -59,11 +60,13 @@ from mibench.types import Access, Classifier, Prior, Reconstructions, Scalar
 TASK = Blobs(num_classes=4)
 
 OF_SUCCESSFUL = {name for name, (_, only_successful) in FIDS.items() if only_successful}
+TRAITS = {"trait_acc", "trait_acc_second", "trait_leakage", "trait_leakage_second", "trait_rank"}
+TRAITS |= {"trait_agreement", "trait_acc_real", "attack_acc_false"}
 LENSES = dict.fromkeys((*STORED, *(lens for m in METRICS.values() for lens in m.needs)))
 CASES: dict[str, set[str]] = {
     "one image": FIDS.keys() | {"fid_identity", "kid", "recall", "evaluator_kappa"},
     "one class": {"recall"},  # of two images
-    "none successful": OF_SUCCESSFUL,
+    "none successful": OF_SUCCESSFUL | {"attack_acc_false"},
     "identical images": set(),
     "one real image": FIDS.keys()
     | {
@@ -71,7 +74,8 @@ CASES: dict[str, set[str]] = {
         "knn_distance_squared", "feature_distance", "precision", "density", "coverage",
         "pixel_distance",
     },
-    "nothing but the least": {
+    "nothing but the least": TRAITS
+    | {
         "attack_acc_best", "attack_acc_corrected", "false_positives", "evaluator_agreement",
         "evaluator_kappa", "confidence", "fid_stretched", "fid_successful_stretched",
         "fid_inception", "fid_inception_successful", "ssim", "pixel_distance",
@@ -217,6 +221,14 @@ def test_a_defense_is_held_to_the_parameters_that_it_trains(
         check_weights(DefenseTrial(Partly))
 
 
+BY_TRAITS = {
+    FIRST: torch.tensor([[1.0, 3, 5], [1, 2, 3], [2, 2, 4], [4, 1, 2]]),
+    SECOND: torch.tensor([[2.0, 1, 3], [0, 1, 2], [1, 5, 5], [3, 1, 3]]),
+}
+"""Errors of four reconstructions, of persons 0, 1, 0 and 1, to three persons."""
+REAL_BY_TRAITS = torch.tensor([[1.0, 2, 3]] * 4 + [[2.0, 1, 3]] * 3 + [[1.0, 1, 3]])
+
+
 @pytest.fixture
 def evidence() -> Evidence:
     """Two passes of two classes; the evaluator (six classes) hits three times out of four."""
@@ -234,7 +246,8 @@ def evidence() -> Evidence:
             lens: Compared(scale * reconstructed, scale * real)
             for lens in LENSES
             for scale in [{STRETCHED: 2, INCEPTION: 3, PIXELS: 0.25}.get(lens, 1)]
-        },
+        }
+        | {lens: Compared(by_traits, REAL_BY_TRAITS) for lens, by_traits in BY_TRAITS.items()},
         real_labels=torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
         test_logits=torch.eye(4, 5),
         test_labels=torch.tensor([0, 1, 2, 4]),
@@ -279,6 +292,14 @@ KNOWN = {
     "feature_distance": (1 + 2) / 2,  # 0 to 1, 2 to 4
     "ssim": 0.3,
     "pixel_distance": 0.25,
+    "trait_leakage": (100 * (1 - 1.5 / 3.5) + 100 * (1 - 1.5 / 2.5)) / 2,
+    "trait_leakage_second": (100 * (1 - 1.5 / 3.5) + 50) / 2,
+    "trait_acc": (75 + 50) / 2,  # image 2 is as near to person 1
+    "trait_acc_second": 50.0,
+    "trait_rank": (25 / 2 + 50 / 2) / 2,
+    "trait_agreement": ((0 + 50) / 2 + 100) / 2,
+    "trait_acc_real": 100 * 7.5 / 8,
+    "attack_acc_false": 100 / 3,  # of images 0, 1 and 2, the second
     "precision": 100.0,
     "recall": 75.0,  # both 5 are further than 2 from 0 and 2
     "density": (4 + 8) / 2 / 5,
@@ -356,7 +377,7 @@ def test_evidence_that_is_not_finite_is_refused(field: str, evidence: Evidence) 
     payload[field] = payload[field].clone()
     payload[field][0, ...] = float("nan")
     with pytest.raises(FloatingPointError, match=f"evidence's {field} is not finite"):
-        Evidence.restored(payload, (PIXELS,))
+        Evidence.restored(payload, tuple(lens for lens in LENSES if lens not in STORED))
 
 
 def test_a_metric_that_computes_nan_stops_the_record(evidence: Evidence) -> None:

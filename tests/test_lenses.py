@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import mibench
 from mibench.attacks import ATTACKS
 from mibench.benchmarks.cell import Cell
-from mibench.data import Blobs, Corpus, Splits
+from mibench.data import Blobs, Corpus, Splits, Task
 from mibench.defenses import DEFENSES
 from mibench.evaluation import METRICS, Compared, Evidence, Lens, Tools, metric
 from mibench.evaluation.gathering import best_moment, likeness, real_images
@@ -297,7 +297,7 @@ def test_bad_sides_are_refused() -> None:
 
 def test_an_untrained_lens_has_nothing_to_train() -> None:
     with pytest.raises(NotImplementedError, match="Pixels says trained = True: give it a train"):
-        PIXELS.train(Blobs().load(Path()), Work())
+        PIXELS.train(Blobs(), Blobs().load(Path()), Work())
 
 
 # From end to end --------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ class Centred(Lens):
     name: ClassVar[str] = "centred"
     trained: ClassVar[bool] = True
 
-    def train(self, splits: Splits, work: Work) -> Payload:
+    def train(self, task: Task, splits: Splits, work: Work) -> Payload:
         return {"mean": splits.public.images.mean(0)}
 
     def features(self, x: Tensor, tools: Tools) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mibench.data.base import Corpus, Sizes, Splits, Task, hold_out
-from mibench.data.portraits import MUTED, people, portraits
+from mibench.data.portraits import MUTED, TRAITS, people, portraits
 from mibench.seeding import derive_seed, generator
 from mibench.spec import require
 from mibench.types import ImageSet, Shape
@@ -56,6 +56,7 @@ class Avatars(Task):
     """
 
     name: ClassVar[str] = "avatars"
+    traits: ClassVar[tuple[str, ...]] = tuple(TRAITS)
 
     num_classes: int = 30
     size: int = 32

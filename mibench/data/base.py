@@ -90,6 +90,8 @@ class Task(ABC):
     """Share of each class's train images that "validation" selection holds out."""
     official: ClassVar[Sizes | None] = None
     """Sizes of the task with its default fields, where they are known without its files."""
+    traits: ClassVar[tuple[str, ...]] = ()
+    """Names of the numbers that make up a person, where the task knows them: see ``truth``."""
 
     @property
     @abstractmethod
@@ -133,6 +135,29 @@ class Task(ABC):
             f"{self.name} has no images that are neither private nor public: a defense that "
             "trains with outliers needs a task that has some"
         )
+
+    def fresh(self, part: str, count: int) -> tuple[Tensor, Tensor]:
+        """Returns images of persons whom no other part shows, and their traits.
+
+        Args:
+            part: A name: another one gives other persons.
+            count: How many persons, one image of each.
+
+        Returns:
+            Bytes (count, channels, height, width) and traits (count, len(traits)) in [0, 1].
+
+        Raises:
+            ValueError: If the task knows no traits.
+        """
+        raise ValueError(f"{self.name} knows no traits of its persons")
+
+    def truth(self, labels: Tensor) -> Tensor:
+        """Returns the traits of private persons, (len(labels), len(traits)), each in [0, 1].
+
+        Raises:
+            ValueError: If the task knows no traits.
+        """
+        raise ValueError(f"{self.name} knows no traits of its persons")
 
     def download(self, root: Path) -> None:
         """Fetches the raw files into ``root``.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.data import Splits
+from mibench.data import Splits, Task
 from mibench.seeding import generator
 from mibench.store import Payload, Work
 from mibench.types import Classifier, Images, predict
@@ -46,8 +46,18 @@ class Lens(ABC):
         """Why a metric has no value where no features were gathered by this lens."""
         return f"features by the lens {self.name} were not gathered: name it in the metric's needs"
 
-    def train(self, splits: Splits, work: Work) -> Payload:
-        """Returns what is fitted to a task's images; called once a task if ``trained``."""
+    def suits(self, task: Task) -> bool:
+        """Whether it can look at a task's images. If not, ``absent`` should say what it needs."""
+        return True
+
+    def train(self, task: Task, splits: Splits, work: Work) -> Payload:
+        """Returns what is fitted to a task; called once a task if ``trained``.
+
+        Args:
+            task: For what it can draw or knows beyond its splits.
+            splits: Its images.
+            work: Where state is saved and progress told.
+        """
         raise NotImplementedError(f"{type(self).__name__} says trained = True: give it a train")
 
     @abstractmethod

@@ -70,7 +70,7 @@ def record_stage(
     lenses = tuple(
         one(LensStage, images, lens) if lens.trained else lens
         for lens in needed
-        if lens not in STORED
+        if lens not in STORED and lens.suits(s.task)
     )
     further = (known.setdefault(("lenses", lenses), lenses),) if lenses else ()
 

@@ -141,7 +141,7 @@ class LensStage(Stage):
 
     def compute(self, load: Load, work: Work) -> Payload:
         """Returns what the lens's training returns."""
-        return self.lens.train(self.images.splits(load), work)
+        return self.lens.train(self.images.task, self.images.splits(load), work)
 
 
 @dataclass(frozen=True)
