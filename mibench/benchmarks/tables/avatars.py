@@ -54,6 +54,18 @@ AVATARS = Table(
             SETTING, attack, trials, Protocol(real=16), DEFENSES, title
         ).items()
     },
+    columns=(
+        "accuracy",
+        "attack_acc",
+        "attack_acc5",
+        "fid",
+        "trait_leakage",
+        "trait_leakage_second",
+        "trait_acc",
+        "trait_rank",
+        "trait_agreement",
+        "attack_acc_false",
+    ),
     notes=(
         "Portraits are drawn; nobody is shown. One renderer draws private and public persons, "
         "which is the attacker's best case.",
