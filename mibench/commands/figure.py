@@ -15,7 +15,8 @@ from mibench.commands.shared import check_writable, refusing
 
 @click.command()
 @click.argument(
-    "name", type=click.Choice(["1", "3", "4", "training", "reconstructions", "tradeoff", "row"])
+    "name",
+    type=click.Choice(["1", "3", "4", "training", "reconstructions", "tradeoff", "traits", "row"]),
 )
 @of_table
 @click.argument("row", required=False)
@@ -37,11 +38,13 @@ def figure(
     recovered, and the private images most similar to it. 4 or tradeoff: Attack Acc against
     Accuracy, which --records will do for. These are PDF, with its fonts inside, and PNG.
 
+    traits: which traits of a person leak, where the task knows the true ones. CSV too.
+
     row: what was recovered in ROW (a label, or a pattern like '*BiDO-HSIC'), as PNG.
 
     Example: mibench figure row smoke 'GMI / MID'
     """
-    from mibench.reporting import figures
+    from mibench.reporting import figures, leaks
 
     name = figures.NUMBERS.get(name, name)
     with refusing():
@@ -63,8 +66,12 @@ def figure(
             figures.draw_reconstructions(grid, paths[0], private=private)
         else:
             paths = [out / f"{table.name}-{name}-figure.{suffix}" for suffix in ("pdf", "png")]
-            for path in paths:
-                figures.draw_figure(name, grid, path, private=private)
+            if name == "traits":
+                paths.append(paths[0].with_suffix(".csv"))
+                leaks.draw(grid, paths)
+            else:
+                for path in paths:
+                    figures.draw_figure(name, grid, path, private=private)
     if row and (blocks or (blocks is None and has_colours())):
         click.echo(half_blocks(paths[0]), nl=False)
     click.echo("\n".join(map(str, paths)))

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +26,10 @@ class TraitReader(Lens):
     """A regressor from image to traits, and how far what it reads is from each private person.
 
     It is trained on images that the task draws of other persons, half of them degraded as a
-    generator degrades them. How well it reads each trait is measured on further persons: the
-    coefficient of determination R², of clean and of degraded images. A squared error counts by
-    the trait's R² on degraded images, which reconstructions are most like, or not at all where that is negative.
+    generator degrades them. How well it reads each trait is measured on further persons, by the
+    coefficient of determination R² of clean and of degraded images. An error in a trait weighs
+    as much as that R² of degraded images, since reconstructions are more like these; nothing
+    where it is negative.
 
     Attributes:
         images: How many images are drawn to train on, each of another person.
@@ -41,10 +42,10 @@ class TraitReader(Lens):
 
     trained: ClassVar[bool] = True
 
-    images: int = 20_000
-    steps: int = 1500
+    images: int = 16_000
+    steps: int = 700
     batch: int = 128
-    lr: float = 2e-3
+    lr: float = 3e-3
     held_out: int = 2000
     side: int = 32
 
@@ -57,7 +58,9 @@ class TraitReader(Lens):
     @property
     def absent(self) -> str:
         """Says what it needs."""
-        return "the true traits of the task's persons are not known, as those of drawn portraits are"
+        return (
+            "the true traits of the task's persons are not known, as those of drawn portraits are"
+        )
 
     def suits(self, task: Task) -> bool:
         """Whether the task knows the traits of its persons."""
@@ -127,7 +130,8 @@ class TraitReader(Lens):
 
     def _network(self, channels: int, traits: int) -> nn.Module:
         with seeded(self.name, "init"):
-            return self.build(channels, traits)
+            network = self.build(channels, traits)
+        return network.to(memory_format=torch.channels_last)  # a sixth less time on a CPU
 
     def _shrunk(self, x: Tensor) -> Images:
         """Returns images, or their bytes, as floats in [0, 1] of at most ``side`` pixels."""
@@ -197,10 +201,6 @@ def errors(
     """
     squares = (read[:, None].double() - truth).square() * weights
     return (squares.sum(2) / weights.double().sum().clamp(min=1e-12)).float()
-
-
-def _block(*layers: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*layers)
 
 
 @dataclass(frozen=True)

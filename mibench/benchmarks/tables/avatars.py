@@ -106,6 +106,18 @@ AVATARS = Table(
         for title, (attack, trials) in ATTACKS.items()
         for label, cell in versus(SETTING, attack, trials, PROTOCOL, DEFENSES, title).items()
     },
+    columns=(
+        "accuracy",
+        "attack_acc",
+        "attack_acc5",
+        "fid",
+        "trait_leakage",
+        "trait_leakage_second",
+        "trait_acc",
+        "trait_rank",
+        "trait_agreement",
+        "attack_acc_false",
+    ),
     notes=(
         "Portraits are drawn; nobody is shown. One renderer draws private and public persons, "
         "which is the attacker's best case. What decides the attacks' lengths was tuned on other "
