@@ -86,5 +86,16 @@ AVATARS_CONTROLS = controls(
     avatars.TWENTY,
     avatars.PROTOCOL,
     avatars.DEFENSES,
-    (*COLUMNS, "most_frequent"),
+    (
+        *COLUMNS,
+        "most_frequent",
+        "trait_leakage",
+        "trait_leakage_second",
+        "trait_acc",
+        "trait_acc_second",
+        "trait_rank",
+        "trait_agreement",
+        "trait_acc_real",
+        "attack_acc_false",
+    ),
 )

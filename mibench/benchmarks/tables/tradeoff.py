@@ -84,7 +84,8 @@ TRADEOFF_AVATARS = tradeoff(
     avatars.TWENTY,
     avatars.PROTOCOL,
     avatars.RECIPE,
-    sweep((0.02, 0.05, 0.1), (1, 2.5, 5), (0.05, 0.6, 1)),
+    sweep((0.02, 0.05, 0.1), (1, 2.5, 5), (0.05, 0.2, 0.6)),
     " of other persons (setting.task.cast=99)",
     avatars.NOTES,
+    ("accuracy", "attack_acc", "trait_leakage", "trait_leakage_second"),
 )
