@@ -30,6 +30,7 @@ from mibench.precision import BF16, FLOAT32, at, mixed
 from mibench.reporting.forms import render
 from mibench.reporting.results import collect
 from mibench.roles import Batch
+from mibench.running import plan
 from mibench.running.checks import tiny
 from mibench.running.executors import Bench, Ray, Serial, execute
 from mibench.running.executors.base import elsewhere
@@ -313,6 +314,22 @@ def test_training_in_bf16_keeps_float32_weights_and_other_bits(tmp_path: Path) -
         not torch.equal(w, states[1]["state"][name]) for name, w in states[0]["state"].items()
     )
     assert abs(states[0]["accuracy"] - states[1]["accuracy"]) < 10
+
+
+def test_times_are_expected_from_stages_of_the_same_precision(tmp_path: Path) -> None:
+    stages = [Precise((Precise(),)), Precise((Precise((Exact(),)),)), Exact((Precise(),))]
+    store = Store(tmp_path)
+    for stage, own, seconds in zip(stages, (FLOAT32, BF16, FLOAT32), (8, 2, 1), strict=True):
+        store._commit(stage, {}, META | {"precision": own, "seconds": seconds})
+    steps = dict.fromkeys((s.key for s in stages), 1)
+
+    def seconds_at(*names: str) -> list[float]:
+        taken = plan.measured(stages, steps, store, "cpu", names)
+        return sorted(seconds for runs in taken.values() for _, seconds in runs)
+
+    assert seconds_at(FLOAT32) == [1, 8]
+    assert seconds_at(BF16) == [1, 2]
+    assert seconds_at(FLOAT32, BF16) == [1, 2, 8]
 
 
 def test_a_state_saved_at_another_precision_is_not_taken(

@@ -91,7 +91,8 @@ def run(
             selection = without_missing_data(selection)
         grid = selection.with_controls() if controls else selection.grid
         place = choose_executor(executor, address)
-        bench = Bench(selection.root, selection.data, device, threads, selection.file)
+        own = precision or "float32"
+        bench = Bench(selection.root, selection.data, device, threads, selection.file, own)
         if not dry_run or place.package is None:  # a plan needs no cluster
             bench = place.check(bench)
         if not dry_run:
@@ -164,6 +165,7 @@ def show_plan(
         slots: Stages that would run side by side, if that is known.
         plain: Of the table without options, whose stages may have been measured too.
     """
+    from mibench.precision import AUTO, PRECISIONS
     from mibench.running import plan
     from mibench.store import Store
 
@@ -180,7 +182,9 @@ def show_plan(
     stages = stages_until(records, until)
     store = Store(bench.store)
     states = store.states(stages)
-    times = plan.measured(every.values(), steps, store, bench.device.partition(":")[0])
+    precisions = PRECISIONS if bench.precision == AUTO else (bench.precision,)
+    kind = bench.device.partition(":")[0]
+    times = plan.measured(every.values(), steps, store, kind, precisions)
     for label, own in records.items():
         for seed, record in enumerate(own):
             click.echo(f"{label}, seed {seed}")
