@@ -32,6 +32,10 @@ STEPS = {"advance", "step", "loss_terms"}
 """Functions of mibench that take one step of a loop, and must let the device run on."""
 
 
+MAY_WAIT = {"save", "adjust"}
+"""Functions in which a step may wait: a save, and ADA's reading of a sign every few steps."""
+
+
 class MixedError(RuntimeError):
     """An operation met tensors of two devices."""
 
@@ -50,7 +54,7 @@ class Elsewhere(Tensor):
     inside: Tensor
 
     @staticmethod
-    def __new__(cls, data: Tensor) -> "Elsewhere":
+    def __new__(cls, data: Tensor) -> "Elsewhere":  # noqa: ANN001
         made: Elsewhere = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, data.size(), strides=data.stride(), storage_offset=data.storage_offset(),
             dtype=data.dtype, layout=data.layout, device=AWAY, requires_grad=False,
@@ -124,10 +128,6 @@ def _refuse_waiting(what: str) -> None:
         if code.co_name in STEPS and "/mibench/" in code.co_filename:
             raise WaitError(f"{what} makes the host wait for the device inside {code.co_qualname}")
         frame = frame.f_back
-
-
-MAY_WAIT = {"save"}
-"""Functions in which a step may wait: the saving of its state."""
 
 
 @contextmanager
