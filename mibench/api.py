@@ -19,6 +19,7 @@ from mibench.reporting.published import Published
 from mibench.reporting.results import Entry, Results, collect, entry_of
 from mibench.running.executors import Bench, choose_executor, execute
 from mibench.running.grid import Grid, fetch_weights
+from mibench.running.mixing import settled
 from mibench.running.progress import display
 from mibench.running.stages import ClassifierStage, RecordStage, graph
 from mibench.spec import unknown
@@ -43,6 +44,8 @@ def run(
     device: str = "auto",
     executor: str = "serial",
     threads: int = 1,
+    precision: str | None = None,
+    mix_precision: bool = False,
     quiet: bool = True,
 ) -> Results:
     """Computes what the store lacks of a table, and returns its results.
@@ -55,6 +58,9 @@ def run(
         device: "auto", "cpu", "cuda" or "cuda:N".
         executor: "serial", or "local[N]" for N stages side by side; as on the command line.
         threads: CPU threads of each stage; another number may change the last bits.
+        precision: Of networks: "float32", "bf16", or "auto" for bf16 where it is quicker; by
+            default float32. One that is named refuses finished stages of another.
+        mix_precision: Whether to use these all the same.
         quiet: Whether to show no progress.
 
     Raises:
@@ -63,7 +69,10 @@ def run(
     """
     done = Store(Path(store))
     grid = _planned(_table(table), seeds, data, done)
-    _complete(grid.stages(), done, data, device, executor, threads, quiet=quiet)
+    _complete(
+        grid.stages(), done, data, device, executor, threads, precision, mix=mix_precision,
+        quiet=quiet,
+    )  # fmt: skip
     return collect(grid)
 
 
@@ -336,7 +345,9 @@ def _complete(
     device: str,
     executor: str = "serial",
     threads: int = 1,
+    precision: str | None = None,
     *,
+    mix: bool = False,
     quiet: bool = True,
 ) -> Bench:
     """Computes the stages that are missing; returns where they were computed."""
@@ -344,6 +355,7 @@ def _complete(
     place = choose_executor(executor)
     bench = place.check(Bench(store.root, Path(data), device, threads))
     store.set_aside_damaged(stages)
+    bench = settled(bench, stages, precision, place, mix=mix)
     states = store.states(stages)
     missing = [stage for stage in stages if states[stage.key] != "done"]
     fetch_weights(missing, Path(data))

@@ -52,7 +52,7 @@ def in_words(meta: Mapping[str, Any]) -> str:
     threads = meta.get("threads", UNKNOWN)
     basis = (
         f"python {versions.get('python', UNKNOWN)}, torch {versions.get('torch', UNKNOWN)}, "
-        f"on {meta['device']}, CPU threads {threads}"
+        f"on {meta['device']}, CPU threads {threads}, precision {meta.get('precision', 'float32')}"
     )
     if not (kernels := meta.get("machine")):
         return f"{basis}; which vector instructions libraries used there is not recorded"

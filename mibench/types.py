@@ -8,12 +8,13 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from mibench.precision import mixed
 from mibench.store import remark
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
@@ -63,8 +64,12 @@ class ImageSet:
 class Classifier(nn.Module, ABC):
     """A k-way classifier f = last ∘ neck ∘ …, with its latents Z_1..Z_M in the open.
 
-    One pass gives both: ``zs = f.latents(x); logits = f.head(zs[-1])``.
+    One pass gives both: ``zs = f.latents(x); logits = f.head(zs[-1])``. Latents are computed at
+    the precision of the run (:func:`mibench.precision.mixed`), logits in float32.
     """
+
+    channels_last: ClassVar[bool] = False
+    """Whether it is quicker in bf16 with the channels of its maps last in memory."""
 
     num_classes: int
     noise_dim: int = 0
@@ -73,6 +78,12 @@ class Classifier(nn.Module, ABC):
     """What makes Z_M of the flattened last block; often the identity."""
     last: nn.Module
     """The layer from Z_M to the logits; takes noise as a second argument if noise_dim > 0."""
+
+    def __init_subclass__(cls) -> None:
+        """Lets latents be computed at the precision of the run."""
+        super().__init_subclass__()
+        if "latents" in vars(cls):
+            cls.latents = mixed(cls.latents)  # type: ignore[method-assign]
 
     def own_input(self, x: Images) -> Tensor:
         """Returns X as a dependence d(X, Z_j) takes it: in the range that the network reads.

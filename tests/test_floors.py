@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = [
-    {"types", "roles", "seeding", "spec", "override", "ties", "machine", "store"},
+    {"types", "roles", "seeding", "spec", "override", "ties", "machine", "precision", "store"},
     {"data", "networks", "training"},
     {"defenses", "attacks", "evaluation"},
     {"benchmarks"},

@@ -54,13 +54,14 @@ train with."""
     "--threads", type=click.IntRange(1), default=1, show_default=True,
     help="CPU threads of a stage; another number may change the last bits.",
 )  # fmt: skip
+@options.precision
 @options.download
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--verbose", is_flag=True, help="A line for every stage that starts and ends.")
 def run(
     selection: Selection, out: Path, controls: bool, until: str | None, measures: Sequence[str],
-    dry_run: bool, device: str, executor: str, address: str | None, threads: int, download: bool,
-    quiet: bool, verbose: bool,
+    dry_run: bool, device: str, executor: str, address: str | None, threads: int,
+    precision: str | None, mix_precision: bool, download: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Compute a table and print it.
 
@@ -71,6 +72,7 @@ def run(
     """
     from mibench.defenses.dependence import MEASURES
     from mibench.running.executors import Bench, choose_executor
+    from mibench.running.mixing import settled
     from mibench.spec import unknown
 
     with refusing():
@@ -80,6 +82,8 @@ def run(
             raise ValueError("--measure goes with --until dependence")
         if controls and until == "dependence":
             raise ValueError("--controls goes with scores, not with --until dependence")
+        if mix_precision and precision is None:
+            raise ValueError("--mix-precision goes with --precision")
         tasks = {cell.setting.task for cell in selection.table.rows.values()}
         if download and not dry_run:
             fetch(tasks, selection.data)
@@ -87,7 +91,8 @@ def run(
             selection = without_missing_data(selection)
         grid = selection.with_controls() if controls else selection.grid
         place = choose_executor(executor, address)
-        bench = Bench(selection.root, selection.data, device, threads, selection.file)
+        own = precision or "float32"
+        bench = Bench(selection.root, selection.data, device, threads, selection.file, own)
         if not dry_run or place.package is None:  # a plan needs no cluster
             bench = place.check(bench)
         if not dry_run:
@@ -96,6 +101,8 @@ def run(
         show_plan(labelled(grid), bench, until, place.slots(bench), plain_records(selection))
         return
     stages = stages_until(labelled(grid), until)
+    with refusing():
+        bench = settled(bench, stages, precision, place, mix=mix_precision)
     printed: set[str] = set()
 
     def show(complete: bool) -> None:
@@ -158,6 +165,7 @@ def show_plan(
         slots: Stages that would run side by side, if that is known.
         plain: Of the table without options, whose stages may have been measured too.
     """
+    from mibench.precision import AUTO, PRECISIONS
     from mibench.running import plan
     from mibench.store import Store
 
@@ -174,7 +182,9 @@ def show_plan(
     stages = stages_until(records, until)
     store = Store(bench.store)
     states = store.states(stages)
-    times = plan.measured(every.values(), steps, store, bench.device.partition(":")[0])
+    precisions = PRECISIONS if bench.precision == AUTO else (bench.precision,)
+    kind = bench.device.partition(":")[0]
+    times = plan.measured(every.values(), steps, store, kind, precisions)
     for label, own in records.items():
         for seed, record in enumerate(own):
             click.echo(f"{label}, seed {seed}")

@@ -53,5 +53,5 @@ def feature_distance(e: Evidence) -> Float[Tensor, " n"]:
     if missing := set(e.classes) - set(e.real_labels.tolist()):
         raise UndefinedError(f"class {min(missing)} has no real image to have a mean")
     means = torch.stack([real[e.real_labels == c].mean(0) for c in e.classes])
-    place = torch.searchsorted(torch.tensor(e.classes), e.labels)
+    place = torch.searchsorted(torch.tensor(e.classes, device=e.labels.device), e.labels)
     return (reconstructed - means[place]).square().sum(1).sqrt()

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mibench.networks.generators.dcgan import MinibatchDiscrimination
+from mibench.precision import BF16, current
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,6 +43,9 @@ def quick(network: Module) -> Module:
             _fold(parent)
         for name, child in parent.named_children() if on_cpu else ():
             parent.register_module(name, _for_cpu(child, channels_last=pools))
+        for name, child in parent.named_children() if current() == BF16 else ():
+            if type(child) in (nn.Linear, nn.Conv2d, nn.ConvTranspose2d) and not _hooked(child):
+                parent.register_module(name, InBoth(child))
     return network.requires_grad_(requires_grad=False)
 
 
@@ -106,8 +110,22 @@ def _transposed(
     """Returns the transposed convolution of ``x``, as one product whose columns are summed."""
     assert not isinstance(conv.padding, str)
     kernel, pad, stride = conv.kernel_size, conv.padding, conv.stride
-    columns = conv.weight.flatten(1).T @ x.flatten(2)
+    columns = conv.weight.flatten(1).T.to(x.dtype) @ x.flatten(2)
     return F.fold(columns, size, tuple(kernel), 1, tuple(pad), tuple(stride))
+
+
+class InBoth(nn.Module):
+    """A layer whose weights are at hand in bf16, where each call would round them anew."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.wide, self.narrow = layer, copy.deepcopy(layer).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what the layer makes, in bf16 where that is asked for."""
+        layer = self.narrow if torch.is_autocast_enabled(x.device.type) else self.wide
+        out: Tensor = layer(x)
+        return out
 
 
 class NarrowConv(nn.Module):
@@ -166,17 +184,17 @@ class PackedDiscrimination(MinibatchDiscrimination):
     def __init__(self, plain: MinibatchDiscrimination) -> None:
         nn.Module.__init__(self)
         self.T, self.out = plain.T, plain.out
+        self.dtype = torch.bfloat16 if current() == BF16 else torch.float32
         pack = torch.ops.mkldnn._reorder_linear_weight
-        self.packed = tuple(
-            pack(t.contiguous(), PACKED_ROWS) for t in (self.T.data.T, self.T.data)
-        )
+        T = self.T.data.to(self.dtype)
+        self.packed = tuple(pack(t.contiguous(), PACKED_ROWS) for t in (T.T, T))
 
     def project(self, f: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
         """Returns f T."""
         if len(f) > PACKED_ROWS:
             return super().project(f)
-        M: Tensor = _PackedProduct.apply(f, *self.packed)
-        return M
+        M: Tensor = _PackedProduct.apply(f.to(self.dtype), *self.packed)
+        return M.float()
 
 
 class _PackedProduct(torch.autograd.Function):

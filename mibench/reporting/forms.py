@@ -47,7 +47,7 @@ def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str
     cautioned = cautions(results)
     body = [
         [
-            label,
+            label + " §" * (label in results.mixed),
             *(
                 mark(entries[c], METRICS[c])
                 + show(entries[c], results.seeds)

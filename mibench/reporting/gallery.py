@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mibench.evaluation import distance
 from mibench.evaluation.lenses import EVALUATOR
+from mibench.precision import FLOAT32, at
 from mibench.running.stages import EvidenceStage
 from mibench.store import Store
 
@@ -58,5 +59,6 @@ def gallery(stage: EvidenceStage, store: Store, most: int, *, private: bool) -> 
         features, own = evidence.through(EVALUATOR)
         place = distance.nearest(features[index], labels, own, evidence.real_labels)[1]
         nearest = real.take(place).images
-    images = stage.judged(store.load)[index]
+    with at(store.meta(stage).get("precision", FLOAT32)):
+        images = stage.judged(store.load)[index]
     return Gallery(images, labels, evidence.passes[index], evidence.logits[index], nearest)

@@ -60,6 +60,7 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
             * any(not METRICS[name].better for name in results.table.columns)
         )
     notes += caution_notes(results)
+    notes += precision_notes(results)
     notes += fid_note(results)
     notes += stand_in_notes(results.table)
     if "fid_identity" in results.table.columns:
@@ -96,6 +97,19 @@ def caution_notes(results: Results) -> list[str]:
         )
     if lacking := [k for k, entry in results.controls.items() if entry.mean is None]:
         notes.append(f"{CONTROL_TITLE} is not computed for {together(lacking, there)}.")
+    return notes
+
+
+def precision_notes(results: Results) -> list[str]:
+    """Returns which rows were computed in bf16, wholly or in part."""
+    there = [label for label, n in results.found.items() if n]
+    narrow = [label for label in there if results.precisions.get(label) == {"bf16"}]
+    notes = [f"Networks computed in bf16: {together(narrow, there)}."] * bool(narrow)
+    if results.mixed:
+        notes.append(
+            f"§ {together(results.mixed, there)}: some of the stages were computed in float32 and "
+            "some in bf16."
+        )
     return notes
 
 

@@ -19,12 +19,13 @@ from mibench.evaluation.significance import (
     interval,
     paired,
 )
+from mibench.precision import FLOAT32, at
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.reporting.contrasts import Contrast, between, with_none
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
 from mibench.spec import unknown
-from mibench.store import AbsentError, DamagedError, Payload, Store, tell
+from mibench.store import AbsentError, DamagedError, Payload, Store, precisions_of, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,7 @@ class Results:
         warnings: What the records say beside their numbers, such as why one is missing.
         holes: Label → why a seed of it is missing, where a stage failed or is damaged.
         remarks: What was computed otherwise than usual.
+        precisions: Label → the precisions at which what it rests on was computed.
         controls: Label → Attack Acc of samples of its prior, where controls were asked for; its
             contrast is that of the row's Attack Acc with it, over seeds or, with fewer than
             three, over classes.
@@ -109,8 +111,14 @@ class Results:
     warnings: tuple[str, ...] = ()
     holes: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    precisions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     controls: Mapping[str, Entry] = field(default_factory=dict)
     grid: Grid | None = None
+
+    @property
+    def mixed(self) -> list[str]:
+        """Labels of rows of which a part was computed in float32 and a part in bf16."""
+        return [label for label, each in self.precisions.items() if len(each) > 1]
 
     @property
     def evaluator(self) -> Number:
@@ -159,7 +167,8 @@ class Results:
                 "that the table was run in, and records do not hold them"
             )
         evidence = stages[seed].evidence[0]
-        judged = evidence.judged(self.grid.store.load)
+        with at(self.grid.store.meta(evidence).get("precision", FLOAT32)):
+            judged = evidence.judged(self.grid.store.load)
         return judged.view(runs[0].samples, runs[0].classes, *judged.shape[1:])
 
     def summary(self, *, reported: bool = False) -> "pd.DataFrame":
@@ -246,6 +255,7 @@ def collect(grid: Grid) -> Results:
     warnings: dict[str, list[str]] = {}
     holes: dict[str, str] = {}
     remarks: dict[str, None] = {}
+    precisions: dict[str, frozenset[str]] = {}
     beside: dict[str, Entry] = {}
     failed = store.failed()
     done = grid.done
@@ -256,6 +266,7 @@ def collect(grid: Grid) -> Results:
             if read is not None:
                 payloads[seed], meta = read
                 remarks |= dict.fromkeys(meta.get("remarks", []))
+                precisions[label] = precisions.get(label, frozenset()) | precisions_of(stage, meta)
             elif why := reason(stage, store, failed):
                 holes.setdefault(label, why)
         found[label] = len(payloads)
@@ -286,7 +297,7 @@ def collect(grid: Grid) -> Results:
     judged = {accuracy: tuple(labels) for accuracy, labels in evaluators.items()}
     return Results(
         table, grid.seeds, entries, found, judged, sizes, classes, warned, holes, tuple(remarks),
-        beside, grid,
+        precisions, beside, grid,
     )  # fmt: skip
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 import heapq
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from mibench.data import Sizes, Task
+from mibench.precision import FLOAT32
 from mibench.running.executors.base import Schedule
 from mibench.running.stages import (
     ClassifierStage,
@@ -86,7 +87,11 @@ def shape(value: object) -> object:
 
 
 def measured(
-    stages: Iterable[Stage], steps: Mapping[str, int | None], store: Store, device: str
+    stages: Iterable[Stage],
+    steps: Mapping[str, int | None],
+    store: Store,
+    device: str,
+    precisions: Collection[str] = (FLOAT32,),
 ) -> Taken:
     """Returns shape → planned steps and seconds of each stage like it in the store.
 
@@ -95,6 +100,7 @@ def measured(
         steps: Key → steps.
         store: Where they are, with the seconds they took.
         device: "cpu" or "cuda": only stages computed on one count.
+        precisions: Only stages computed at one of them count, where that makes a difference.
     """
     took: dict[object, list[tuple[int, float]]] = {}
     stages = list(stages)
@@ -105,6 +111,8 @@ def measured(
         meta: dict[str, Any] = store.meta(stage)
         on_cpu = str(meta["device"]).startswith("cpu")
         if meta["resumed"] or on_cpu != (device == "cpu"):  # what is resumed took longer
+            continue
+        if not stage.exact and meta.get("precision", FLOAT32) not in precisions:
             continue
         took.setdefault(shape(stage), []).append((taken, meta["seconds"]))
     return took

@@ -16,11 +16,11 @@ from mibench.store.errors import StoreError, remark, tell
 from mibench.store.files import FILES, QUARANTINE, move_aside, read_payload, read_stage, seal
 from mibench.store.pack import Payload, pack, unpack
 from mibench.store.stage import AbsentError, DamagedError, Stage
-from mibench.store.store import MENDED, Store
+from mibench.store.store import MENDED, Store, precisions_of
 from mibench.store.work import Report, State, Work, check_finite, frozen, restore
 
 __all__ = [
     "FILES", "MENDED", "QUARANTINE", "AbsentError", "DamagedError", "Payload", "Report", "Stage",
     "State", "Store", "StoreError", "Work", "check_finite", "frozen", "move_aside", "pack",
-    "read_payload", "read_stage", "remark", "restore", "seal", "tell", "unpack",
+    "precisions_of", "read_payload", "read_stage", "remark", "restore", "seal", "tell", "unpack",
 ]  # fmt: skip

@@ -18,6 +18,8 @@ class Stage(ABC):
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    exact: ClassVar[bool] = False
+    """Whether it computes in float32 whatever the precision of the run."""
 
     @cached_property
     def key(self) -> str:
@@ -50,6 +52,11 @@ class Stage(ABC):
                     yield from stages(x)
 
         return tuple({s.key: s for s in stages(tuple(field_values(self).values()))}.values())
+
+    @property
+    def has_precision(self) -> bool:
+        """Whether its result depends on the precision of a run: its own, or that of a need."""
+        return not self.exact or any(need.has_precision for need in self.needs)
 
     def describe(self) -> str:
         """Returns a short name for progress lines."""

@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as write_tensors
 
+from mibench import precision
 from mibench.machine import device_name, forget_peak, machine, peak
 from mibench.spec import canonical, field_values
 from mibench.store.disk import json_bytes, make_folder, sync, write_all
@@ -26,6 +27,17 @@ from mibench.store.work import Report, Work
 
 MENDED = 10
 """How often a stage starts over at most, because a stage that it needs is damaged."""
+
+
+def precisions_of(stage: Stage, meta: Mapping[str, Any]) -> set[str]:
+    """Returns the precisions at which a stage, and what it rests on, were computed.
+
+    Args:
+        stage: The stage.
+        meta: Its meta; one that names no precision is of a version that had float32 alone.
+    """
+    older = [precision.FLOAT32] if stage.has_precision else []
+    return set(meta.get("precisions", older))
 
 
 class Store:
@@ -95,7 +107,7 @@ class Store:
             raise
 
     def meta(self, stage: Stage) -> dict[str, Any]:
-        """Returns a finished stage's seconds, device, threads, versions, machine and remarks."""
+        """Returns what a finished stage was computed on, how, and in how many seconds."""
         meta: dict[str, Any] = json.loads((self.path(stage) / "meta.json").read_text())
         return meta
 
@@ -186,9 +198,13 @@ class Store:
                 return False
             remarks: list[str] = []
             payload, meta = self._compute(stage, remarks, device, data, report)
+            precisions = set() if stage.exact else {meta["precision"]}
             for need in stage.needs:
                 with suppress(OSError):  # it may be gone by now
-                    remarks += self.meta(need).get("remarks", [])
+                    beneath = self.meta(need)
+                    remarks += beneath.get("remarks", [])
+                    precisions |= precisions_of(need, beneath)
+            meta["precisions"] = sorted(precisions)
             if remarks:
                 meta["remarks"] = list(dict.fromkeys(remarks))
             with writing(self.root):
@@ -213,12 +229,13 @@ class Store:
         folder = self._beside(stage, "partial")
         with writing(self.root):
             make_folder(folder)
+        own = precision.FLOAT32 if stage.exact else precision.current()
         for attempt in range(MENDED + 1):
             resumed = (folder / "state.bin").exists()
             work = Work(folder, device, data, report)
             forget_peak(work.device)
             try:
-                with keeping(remarks):
+                with keeping(remarks), precision.at(own):
                     payload = stage.compute(self.load, work)
                 break
             except (AbsentError, DamagedError) as error:
@@ -238,6 +255,7 @@ class Store:
             "device": device_name(work.device),
             "peak_memory_bytes": peak(work.device),
             "threads": torch.get_num_threads(),
+            "precision": own,
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "machine": machine(),
         }

@@ -15,7 +15,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
-from mibench import __version__
+from mibench import __version__, precision
 from mibench.store.disk import make_folder, sync
 from mibench.store.errors import tell, writing
 from mibench.store.pack import Payload, pack, unpack
@@ -176,7 +176,9 @@ class Work:
         except NONSENSE:
             raise ValueError("is no state") from None
         if other:
-            raise ValueError("was saved under other versions of torch or mibench")
+            raise ValueError(
+                "was saved under other versions of torch or mibench, or at another precision"
+            )
         return saved
 
     def save(self, state: Callable[[], Payload]) -> None:
@@ -237,7 +239,9 @@ class Work:
 
 
 def _versions() -> dict[str, str]:
-    return {"mibench": __version__, "torch": torch.__version__}
+    own = precision.current()  # older states name none, which were all in float32
+    named = {"precision": own} if own != precision.FLOAT32 else {}
+    return {"mibench": __version__, "torch": torch.__version__, **named}
 
 
 def frozen(state: State) -> Payload:

@@ -47,7 +47,7 @@ class ConditionalCritic(nn.Module):
 
     def forward(self, x: Images, y: Labels) -> Float[Tensor, " n"]:
         """Returns how real each image is as one of its class."""
-        maps = self.critic.encode(x)
+        maps = self.critic.maps(x)
         fit = (maps.sum((2, 3)) * self.classes(y)).sum(1)
         score: Tensor = self.critic.judge(maps).flatten() + fit
         return score

@@ -375,10 +375,15 @@ class _Run:
         self.average()
         self.step += 1
         if s.pipeline != "none" and self.step % s.ada_every == 0:
-            excess = self.signs.item() / s.ada_every - s.ada_target
-            rise = n * s.ada_every / (s.ada_kimg * 1000)
-            self.p = min(max(self.p + ((excess > 0) - (excess < 0)) * rise, 0.0), 1.0)
-            self.signs.zero_()
+            self.adjust()
+
+    def adjust(self) -> None:
+        """Moves p towards where the mean sign is on target; waits for the device."""
+        s = self.spec
+        excess = self.signs.item() / s.ada_every - s.ada_target
+        rise = s.batch_size * s.ada_every / (s.ada_kimg * 1000)
+        self.p = min(max(self.p + ((excess > 0) - (excess < 0)) * rise, 0.0), 1.0)
+        self.signs.zero_()
 
     def path_penalty(self, n: int) -> Scalar:
         """Returns the path-length penalty of a batch, and follows the mean length.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.precision import mixed
 from mibench.types import Images, Logits, Shape
 
 
@@ -61,7 +62,15 @@ class Generator(nn.Module):
 
     def forward(self, z: Float[Tensor, "n z"]) -> Images:
         """Returns images in [0, 1]."""
-        x: Images = self.draw(self.project(z).view(len(z), self.top, 4, 4))
+        x: Images = self.draw[-1](self.maps(z))
+        return x
+
+    @mixed
+    def maps(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
+        """Returns what the last sigmoid makes images of."""
+        x: Tensor = self.project(z).view(len(z), self.top, 4, 4)
+        for layer in list(self.draw)[:-1]:
+            x = layer(x)
         return x
 
 
@@ -95,8 +104,14 @@ class Critic(nn.Module):
 
     def forward(self, x: Images) -> Float[Tensor, " n"]:
         """Returns the critic's score."""
-        score: Tensor = self.judge(self.encode(x)).flatten()
+        score: Tensor = self.judge(self.maps(x)).flatten()
         return score
+
+    @mixed
+    def maps(self, x: Images) -> Float[Tensor, "n d 4 4"]:
+        """Returns the maps that are judged."""
+        maps: Tensor = self.encode(x)
+        return maps
 
 
 class MinibatchDiscrimination(nn.Module):
@@ -128,6 +143,7 @@ class MinibatchDiscrimination(nn.Module):
             start = end
         return torch.cat(near, 1).T
 
+    @mixed
     def project(self, f: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
         """Returns f T, the projections side by side."""
         return f @ self.T
@@ -156,6 +172,7 @@ class InversionDiscriminator(nn.Module):
         self.closeness = MinibatchDiscrimination(features, mbd, mbd_kernels)
         self.last = nn.Linear(features + mbd, num_classes)
 
+    @mixed
     def features(self, x: Images) -> Float[Tensor, "n d"]:
         """Returns the features before minibatch discrimination."""
         f: Tensor = self.encode(x).flatten(1)

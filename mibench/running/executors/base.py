@@ -13,12 +13,13 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
+from mibench import precision
 from mibench.running.progress import Watcher
 from mibench.running.userfile import load_user_file
 from mibench.store import Report, Stage, Store, StoreError
@@ -40,6 +41,7 @@ class Bench:
         device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads of each stage; another number may change the last bits.
         user_file: The user's Python file, whose classes other processes must know too.
+        precision: Of networks: "float32" or "bf16".
     """
 
     store: Path
@@ -47,6 +49,7 @@ class Bench:
     device: str = "cpu"
     threads: int = 1
     user_file: Path | None = None
+    precision: str = precision.FLOAT32
 
 
 @dataclass
@@ -177,7 +180,8 @@ def execute(
 def attempt(stage: Stage, bench: Bench, report: Report) -> Result:
     """Completes one stage in this process, which must be prepared; keeps any exception."""
     try:
-        return Store(bench.store).complete(stage, bench.device, bench.data, report)
+        with precision.at(bench.precision):
+            return Store(bench.store).complete(stage, bench.device, bench.data, report)
     except StoreError:  # the others could not be kept either
         raise
     except Exception as error:
@@ -281,7 +285,8 @@ def elsewhere(bench: Bench, gpus: Callable[[], bool]) -> Bench:
         if ":" in device:
             raise ValueError(f"{device}: a cluster chooses the GPU; use --device cuda")
     file = bench.user_file and bench.user_file.resolve()
-    return Bench(bench.store.resolve(), bench.data.resolve(), device, bench.threads, file)
+    store, data = bench.store.resolve(), bench.data.resolve()
+    return replace(bench, store=store, data=data, device=device, user_file=file)
 
 
 def explain(error: BaseException) -> str:

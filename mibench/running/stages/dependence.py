@@ -42,6 +42,7 @@ class DependenceStage(Stage):
     """
 
     kind: ClassVar[str] = "dependence"
+    exact: ClassVar[bool] = True
 
     target: ClassifierStage
     measures: tuple[str, ...]

@@ -14,6 +14,7 @@ class ImagesStage(Stage):
     """A task's images, decoded and resized once into bytes."""
 
     kind: ClassVar[str] = "images"
+    exact: ClassVar[bool] = True
 
     task: Task
     digest: str

@@ -14,6 +14,7 @@ class OutlierStage(Stage):
     """A task's outliers, in bytes, for defenses that train with some."""
 
     kind: ClassVar[str] = "outliers"
+    exact: ClassVar[bool] = True
 
     images: ImagesStage
 

@@ -34,6 +34,7 @@ class RecordStage(Stage):
     """
 
     kind: ClassVar[str] = "record"
+    exact: ClassVar[bool] = True
     version: ClassVar[int] = 3
 
     cell: Cell

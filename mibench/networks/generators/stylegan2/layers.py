@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.precision import BF16, current
+
 Maps: TypeAlias = Float[Tensor, "n _c _h _w"]
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -32,7 +34,12 @@ class Filtered(nn.Module):
 
 
 def at_precision(x: Maps, *, fp16: bool) -> Maps:
-    """Returns maps as 16-bit numbers on a GPU, if ``fp16``, else as float32."""
+    """Returns maps as the 16-bit numbers that networks compute with here, else as float32.
+
+    They are bf16 in a run at that precision; else half precision on a GPU, if ``fp16``.
+    """
+    if current() == BF16:
+        return x.to(torch.bfloat16)
     return x.to(torch.float16 if fp16 and x.is_cuda else torch.float32)
 
 
