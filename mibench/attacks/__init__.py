@@ -6,7 +6,9 @@ from mibench.attacks.descent import descend, rounds
 from mibench.attacks.gmi import GMI
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.kedmi import KEDMI
-from mibench.attacks.losses import CrossEntropy, LogitMatching, MaxMargin
+from mibench.attacks.lomma import lomma_gmi, lomma_kedmi
+from mibench.attacks.losses import Confidence, CrossEntropy, LogitMatching, MaxMargin, Poincare
+from mibench.attacks.ppa import PPA
 from mibench.attacks.priors.conditional import PseudoLabelGAN
 from mibench.attacks.priors.gan import WGANGP, InversionGAN
 from mibench.attacks.priors.imitation import Imitation
@@ -22,18 +24,18 @@ CONTROLS: dict[str, type[Attack]] = {
     a.name: a for a in (PriorSamples, OtherClass, AdversarialNoise)
 }
 """Attacks that find nothing; no field adapts them."""
-ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI, Transfer)} | CONTROLS
+ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI, PPA, Transfer)} | CONTROLS
 """``Averaging`` is none of them: it needs to be told around which attack."""
 PRIORS: dict[str, type[PriorSpec]] = {
     p.name: p for p in (WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, Imitation, Pixels)
 }
 LOSSES: dict[str, type[IdentityLoss]] = {
-    i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Augmented)
+    i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Poincare, Confidence, Augmented)
 }
 
 __all__ = [
-    "ATTACKS", "CONTROLS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP",
+    "ATTACKS", "CONTROLS", "GMI", "KEDMI", "LOSSES", "PPA", "PRIORS", "VIEWS", "VMI", "WGANGP",
     "AdversarialNoise", "Augmented", "Averaging", "BlackBox", "Goal", "Imitation", "InversionGAN",
     "OtherClass", "Pixels", "PriorSamples", "PseudoLabelGAN", "Rows", "Student", "StyleGAN2",
-    "Transfer", "WhiteBox", "descend", "rounds",
+    "Transfer", "WhiteBox", "descend", "lomma_gmi", "lomma_kedmi", "rounds",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.attacks.views import viewed
+from mibench.attacks.views import single, viewed
 from mibench.networks.generators.dcgan import Critic, Generator, InversionDiscriminator
 from mibench.roles import PriorSpec, View
 from mibench.seeding import generator as fresh_generator
@@ -365,6 +365,7 @@ def soft_labels(
     target: Classifier, views: Sequence[View], x: Images, rng: torch.Generator
 ) -> Float[Tensor, "n k"]:
     """Returns the target's probabilities, the mean over the views and their draws."""
+    views = single(views)
     looks = viewed(views, x, [(len(x), rng)])
     means = []
     for view, look in zip(views, looks, strict=True):
