@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mibench.attacks.goal import Goal
+from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.views import queries_per_image, single, viewed
 from mibench.roles import View
 from mibench.types import BATCH_PIXELS, Classifier, Images
@@ -108,3 +108,34 @@ def surest(
 def picked(x: Float[Tensor, "s n ..."], index: Int[Tensor, "m n"]) -> Float[Tensor, "m n ..."]:
     """Returns, for each class, what stands at some places among its candidates."""
     return x[index, torch.arange(x.shape[1], device=x.device)]
+
+
+Loss = Callable[[Tensor, Rows], Tensor]
+
+
+def remembering(loss: Loss, moving: Float[Tensor, "s n ..."]) -> tuple[Loss, dict[str, Tensor]]:
+    """Returns a loss that remembers where each row's was lowest.
+
+    Args:
+        loss: Takes latents and rows, as :func:`descend` calls it.
+        moving: What descends, before the first step.
+
+    Returns:
+        The loss, and what to hand to ``descend`` as ``beside``: "best", the latents (s * n, ...)
+        of the "lowest" losses, (s * n,).
+    """
+    best = moving.detach().flatten(0, 1).clone()
+    lowest = torch.full((len(best),), float("inf"), dtype=best.dtype, device=best.device)
+    begin = 0
+
+    def noted(z: Tensor, rows: Rows) -> Tensor:
+        nonlocal begin
+        each = loss(z, rows)
+        place = slice(begin, begin + len(z))
+        begin = place.stop % len(best)
+        better = each.detach() < lowest[place]
+        lowest[place] = torch.where(better, each.detach(), lowest[place])
+        best[place] = torch.where(better[:, None], z.detach(), best[place])
+        return each
+
+    return noted, {"lowest": lowest, "best": best}
