@@ -13,6 +13,7 @@ from mibench.attacks.miface import MIFace
 from mibench.attacks.mirror import Mirror
 from mibench.attacks.plgmi import PLGMI
 from mibench.attacks.ppa import PPA
+from mibench.attacks.ppdgmi import PPDGMI
 from mibench.attacks.priors.conditional import PseudoLabelGAN
 from mibench.attacks.priors.gan import WGANGP, InversionGAN
 from mibench.attacks.priors.imitation import Imitation
@@ -30,7 +31,7 @@ CONTROLS: dict[str, type[Attack]] = {
 }
 """Attacks that find nothing; no field adapts them."""
 ATTACKS: dict[str, type[Attack]] = {
-    a.name: a for a in (GMI, KEDMI, VMI, PLGMI, PPA, IFGMI, Mirror, MIFace, Transfer)
+    a.name: a for a in (GMI, KEDMI, VMI, PLGMI, PPA, IFGMI, Mirror, MIFace, PPDGMI, Transfer)
 } | CONTROLS
 """``Averaging`` is none of them: it needs to be told around which attack."""
 PRIORS: dict[str, type[PriorSpec]] = {
@@ -41,39 +42,9 @@ LOSSES: dict[str, type[IdentityLoss]] = {
 }
 
 __all__ = [
-    "ATTACKS",
-    "CONTROLS",
-    "GMI",
-    "IFGMI",
-    "KEDMI",
-    "LOSSES",
-    "PLGGAN",
-    "PLGMI",
-    "PPA",
-    "PRIORS",
-    "VIEWS",
-    "VMI",
-    "WGANGP",
-    "AdversarialNoise",
-    "Augmented",
-    "Averaging",
-    "BlackBox",
-    "Goal",
-    "Imitation",
-    "InversionGAN",
-    "MIFace",
-    "Mirror",
-    "OtherClass",
-    "Pixels",
-    "PriorSamples",
-    "PseudoLabelGAN",
-    "Rows",
-    "Student",
-    "StyleGAN2",
-    "Transfer",
-    "WhiteBox",
-    "descend",
-    "lomma_gmi",
-    "lomma_kedmi",
-    "rounds",
+    "ATTACKS", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOSSES", "PLGGAN", "PLGMI", "PPA", "PPDGMI",
+    "PRIORS", "VIEWS", "VMI", "WGANGP", "AdversarialNoise", "Augmented", "Averaging", "BlackBox",
+    "Goal", "Imitation", "InversionGAN", "MIFace", "Mirror", "OtherClass", "Pixels",
+    "PriorSamples", "PseudoLabelGAN", "Rows", "Student", "StyleGAN2", "Transfer", "WhiteBox",
+    "descend", "lomma_gmi", "lomma_kedmi", "rounds",
 ]  # fmt: skip

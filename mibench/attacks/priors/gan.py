@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.attacks.views import single, viewed
+from mibench.attacks.views import queries_per_image, single, viewed
 from mibench.networks.generators.dcgan import Critic, Generator, InversionDiscriminator
 from mibench.roles import PriorSpec, View
 from mibench.seeding import generator as fresh_generator
@@ -102,6 +102,16 @@ class GANSpec(PriorSpec):
     def planned_steps(self, images: int) -> int | None:
         """Returns the discriminator's steps."""
         return self.epochs * (images // min(self.batch_size, images))
+
+    def planned_answers(self, images: int, classes: int, noisy: bool) -> int:
+        """Returns how many answers of the target ``train`` asks for.
+
+        Args:
+            images: Public ones.
+            classes: The target's.
+            noisy: Whether the target answers with noise.
+        """
+        return 0
 
     def _optimizers(self, prior: GAN) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """Returns the optimisers of the generator and of the discriminator.
@@ -290,6 +300,13 @@ class InversionGAN(GANSpec):
         super().__post_init__()
         require(self, entropy_weight=(0, INF), mbd=(1, INF), mbd_kernels=(1, INF))
         choose(self, labelling=("eval", "train"))
+
+    def planned_answers(self, images: int, classes: int, noisy: bool) -> int:
+        """Returns one for each image, or where they change, one for each view at every step."""
+        if self.labelling == "eval" and not noisy and not self.views:
+            return images
+        size = min(self.batch_size, images)
+        return self.epochs * (images // size) * size * queries_per_image(self.views)
 
     def build(self, shape: Shape, num_classes: int) -> GAN:
         """Returns untrained networks."""

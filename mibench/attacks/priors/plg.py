@@ -9,6 +9,7 @@ most of (Eq. (1)); the generator is held to what the target says of its images (
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +20,7 @@ from mibench.attacks.access import Watched
 from mibench.attacks.losses import MaxMargin
 from mibench.attacks.priors.conditional import ConditionalGAN, pseudo_labelled
 from mibench.attacks.priors.gan import GANSpec, descend_on
-from mibench.attacks.views import Augment, identity_loss
+from mibench.attacks.views import Augment, identity_loss, queries_per_image
 from mibench.networks.generators.sngan import Discriminator, Generator
 from mibench.roles import View
 from mibench.spec import choose, require
@@ -91,6 +92,13 @@ class PLGGAN(GANSpec):
 
     def planned_steps(self, images: int) -> None:
         """Returns None: how many images an epoch has depends on the number of classes."""
+
+    def planned_answers(self, images: int, classes: int, noisy: bool) -> int:
+        """Returns one for each image, and one for each view of what the generator draws."""
+        labelled = classes * min(self.per_class, images)
+        size = min(self.batch_size, labelled)
+        updates = ceil(self.epochs * (labelled // size) / self.critic_steps)
+        return images + updates * size * queries_per_image(self.views)
 
     def build(self, shape: Shape, num_classes: int) -> ProjectionGAN:
         """Returns untrained networks."""
