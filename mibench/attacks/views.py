@@ -250,6 +250,21 @@ VIEWS: dict[str, type[View]] = {
 }
 
 
+TAA: dict[str, Augment] = {
+    "gmi": Augment(
+        scale=(0.9, 1.0), ratio=(0.9, 1.1), flip=0.5, rotation=3.0, each=False, looks=30
+    ),
+    "ked-mi": Augment(
+        scale=(0.8, 1.0), ratio=(0.9, 1.1), flip=0.5, rotation=5.0, each=False, looks=50
+    ),
+    "ppa": Augment(
+        scale=(0.8, 1.0), ratio=(0.9, 1.1), flip=0.5, rotation=5.0, each=False, looks=50
+    ),
+}
+"""Attack → the view over which AlignMI averages gradients: transformation-averaged alignment, Peng
+et al. 2025, https://arxiv.org/abs/2509.20177. The gradient of the mean loss is that mean."""
+
+
 def window(x: Images, top: float, left: float, scale: float) -> Images:
     """Returns the part of each image that begins at (top, left), at the image's own size.
 
