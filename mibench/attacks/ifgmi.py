@@ -5,7 +5,7 @@ First the style of a StyleGAN is moved, then, block by block, also the maps that
 .. math:: \min_{w, h_i} \; d(f(G_{i+1..}(h_i, w)), y), \qquad
     \|w - w_0\|_1 \le r_i, \quad \|h_i - h_i^0\|_1 \le r_i
 
-where zero marks the start of the stage (Algorithm 1).
+where zero marks the start of the stage.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2304.01669. Per image, l^0 being the target and l^1, … i
 
 .. math:: L_{id} = -\frac1M \sum_m l^m_y(x) + w \, \mathrm{mean}_d (Z^0(x) - \mu)^2
 
-(Eqs. (4) and (7)), in place of the attacks' cross-entropy. The attacks keep their names, so they
+in place of the attacks' cross-entropy. The attacks keep their names, so they
 meet the same starts. The loss is :class:`LogitMatching`, which ``Augmented`` gives students.
 """
 

@@ -95,7 +95,7 @@ class Poincare(IdentityLoss):
         {(1 - \|u\|_2^2)(1 - \|v\|_2^2)}\Big), \quad u = l / \|l\|_1, \quad v = (1 - \xi) e_y
 
     It does not change where all logits are multiplied by the same, and is least a little before
-    the class has all of the logits' sum. https://arxiv.org/abs/2201.12179, Eq. (4)
+    the class has all of the logits' sum. https://arxiv.org/abs/2201.12179
 
     Attributes:
         xi: ξ.

@@ -1,6 +1,6 @@
 r"""MI-Face, Fredrikson et al., CCS 2015, https://doi.org/10.1145/2810103.2813677.
 
-Gradient descent on the pixels themselves, Algorithm 1:
+Gradient descent on the pixels themselves:
 
 .. math:: x \leftarrow x - \eta \nabla_x (1 - f_y(x))
 

@@ -1,4 +1,4 @@
-r"""MIRROR, white box, An et al., NDSS 2022, https://doi.org/10.14722/ndss.2022.24335.
+r"""MIRROR, white box, An et al., NDSS 2022, https://model-inversion.github.io/mirror/.
 
 The style of a StyleGAN is moved within what its mapping usually gives, so that images stay likely:
 

@@ -1,6 +1,6 @@
 r"""Pseudo-label guided model inversion, Yuan et al., AAAI 2023, https://arxiv.org/abs/2302.09814.
 
-The class is handed to a conditional generator, so that only the latent has to be found (Eq. (6)):
+The class is handed to a conditional generator, so that only the latent has to be found:
 
 .. math:: \min_z \; \sum_i \Big(\max_{k \ne y} l_k(t_i(G(z, y))) - l_y(t_i(G(z, y)))\Big)
 """

@@ -5,9 +5,9 @@ again:
 
 .. math:: \min_w \; E_t[d(f(t(G(w))), y)]
 
-with :math:`d` the Poincaré distance (Eq. (4)) and :math:`t` a random part of the image. The first
-choice is by the target's confidence in a candidate and in its mirror image (Sec. 4.2), the last
-by its mean confidence over random looks, Eq. (5).
+with :math:`d` the Poincaré distance and :math:`t` a random part of the image. The first choice is
+by the target's confidence in a candidate and in its mirror image, the last by its mean confidence
+over random looks.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 r"""PPDG-MI: an attack, its prior trained on, the attack again; Peng et al., NeurIPS 2024.
 
-*Pseudo-Private Data Guided Model Inversion Attacks*, https://openreview.net/forum?id=pyqPUf36D2.
+*Pseudo-Private Data Guided Model Inversion Attacks*, https://github.com/tmlr-group/PPDG-MI.
 The form called vanilla, for low resolutions: an attack's most plausible results join the public
-images, and the prior goes on training with its own objective (Algorithm 1):
+images, and the prior goes on training with its own objective:
 
 .. math:: G' = \arg\min_G L_{prior}(G; D_{pub} \cup \{\text{the surest } G(z_i)\})
 """

@@ -1,7 +1,7 @@
 r"""PLG-MI's prior: a class-conditional GAN that the target teaches, Yuan et al., AAAI 2023.
 
 https://arxiv.org/abs/2302.09814. Public images stand for the classes whose probability they get
-most of (Eq. (1)); the generator is held to what the target says of its images (Eqs. (3) and (5)):
+most of; the generator is held to what the target says of its images:
 
 .. math:: L_D = E[\max(0, 1 - D(x, y))] + E[\max(0, 1 + D(G(z, y), y))], \qquad
     L_G = -E[D(G(z, y), y)] + \alpha E[\max_{k \ne y} l_k - l_y]
