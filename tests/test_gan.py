@@ -182,7 +182,7 @@ def test_the_generator_moves_at_every_critic_steps_th_step(
 ) -> None:
     """Eight steps in two epochs, counted through."""
     moves: list[torch.optim.Optimizer] = []
-    monkeypatch.setattr(priors, "_descend", lambda loss, optimizer: moves.append(optimizer))
+    monkeypatch.setattr(priors, "descend_on", lambda loss, optimizer: moves.append(optimizer))
     prior = train(replace(spec, critic_steps=3, epochs=2), public)
     first = next(prior.generator.parameters())
     whose = "".join("G" if m.param_groups[0]["params"][0] is first else "D" for m in moves)
@@ -254,7 +254,7 @@ def test_optimisers_move_weights_as_plain_adam_whatever_the_layout_of_a_gradient
     slow = torch.optim.Adam([plain], spec.lr, spec.betas, foreach=False)
     for scale in (1, -3, 2):
         # The gradient of a product has the layout of the other factor.
-        priors._descend((weight * pull).sum() * scale, optimizer)
+        priors.descend_on((weight * pull).sum() * scale, optimizer)
         plain.grad = (pull * scale).contiguous()
         slow.step()
     torch.testing.assert_close(weight, plain)

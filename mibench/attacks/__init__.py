@@ -5,12 +5,20 @@ from mibench.attacks.controls import AdversarialNoise, OtherClass, PriorSamples
 from mibench.attacks.descent import descend, rounds
 from mibench.attacks.gmi import GMI
 from mibench.attacks.goal import Goal, Rows
+from mibench.attacks.ifgmi import IFGMI
 from mibench.attacks.kedmi import KEDMI
-from mibench.attacks.losses import CrossEntropy, LogitMatching, MaxMargin
+from mibench.attacks.lomma import lomma_gmi, lomma_kedmi
+from mibench.attacks.losses import Confidence, CrossEntropy, LogitMatching, MaxMargin, Poincare
+from mibench.attacks.miface import MIFace
+from mibench.attacks.mirror import Mirror
+from mibench.attacks.plgmi import PLGMI
+from mibench.attacks.ppa import PPA
+from mibench.attacks.ppdgmi import PPDGMI
 from mibench.attacks.priors.conditional import PseudoLabelGAN
 from mibench.attacks.priors.gan import WGANGP, InversionGAN
 from mibench.attacks.priors.imitation import Imitation
 from mibench.attacks.priors.pixels import Pixels
+from mibench.attacks.priors.plg import PLGGAN
 from mibench.attacks.priors.shipped import Shipped
 from mibench.attacks.priors.stylegan import StyleGAN2
 from mibench.attacks.students import Augmented, Student
@@ -23,19 +31,22 @@ CONTROLS: dict[str, type[Attack]] = {
     a.name: a for a in (PriorSamples, OtherClass, AdversarialNoise)
 }
 """Attacks that find nothing; no field adapts them."""
-ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (GMI, KEDMI, VMI, Transfer)} | CONTROLS
+ATTACKS: dict[str, type[Attack]] = {
+    a.name: a for a in (GMI, KEDMI, VMI, PLGMI, PPA, IFGMI, Mirror, MIFace, PPDGMI, Transfer)
+} | CONTROLS
 """``Averaging`` is none of them: it needs to be told around which attack."""
 PRIORS: dict[str, type[PriorSpec]] = {
-    p.name: p for p in (WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, Imitation, Pixels)
+    p.name: p for p in (WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, PLGGAN, Imitation, Pixels)
 }
 """``Shipped`` is none of them: it needs to be told which weights."""
 LOSSES: dict[str, type[IdentityLoss]] = {
-    i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Augmented)
+    i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Poincare, Confidence, Augmented)
 }
 
 __all__ = [
-    "ATTACKS", "CONTROLS", "GMI", "KEDMI", "LOSSES", "PRIORS", "VIEWS", "VMI", "WGANGP",
-    "AdversarialNoise", "Augmented", "Averaging", "BlackBox", "Goal", "Imitation", "InversionGAN",
-    "OtherClass", "Pixels", "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student",
-    "StyleGAN2", "Transfer", "WhiteBox", "descend", "rounds",
+    "ATTACKS", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOSSES", "PLGGAN", "PLGMI", "PPA", "PPDGMI",
+    "PRIORS", "VIEWS", "VMI", "WGANGP", "AdversarialNoise", "Augmented", "Averaging", "BlackBox",
+    "Goal", "Imitation", "InversionGAN", "MIFace", "Mirror", "OtherClass", "Pixels",
+    "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2", "Transfer", "WhiteBox",
+    "descend", "lomma_gmi", "lomma_kedmi", "rounds",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """What an attack may do with a target: all of it, its scores or its labels, each use counted."""
 
+import copy
 import sys
 from collections.abc import Callable, MutableSequence
 
@@ -100,6 +101,12 @@ class Watched(Counted, Classifier):
         """Counts ``answers`` as given and returns the target, which gives them."""
         self.spend(answers)
         return self.target
+
+    def within(self, answers: int) -> "Watched":
+        """Returns the same target with so many answers left, or what is left if that is less."""
+        part = copy.copy(self)
+        part._limit = self._work.queries - self.shared + min(answers, self.remaining)
+        return part
 
     def own_input(self, x: Images) -> Tensor:
         """Returns the target's."""

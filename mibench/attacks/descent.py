@@ -86,6 +86,8 @@ def descend(
     latents: Callable[[], Tensor] | None = None,
     copies: int | None = None,
     after: Callable[[], object] | None = None,
+    looks: int = 1,
+    beside: State | None = None,
 ) -> None:
     """Moves a tensor down the gradient of a loss of images, all classes and copies at once.
 
@@ -102,10 +104,13 @@ def descend(
             ``moving`` itself; gradients flow through it.
         copies: How many images of each class a step computes; by default ``len(moving)``.
         after: Called after each step, without gradients.
+        looks: As how many images one is computed, where the loss looks at it in several ways.
+        beside: What else the loss or ``after`` change, in place, and what is left of it.
     """
     parts = goal.rows(len(moving) if copies is None else copies).parts(
-        torch.Size(goal.shape).numel()
+        looks * torch.Size(goal.shape).numel()
     )
+    beside = beside or {}
 
     def advance(_: int) -> Tensor:
         z = moving if latents is None else latents()
@@ -119,9 +124,11 @@ def descend(
                 after()
         return moving
 
-    state = {"moving": moving, "optimizer": optimizer}
+    state = {"moving": moving, "optimizer": optimizer, **beside}
     left = rounds(state, advance, steps, goal, work)
-    moving.data.copy_(left["moving"])
+    for name, value in {"moving": moving, **beside}.items():
+        if isinstance(value, Tensor):
+            value.data.copy_(left[name])
 
 
 def _gradient(

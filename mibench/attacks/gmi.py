@@ -81,7 +81,14 @@ class GMI(WhiteBox):
         steps = self.planned_steps(len(goal.blocks), goal.samples)
         steps = self.paid_steps(target, steps, goal.samples * len(goal.labels))
         descend(
-            z, optimizer, loss, steps, goal, work, after=lambda: z.clamp_(-self.clip, self.clip)
+            z,
+            optimizer,
+            loss,
+            steps,
+            goal,
+            work,
+            looks=self.queries_per_image,
+            after=lambda: z.clamp_(-self.clip, self.clip),
         )
         return goal.reconstructions(prior, z)
 

@@ -93,7 +93,8 @@ class KEDMI(WhiteBox):
             return realism + self.lambda_id * self.wrong(target, x, rows)
 
         steps = self.paid_steps(target, self.planned_steps(len(goal.blocks)), len(goal.labels))
-        descend(theta, optimizer, loss, steps, goal, work, latents=draw, copies=1)
+        looks = self.queries_per_image
+        descend(theta, optimizer, loss, steps, goal, work, latents=draw, copies=1, looks=looks)
         with torch.no_grad():
             return goal.reconstructions(prior, draw(goal.samples))
 

@@ -129,6 +129,7 @@ class View(ABC):
     Attributes:
         draws: How often the target is asked about it: one that answers with noise says
             something else each time.
+        looks: As how many views it counts, each with random changes of its own.
     """
 
     name: ClassVar[str]
@@ -136,6 +137,7 @@ class View(ABC):
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
     draws: int
+    looks: int = 1
 
     @abstractmethod
     def __call__(self, x: Images, rng: torch.Generator) -> Images:

@@ -124,8 +124,20 @@ class PseudoLabelGAN(WGANGP):
         work: Work,
     ) -> None:
         """Asks the target once about each public image, then trains on those it is surest of."""
-        scores = target.soft_answers(public)
-        index = scores.topk(min(self.per_class, len(public)), 0).indices  # (images, classes)
-        classes = torch.arange(target.num_classes, device=index.device).expand_as(index)
-        chosen = ImageSet(public.pixels[index.flatten()], classes.flatten())
+        chosen = pseudo_labelled(public, target.soft_answers(public), self.per_class)
         super().train(prior, chosen, None, rng, work)
+
+
+def pseudo_labelled(public: ImageSet, soft: Float[Tensor, "n k"], per_class: int) -> ImageSet:
+    """Returns the images of which each class has the largest probability, and these classes.
+
+    An image may stand for several classes.
+
+    Args:
+        public: Images.
+        soft: The target's probabilities of each.
+        per_class: How many stand for a class; all, if there are fewer.
+    """
+    index = soft.topk(min(per_class, len(public)), 0).indices  # (images, classes)
+    classes = torch.arange(soft.shape[1], device=index.device).expand_as(index)
+    return ImageSet(public.pixels[index.flatten()], classes.flatten())

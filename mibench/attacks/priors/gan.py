@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.attacks.views import viewed
+from mibench.attacks.views import queries_per_image, single, viewed
 from mibench.networks.generators.dcgan import Critic, Generator, InversionDiscriminator
 from mibench.roles import PriorSpec, View
 from mibench.seeding import generator as fresh_generator
@@ -103,11 +103,21 @@ class GANSpec(PriorSpec):
         """Returns the discriminator's steps."""
         return self.epochs * (images // min(self.batch_size, images))
 
+    def planned_answers(self, images: int, classes: int, noisy: bool) -> int:
+        """Returns how many answers of the target ``train`` asks for.
+
+        Args:
+            images: Public ones.
+            classes: The target's.
+            noisy: Whether the target answers with noise.
+        """
+        return 0
+
     def _optimizers(self, prior: GAN) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """Returns the optimisers of the generator and of the discriminator.
 
         Torch's fused Adam goes through memory once instead of ten times: a sixth of KED-MI's
-        step otherwise. It pairs weights and gradients by address; ``_descend`` sees to that.
+        step otherwise. It pairs weights and gradients by address; ``descend_on`` sees to that.
         """
         g, d = prior.generator.parameters(), prior.discriminator.parameters()
         adam = partial(torch.optim.Adam, lr=self.lr, betas=self.betas, fused=True)
@@ -122,6 +132,8 @@ class GANSpec(PriorSpec):
         step: Callable[[list[Tensor], bool], dict[str, Tensor]],
         rng: torch.Generator,
         work: Work,
+        *,
+        generator_first: bool = False,
     ) -> None:
         """Runs ``step`` over all epochs, resuming at the last one saved.
 
@@ -134,7 +146,10 @@ class GANSpec(PriorSpec):
                 too; returns its loss terms.
             rng: Draws the shuffles.
             work: Keeps the state.
+            generator_first: Whether the generator is updated at the first of its rounds of
+                ``critic_steps`` and not at the last.
         """
+        turn = 0 if generator_first else self.critic_steps - 1
         size = min(self.batch_size, len(public))
         per_epoch = len(public) // size
         first = 0
@@ -160,7 +175,7 @@ class GANSpec(PriorSpec):
             terms: dict[str, Tensor] = {}
             for i in range(per_epoch):
                 picks = [order[i * size : (i + 1) * size] for order in orders]
-                update = (epoch * per_epoch + i + 1) % self.critic_steps == 0
+                update = (epoch * per_epoch + i) % self.critic_steps == turn
                 terms |= step(picks, update)
             check_finite(torch.stack(list(terms.values())), f"a loss in epoch {epoch + 1}")
             work.save(state)
@@ -222,11 +237,11 @@ class WGANGP(GANSpec):
             D = partial(prior.realism, y=y)
             gap = D(fake).mean() - D(x).mean()
             penalty = gradient_penalty(D, alpha * x + (1 - alpha) * fake)
-            _descend(gap + self.penalty * penalty, for_D)
+            descend_on(gap + self.penalty * penalty, for_D)
             terms = {"critic gap": gap.detach(), "penalty": penalty.detach()}
             if update:
                 loss = -D(draw(y)).mean()
-                _descend(loss, for_G)
+                descend_on(loss, for_G)
                 terms["generator"] = loss.detach()
             return terms
 
@@ -235,7 +250,7 @@ class WGANGP(GANSpec):
             prior.discriminator.load_state_dict(untrained)
 
 
-def _descend(loss: Scalar, optimizer: torch.optim.Optimizer) -> None:
+def descend_on(loss: Scalar, optimizer: torch.optim.Optimizer) -> None:
     """Takes one step on ``loss`` with the weights of ``optimizer`` alone."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for p, g in zip(weights, torch.autograd.grad(loss, weights), strict=True):
@@ -286,6 +301,13 @@ class InversionGAN(GANSpec):
         require(self, entropy_weight=(0, INF), mbd=(1, INF), mbd_kernels=(1, INF))
         choose(self, labelling=("eval", "train"))
 
+    def planned_answers(self, images: int, classes: int, noisy: bool) -> int:
+        """Returns one for each image, or where they change, one for each view at every step."""
+        if self.labelling == "eval" and not noisy and not self.views:
+            return images
+        size = min(self.batch_size, images)
+        return self.epochs * (images // size) * size * queries_per_image(self.views)
+
     def build(self, shape: Shape, num_classes: int) -> GAN:
         """Returns untrained networks."""
         judge = InversionDiscriminator(
@@ -324,14 +346,14 @@ class InversionGAN(GANSpec):
             seen, real, drawn = torch.split(D(torch.cat(views), sizes)[1], sizes)
             supervised = soft_cross_entropy(seen, label(picks[0]))
             adversarial = discriminator_loss(real.logsumexp(1), drawn.logsumexp(1))
-            _descend(supervised + adversarial, for_D)
+            descend_on(supervised + adversarial, for_D)
             terms = {"soft labels": supervised.detach(), "adversarial": adversarial.detach()}
             if update:
                 features, logits = D(draw(len(match)))
                 with torch.no_grad():
                     wanted = D.features(match).mean(0)
                 matching = (features.mean(0) - wanted).abs().mean()
-                _descend(matching + self.entropy_weight * entropy(logits), for_G)
+                descend_on(matching + self.entropy_weight * entropy(logits), for_G)
                 terms["matching"] = matching.detach()
             return terms
 
@@ -365,6 +387,7 @@ def soft_labels(
     target: Classifier, views: Sequence[View], x: Images, rng: torch.Generator
 ) -> Float[Tensor, "n k"]:
     """Returns the target's probabilities, the mean over the views and their draws."""
+    views = single(views)
     looks = viewed(views, x, [(len(x), rng)])
     means = []
     for view, look in zip(views, looks, strict=True):

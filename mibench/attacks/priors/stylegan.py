@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.attacks.priors.styled import Begun, StyledPrior
 from mibench.networks.foreign.weights import Weights, load_exactly, read_weights
 from mibench.networks.generators.ada import augment
 from mibench.networks.generators.stylegan2 import Discriminator, Generator
@@ -40,39 +41,41 @@ PLAIN = ("step", "p", "rows", "pictures", "pictured")
 """What of a training is saved as it is; the rest is restored in place."""
 
 
-class StyleGANPrior(Prior):
+class StyleGANPrior(StyledPrior):
     """The averaged generator and the discriminator; pixels are in [0, 1] on this side."""
 
     pooled = True
 
     def __init__(self, generator: Generator, discriminator: Discriminator) -> None:
         super().__init__()
-        self.z_dim = generator.z_dim
+        self.z_dim, self.w_dim = generator.z_dim, generator.w_dim
+        self.num_ws, self.blocks = generator.num_ws, len(generator.synthesis)
         self.generator = generator
         self.discriminator = discriminator
 
-    def styles(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n s d"]:
-        """Returns the styles of the latents, (n, num_ws, w_dim), without truncation."""
-        ws: Tensor = self.generator.mapping(z)
+    def styles(
+        self, z: Float[Tensor, "n z"], psi: float = 1.0, cutoff: int = 0
+    ) -> Float[Tensor, "n s d"]:
+        """Returns the styles of latents, (n, num_ws, w_dim)."""
+        ws: Tensor = self.generator.mapping(z, psi, cutoff)
         return ws
 
     def synthesise(
-        self, ws: Float[Tensor, "n s d"], *, clamp: bool = True
-    ) -> Float[Tensor, "n c h w"]:
-        """Returns images with constant noise.
-
-        Args:
-            ws: Styles, (n, num_ws, w_dim).
-            clamp: Whether to keep pixels within [0, 1]. That is what an attack is judged by, and
-                no gradient then pulls at a pixel that is as black or white as it can be; without
-                it every pixel has one.
-        """
-        x: Tensor = self.generator.synthesis(ws) / 2 + 0.5
+        self, ws: Float[Tensor, "n s d"], *, clamp: bool = True, begun: Begun | None = None
+    ) -> Images:
+        """Returns images with constant noise."""
+        _, _, image = self.until(ws, self.blocks, begun)
+        assert image is not None
+        x: Images = image / 2 + 0.5
         return x.clamp(0, 1) if clamp else x
 
-    def generate(self, z: Float[Tensor, "n z"], y: Labels | None = None) -> Images:
-        """Returns images in [0, 1]."""
-        return self.synthesise(self.styles(z))
+    def until(self, ws: Float[Tensor, "n s d"], blocks: int, begun: Begun | None = None) -> Begun:
+        """Returns what so many blocks draw, the image on the scale [-1, 1]."""
+        done, *state = begun or (0, None, None)
+        part = slice(done, blocks)
+        maps, image = self.generator.synthesis.run(ws, "const", None, part, *state)
+        assert maps is not None
+        return Begun(blocks, maps.float(), image)
 
     def realism(self, x: Images, y: Labels | None = None) -> Float[Tensor, " n"]:
         """Returns the discriminator's logits; they depend on the batch."""

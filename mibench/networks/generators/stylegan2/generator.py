@@ -28,14 +28,24 @@ class Mapping(nn.Sequential):
             self.add_module(f"fc{i}", Dense(inputs, w_dim, lr_multiplier=0.01, nonlinear=True))
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
-    def forward(self, z: Float[Tensor, "n z"], psi: float = 1.0) -> Float[Tensor, "n s d"]:
-        """Returns (n, num_ws, w_dim) styles, ``psi`` of the way from the mean w to their own."""
+    def forward(
+        self, z: Float[Tensor, "n z"], psi: float = 1.0, cutoff: int = 0
+    ) -> Float[Tensor, "n s d"]:
+        """Returns (n, num_ws, w_dim) styles, ``psi`` of the way from the mean w to their own.
+
+        Args:
+            z: Latents.
+            psi: How far of the way.
+            cutoff: Only so many styles, from the coarsest on, are drawn to the mean; 0 for all.
+        """
         x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
         for layer in self:
             x = layer(x)
+        own = x[:, None].expand(-1, self.num_ws, -1)
         if psi != 1:
             x = self.w_avg.lerp(x, psi)
-        return x[:, None].expand(-1, self.num_ws, -1)
+        drawn = x[:, None].expand(-1, self.num_ws, -1)
+        return torch.cat([drawn[:, :cutoff], own[:, cutoff:]], 1) if cutoff else drawn
 
     @torch.no_grad()
     def track(self, ws: Float[Tensor, "n s d"], beta: float = 0.995) -> None:

@@ -211,8 +211,32 @@ class Synthesis(nn.ModuleDict):
             noise: "const" adds the same stored noise to every image, "random" draws it.
             rng: What draws it, on the CPU.
         """
-        blocks: list[Any] = list(self.values())
-        layers = [layer for block in blocks for layer in block.layers]
+        image = self.run(ws, noise, rng)[1]
+        assert image is not None
+        return image
+
+    def run(
+        self,
+        ws: Float[Tensor, "n s d"],
+        noise: Noise = "const",
+        rng: torch.Generator | None = None,
+        blocks: slice = slice(None),
+        x: Maps | None = None,
+        image: Maps | None = None,
+    ) -> tuple[Maps | None, Maps | None]:
+        """Returns the maps and the image after some of the blocks.
+
+        Args:
+            ws: As above.
+            noise: As above.
+            rng: As above.
+            blocks: Which, one after the other.
+            x: The maps before the first of them.
+            image: The image before the first of them; without one, what blocks before it would
+                add to the image is left out.
+        """
+        every: list[Any] = list(self.values())
+        layers = [layer for block in every for layer in block.layers]
         shifts: list[Tensor | None] = [None] * len(layers)
         if noise == "const":
             shifts = [layer.noise_const for layer in layers]
@@ -224,12 +248,11 @@ class Synthesis(nn.ModuleDict):
             parts = torch.split(drawn, [s * s for s in sides], dim=1)
             shifts = [p.view(-1, 1, s, s) for p, s in zip(parts, sides, strict=True)]
         each = ws.unbind(1)
-        x: Tensor | None = None
-        image: Tensor | None = None
+        chosen = range(len(every))[blocks]
         at = 0
-        for block in blocks:
+        for i, block in enumerate(every):
             end = at + len(block.layers)
-            x, image = block(x, image, each[at : end + 1], shifts[at:end])
+            if i in chosen:
+                x, image = block(x, image, each[at : end + 1], shifts[at:end])
             at = end
-        assert image is not None
-        return image
+        return x, image

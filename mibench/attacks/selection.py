@@ -1,0 +1,141 @@
+"""Which latents an attack starts from and which images count, by what the target says of them."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mibench.attacks.goal import Goal, Rows
+from mibench.attacks.views import queries_per_image, single, viewed
+from mibench.roles import View
+from mibench.types import BATCH_PIXELS, Classifier, Images
+
+
+@torch.no_grad()
+def scores(
+    target: Classifier,
+    latents: Float[Tensor, "n ..."],
+    images: Callable[[Tensor], Images],
+    views: Sequence[View],
+    rng: torch.Generator,
+) -> Float[Tensor, "n k"]:
+    """Returns the target's probabilities of images, the mean over views of each.
+
+    Args:
+        target: Counts an answer for each view and draw.
+        latents: Of the images.
+        images: Makes some of them.
+        views: How the target looks at them; none: as they are.
+        rng: What the views draw from.
+    """
+    values = images(latents[:1]).numel()
+    parts = []
+    for part in latents.split(max(1, BATCH_PIXELS // values)):  # type: ignore[no-untyped-call]
+        x = images(part)
+        total = torch.zeros(len(x), target.num_classes, dtype=x.dtype, device=x.device)
+        for view in single(views) or [None]:
+            look = x if view is None else viewed([view], x, [(len(x), rng)])[0]
+            for _ in range(1 if view is None else view.draws):
+                total += target(look).softmax(1)
+        parts.append(total / queries_per_image(views))
+    return torch.cat(parts)
+
+
+def starts(
+    target: Classifier,
+    goal: Goal,
+    draw: Callable[[int, torch.Generator], Tensor],
+    images: Callable[[Tensor], Images],
+    pool: int,
+    count: int,
+    views: Sequence[View] = (),
+) -> tuple[Float[Tensor, "s n ..."], Float[Tensor, "p ..."]]:
+    """Returns the latents, of many, whose images the target is surest of, for each class.
+
+    The classes of a block choose among the same latents; a class takes none twice.
+
+    Args:
+        target: Is asked about all, once for each view.
+        goal: The classes.
+        draw: Draws so many latents from a block's stream.
+        images: Makes images of some.
+        pool: How many are drawn for a block.
+        count: How many each class takes.
+        views: How the target looks at them.
+
+    Returns:
+        Those taken, (count, classes, ...), the surest first; and all that were drawn.
+    """
+    taken, drawn = [], []
+    for labels, stream in goal:
+        latents = draw(pool, stream)
+        sure = scores(target, latents, images, views, stream)[:, labels]
+        taken.append(latents[sure.topk(count, 0).indices])
+        drawn.append(latents)
+    return torch.cat(taken, 1), torch.cat(drawn)
+
+
+def surest(
+    target: Classifier,
+    goal: Goal,
+    latents: Float[Tensor, "s n ..."],
+    images: Callable[[Tensor], Images],
+    keep: int,
+    views: Sequence[View] = (),
+) -> Float[Tensor, "keep n ..."]:
+    """Returns the latents of each class whose images the target is surest of, the surest first.
+
+    Args:
+        target: Is asked about all, once for each view.
+        goal: The classes.
+        latents: Candidates of each class.
+        images: Makes images of some.
+        keep: How many of each class.
+        views: How the target looks at them.
+    """
+    kept, start = [], 0
+    for labels, stream in goal:
+        mine = latents[:, start : start + len(labels)]
+        start += len(labels)
+        said = scores(target, mine.flatten(0, 1), images, views, stream)
+        sure = said.view(*mine.shape[:2], -1)[:, torch.arange(len(labels)), labels]
+        index = sure.topk(keep, 0).indices
+        kept.append(picked(mine, index))
+    return torch.cat(kept, 1)
+
+
+def picked(x: Float[Tensor, "s n ..."], index: Int[Tensor, "m n"]) -> Float[Tensor, "m n ..."]:
+    """Returns, for each class, what stands at some places among its candidates."""
+    return x[index, torch.arange(x.shape[1], device=x.device)]
+
+
+Loss = Callable[[Tensor, Rows], Tensor]
+
+
+def remembering(loss: Loss, moving: Float[Tensor, "s n ..."]) -> tuple[Loss, dict[str, Tensor]]:
+    """Returns a loss that remembers where each row's was lowest.
+
+    Args:
+        loss: Takes latents and rows, as :func:`descend` calls it.
+        moving: What descends, before the first step.
+
+    Returns:
+        The loss, and what to hand to ``descend`` as ``beside``: "best", the latents (s * n, ...)
+        of the "lowest" losses, (s * n,).
+    """
+    best = moving.detach().flatten(0, 1).clone()
+    lowest = torch.full((len(best),), float("inf"), dtype=best.dtype, device=best.device)
+    begin = 0
+
+    def noted(z: Tensor, rows: Rows) -> Tensor:
+        nonlocal begin
+        each = loss(z, rows)
+        place = slice(begin, begin + len(z))
+        begin = place.stop % len(best)
+        better = each.detach() < lowest[place]
+        lowest[place] = torch.where(better, each.detach(), lowest[place])
+        best[place] = torch.where(better[:, None], z.detach(), best[place])
+        return each
+
+    return noted, {"lowest": lowest, "best": best}
