@@ -84,6 +84,10 @@ class Task(ABC):
     version: ClassVar[int] = 1
     faces: bool = False
     """Whether the images show people; reports then leave private images out."""
+    channels: int
+    """1 if images are grey, 3 if they are in colour."""
+    size: int
+    """Height and width of the images in pixels."""
     num_classes: int
     """How many classes are private."""
     validation: float = 0.0
@@ -92,9 +96,9 @@ class Task(ABC):
     """Sizes of the task with its default fields, where they are known without its files."""
 
     @property
-    @abstractmethod
     def shape(self) -> Shape:
-        """(channels, height, width) of the images."""
+        """(channels, height, width) of the images: square, unless a task says otherwise."""
+        return (self.channels, self.size, self.size)
 
     @abstractmethod
     def digest(self, root: Path) -> str:
