@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mibench.roles import Attack, Defense, PriorSpec
     from mibench.types import Classifier, Prior, Reconstructions
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0.dev1"
 __all__ = [
     "Attack",
     "Cell",

@@ -1,7 +1,6 @@
 """The loops of attacks resume to the same bits, however many there are."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,29 +12,12 @@ from torch import Tensor, nn
 from mibench import Attack
 from mibench.attacks import Goal, rounds
 from mibench.attacks.descent import descend
+from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.seeding import generator, seeded
 from mibench.spec import check_role
 from mibench.store import Payload, Work
 
 SHAPE = (1, 2, 2)
-
-
-class KilledError(BaseException):
-    """Stands for a death that no handler survives."""
-
-
-class Mortal(Work):
-    """Dies just after its n-th save."""
-
-    def __init__(self, folder: Path, saves: int) -> None:
-        super().__init__(folder, every=0.0)
-        self.left = saves
-
-    def save(self, state: Callable[[], Payload]) -> None:
-        super().save(state)
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
 
 
 def goal() -> Goal:
@@ -87,8 +69,8 @@ def test_loops_resume_to_the_same_bits_and_counts_wherever_they_die(
 ) -> None:
     with seeded("noise"):
         x, told = three_loops(Work())
-    with seeded("noise"), pytest.raises(KilledError):
-        three_loops(Mortal(tmp_path, saves))
+    with seeded("noise"), pytest.raises(StoppedError):
+        three_loops(CheckedWork(tmp_path, saves))
     with seeded("noise"):  # a stage that starts again begins as it did
         y, again = three_loops(Work(tmp_path))
     assert torch.equal(x, y)
@@ -112,8 +94,8 @@ def test_a_value_that_is_not_finite_stops_the_loop_and_is_named() -> None:
 
 
 def test_loops_in_another_order_are_refused_when_they_resume(tmp_path: Path) -> None:
-    with pytest.raises(KilledError):
-        rounds({"x": torch.zeros(1)}, lambda _: None, 3, goal(), Mortal(tmp_path, 1))
+    with pytest.raises(StoppedError):
+        rounds({"x": torch.zeros(1)}, lambda _: None, 3, goal(), CheckedWork(tmp_path, 1))
     with pytest.raises(ValueError, match="the saved state holds x, this loop has y"):
         rounds({"y": torch.zeros(1)}, lambda _: None, 3, goal(), Work(tmp_path))
 

@@ -118,11 +118,10 @@ def test_a_transform_of_several_flows_is_nflows_own_for_each(
     }[kind].double()
     stir(ours, rng)
     x = torch.randn(3, 6, dim, generator=rng, dtype=torch.float64)
-    for way in ("forward", "inverse"):
-        rows, logabsdet = getattr(ours, way)(x.flatten(0, 1))
-        peers = [getattr(stock(ours, flow), way)(x[flow]) for flow in range(3)]
-        torch.testing.assert_close(rows, torch.cat([p[0] for p in peers]))
-        torch.testing.assert_close(logabsdet, torch.cat([p[1] for p in peers]))
+    rows, logabsdet = ours(x.flatten(0, 1))
+    peers = [stock(ours, flow)(x[flow]) for flow in range(3)]
+    torch.testing.assert_close(rows, torch.cat([p[0] for p in peers]))
+    torch.testing.assert_close(logabsdet, torch.cat([p[1] for p in peers]))
 
 
 def test_actnorm_is_initialised_as_nflows_initialises_it(rng: torch.Generator) -> None:
@@ -174,27 +173,6 @@ def test_a_3x3_convolution_of_a_single_pixel_is_a_linear_layer(rng: torch.Genera
 
 
 @KINDS
-def test_the_inverse_returns_the_density_of_a_sample(
-    joint: bool, levels: int, rng: torch.Generator
-) -> None:
-    bank = make(rng, joint, levels, dim=9)
-    z, log_q = bank(noise_for(bank, 4))
-    assert log_q.shape == (2, 4, 1 if joint else 3)
-    torch.testing.assert_close(bank.log_prob(z), log_q)
-
-
-@KINDS
-def test_the_inverse_returns_the_noise(joint: bool, levels: int, rng: torch.Generator) -> None:
-    transform = make(rng, joint, levels, dim=9).transform
-    x = torch.randn(12, 27 if joint else 9, generator=rng, dtype=torch.float64)
-    y, there = transform(x)
-    back, again = transform.inverse(y)
-    assert (y - x).abs().max() > 0.1
-    torch.testing.assert_close(back, x)
-    torch.testing.assert_close(again, -there)
-
-
-@KINDS
 def test_the_log_determinant_is_that_of_the_jacobian(
     joint: bool, levels: int, rng: torch.Generator
 ) -> None:
@@ -203,21 +181,8 @@ def test_the_log_determinant_is_that_of_the_jacobian(
     jacobian = jacrev(lambda e: bank(e)[0].flatten())(noise)
     flows = jacobian.view(bank.flows_per_identity, bank.noise_dim, bank.noise_dim)
     want = log_normal(noise)[..., None] - torch.linalg.slogdet(flows).logabsdet
+    assert want.shape == (1, 1, 1 if joint else 3)
     torch.testing.assert_close(bank(noise)[1], want)
-
-
-@pytest.mark.parametrize("levels", [1, 2])
-def test_a_density_in_two_or_four_dimensions_integrates_to_one(
-    levels: int, rng: torch.Generator
-) -> None:
-    """By importance sampling from a wider Gaussian: the inverse alone, no samples of q."""
-    bank = FlowBank(generators(0), 1, 2 * levels, steps=2, hidden=6, levels=levels).double()
-    stir(bank, rng, 0.2)
-    wide = 2.5 * torch.randn(1, 100_000, 1, 2 * levels, generator=rng, dtype=torch.float64)
-    log_wide = log_density(Normal(0, 2.5), wide).sum((2, 3))
-    with torch.no_grad():
-        weights = (bank.log_prob(wide)[..., 0] - log_wide).exp()
-    assert abs(weights.mean() - 1) < 5 * weights.std() / 100_000**0.5 < 0.1
 
 
 def test_without_couplings_the_density_is_a_gaussian_with_the_actnorms_moments(
@@ -228,9 +193,8 @@ def test_without_couplings_the_density_is_a_gaussian_with_the_actnorms_moments(
     order = next(m for m in bank.modules() if isinstance(m, Permutation)).order[0, 0]
     stir(norm, rng)
     std, mean = norm.log_scale.exp()[0, 0, order], norm.shift[0, 0, order]
-    z = torch.randn(1, 8, 1, 3, generator=rng, dtype=torch.float64)
-    want = log_density(Normal(mean, std), z).sum(3)
-    torch.testing.assert_close(bank.log_prob(z), want)
+    z, log_q = bank(noise_for(bank, 8, identities=1))
+    torch.testing.assert_close(log_q, log_density(Normal(mean, std), z).sum(3))
 
 
 def test_of_what_is_split_off_the_density_is_a_conditional_gaussian(rng: torch.Generator) -> None:
@@ -256,11 +220,10 @@ def test_float32_keeps_a_density_to_a_hundredth_of_a_nat(joint: bool, levels: in
     bank = FlowBank(generators(0), 3, 128, steps=4, hidden=16, joint=joint, levels=levels)
     noise = bank.sample_noise(8, generators(1))
     with torch.no_grad():
-        single = bank(noise)[1], bank.log_prob(bank(noise)[0])
+        log_q = bank(noise)[1]
         exact = bank.double()(noise.double())[1]
-    for log_q in single:
-        assert log_q.dtype == torch.float64
-        torch.testing.assert_close(log_q, exact, rtol=0, atol=0.01)
+    assert log_q.dtype == torch.float64
+    torch.testing.assert_close(log_q, exact, rtol=0, atol=0.01)
 
 
 # The first state ----------------------------------------------------------------------------
@@ -344,7 +307,7 @@ def test_the_same_generators_give_the_same_flows_and_others_do_not(
     flows = 1 if joint else 2
     changed = {k for k in a if not torch.equal(a[k], c[k])}
     assert {k.rpartition(".")[2] for k in changed} == {
-        "log_scale", "shift", "order", "back", "weight", "bias"
+        "log_scale", "shift", "order", "weight", "bias"
     }  # fmt: skip
     assert all(torch.equal(a[k][:flows], c[k][:flows]) for k in a)
 

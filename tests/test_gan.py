@@ -1,6 +1,6 @@
 """Priors and the attacks that descend in them: losses by hand, loops by hand, kills."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,8 +25,9 @@ from mibench.attacks.priors.gan import (
 from mibench.defenses import MID, NoDefense
 from mibench.networks import MCNN
 from mibench.roles import Attack, Defense
+from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.seeding import generator, seeded
-from mibench.store import Payload, Work
+from mibench.store import Work
 from mibench.types import Classifier, Images, ImageSet, Labels, Prior, Reconstructions
 
 SHAPE = (1, 8, 8)
@@ -36,24 +37,6 @@ INVERSION = InversionGAN(
     critic_steps=2, mbd=3, mbd_kernels=2,
 )  # fmt: skip
 both_priors = pytest.mark.parametrize("spec", [WGAN, INVERSION], ids=lambda s: s.name)
-
-
-class KilledError(Exception):
-    """Stands for a signal."""
-
-
-class Mortal(Work):
-    """Dies just after its n-th save."""
-
-    def __init__(self, folder: Path, saves: int) -> None:
-        super().__init__(folder, every=0.0)
-        self.left = saves
-
-    def save(self, state: Callable[[], Payload]) -> None:
-        super().save(state)
-        self.left -= 1
-        if not self.left:
-            raise KilledError
 
 
 # Losses -------------------------------------------------------------------------------------
@@ -232,8 +215,8 @@ def test_an_interrupted_and_resumed_prior_equals_an_uninterrupted_one(
         return make_target(defense) if spec.access == "white" else None
 
     whole = train(spec, public, target=target())
-    with pytest.raises(KilledError):
-        train(spec, public, Mortal(tmp_path, saves), target())
+    with pytest.raises(StoppedError):
+        train(spec, public, CheckedWork(tmp_path, saves), target())
     assert equal(train(spec, public, Work(tmp_path), target()), whole)
 
 
@@ -436,8 +419,8 @@ def test_a_resumed_inversion_continues_the_stream_of_every_block(tmp_path: Path)
         return FIT.invert(TARGET, prior, Goal(blocks, 1, rngs, (1, 2, 2)), work).latents
 
     whole = run(Work())
-    with pytest.raises(KilledError):
-        run(Mortal(tmp_path, 17))
+    with pytest.raises(StoppedError):
+        run(CheckedWork(tmp_path, 17))
     assert torch.equal(run(Work(tmp_path)), whole)
 
 

@@ -63,7 +63,6 @@ def test_a_grid_says_what_is_done_and_what_is_missing(tmp_path: Path) -> None:
     assert grid.seeds == 2
     assert len(grid.last) == 6
     assert grid.only(["GMI / MID"]).records.keys() == {"GMI / MID"}
-    assert {stage.kind for stage in grid.stages("prior")} == {"images", "classifier", "prior"}
     assert len(grid.finished([grid.last[0]] * 2)) == 1
     shutil.rmtree(store.path(grid.records["GMI / MID"][0]))
     assert list(grid.first) == ["GMI / No Def."]  # seed 1 alone does not stand for the first
@@ -76,7 +75,6 @@ def test_targets_and_priors_stand_once_at_the_first_row_that_has_them(tmp_path: 
     grid = Grid.plan(table, 2, Path(), store)
     assert list(grid.targets()) == ["GMI / No Def.", "GMI / MID"]
     assert list(grid.priors()) == ["GMI / No Def.", "KED-MI / MID"]  # GMI's sees no target
-    assert grid.priors(1) == {}
     assert grid.targets()["GMI / MID"].seed == 0
 
 

@@ -1,6 +1,5 @@
 """Defenses with networks of their own, steps of their own, and schedules."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,30 +15,13 @@ from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
 from mibench.roles import Batch, Helper
+from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
 from mibench.training.train import train_classifier
 from mibench.types import Classifier, Scalar
 
 TASK = Blobs(num_classes=4)
-
-
-class KilledError(BaseException):
-    """Stands for a death that no handler survives."""
-
-
-class Mortal(Work):
-    """Dies just after its n-th save."""
-
-    def __init__(self, folder: Path, saves: int) -> None:
-        super().__init__(folder, every=0.0)
-        self.left = saves
-
-    def save(self, state: Callable[[], Payload]) -> None:
-        super().save(state)
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
 
 
 class Judge(Helper):
@@ -102,8 +84,8 @@ def test_a_helper_with_its_own_optimiser_resumes_to_the_same_bits(
     saves: int, corpus: Corpus, tmp_path: Path
 ) -> None:
     whole = train(corpus, Trapdoor(), Work())
-    with pytest.raises(KilledError):
-        train(corpus, Trapdoor(), Mortal(tmp_path, saves))
+    with pytest.raises(StoppedError):
+        train(corpus, Trapdoor(), CheckedWork(tmp_path, saves))
     assert same(train(corpus, Trapdoor(), Work(tmp_path)), whole)
     assert {"task", "judge", "accuracy"} == set(whole["history"][0])
 

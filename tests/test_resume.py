@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mibench.benchmarks.tables import TABLES
+from mibench.running.checks.base import StoppedError
 from mibench.running.executors import Bench, Local, Outcome, Serial, execute
 from mibench.running.progress import Watcher
 from mibench.running.stages import RecordStage, graph, record_stage
@@ -20,10 +21,6 @@ from mibench.store import Payload, Stage, Store, Work
 
 ROWS = ("GMI / BiDO-HSIC", "KED-MI / MID")
 COLUMNS = ("accuracy", "attack_acc", "fid")
-
-
-class KilledError(BaseException):
-    """Stands for a death that no handler survives."""
 
 
 def record(row: str) -> RecordStage:
@@ -51,7 +48,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
         self._every = 0.0
         real(self, state)
         if next(left, 1) == 0:
-            raise KilledError
+            raise StoppedError
 
     monkeypatch.setattr(Work, "save", save)
 
@@ -78,7 +75,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     with monkeypatch.context() as patch:
         kill_after(patch, saves)
-        with pytest.raises(KilledError):
+        with pytest.raises(StoppedError):
             run(record(row), tmp_path / "broken")
     resumed = run(record(row), tmp_path / "broken")
     assert not resumed.failures

@@ -28,9 +28,10 @@ from mibench.networks.generators.stylegan2.layers import (
     upsample,
 )
 from mibench.networks.generators.stylegan2.synthesis import modulated_convolution
+from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.running.stages import ImagesStage, PriorStage
 from mibench.seeding import generator, seeded
-from mibench.store import Payload, Store, Work, frozen, pack, unpack
+from mibench.store import Store, Work, frozen, pack, unpack
 from mibench.types import ImageSet
 
 REFERENCE = os.environ.get("MIBENCH_STYLEGAN_REFERENCE", "")
@@ -504,24 +505,6 @@ def run(spec: StyleGAN2 = SPEC) -> _Run:
     return _Run(spec, fresh(spec), public(), generator("run"), Work())
 
 
-class KilledError(Exception):
-    """Stands for a signal."""
-
-
-class Mortal(Work):
-    """Dies just after its n-th save."""
-
-    def __init__(self, folder: Path, saves: int) -> None:
-        super().__init__(folder, every=0.0)
-        self.left = saves
-
-    def save(self, state: Callable[[], Payload]) -> None:
-        super().save(state)
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
-
-
 def trained(work: Work) -> StyleGANPrior:
     prior = fresh()
     SPEC.train(prior, public(), None, generator("train"), work)
@@ -537,8 +520,8 @@ def whole() -> StyleGANPrior:
 def test_a_killed_training_ends_with_the_same_bits(
     saves: int, whole: StyleGANPrior, tmp_path: Path
 ) -> None:
-    with pytest.raises(KilledError):
-        trained(Mortal(tmp_path, saves))
+    with pytest.raises(StoppedError):
+        trained(CheckedWork(tmp_path, saves))
     again = trained(Work(tmp_path))
     for k, v in whole.state_dict().items():
         assert torch.equal(v, again.state_dict()[k]), k

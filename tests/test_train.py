@@ -11,30 +11,13 @@ from mibench.data import Blobs, Corpus
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.networks import MCNN, MLP
 from mibench.roles import Batch, Defense
+from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
 from mibench.training import train as training
 from mibench.training.augment import AUGMENTATIONS, crop, cutout, flip
 from mibench.training.train import train_classifier
 from mibench.types import Classifier, ImageSet, Scalar
-
-
-class KilledError(Exception):
-    """Stands for a signal."""
-
-
-class Mortal(Work):
-    """Dies just after its n-th save."""
-
-    def __init__(self, folder: Path, saves: int) -> None:
-        super().__init__(folder, every=0.0)
-        self.left = saves
-
-    def save(self, state: Callable[[], Payload]) -> None:
-        super().save(state)
-        self.left -= 1
-        if not self.left:
-            raise KilledError
 
 
 class Spy(Defense):
@@ -244,8 +227,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     )  # fmt: skip
     defense = MID(lambda_=0.01)
     whole = train(corpus, recipe, defense)
-    with pytest.raises(KilledError):
-        train(corpus, recipe, defense, Mortal(tmp_path, saves))
+    with pytest.raises(StoppedError):
+        train(corpus, recipe, defense, CheckedWork(tmp_path, saves))
     resumed = train(corpus, recipe, defense, Work(tmp_path, every=0.0))
     torch.testing.assert_close(resumed["state"], whole["state"], rtol=0, atol=0)
     assert resumed["history"] == whole["history"]
@@ -256,8 +239,8 @@ def test_a_resumed_run_does_not_train_finished_epochs_again(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     recipe = Recipe(epochs=3, batch_size=100, select="last")
-    with pytest.raises(KilledError):
-        train(corpus, recipe, None, Mortal(tmp_path, 2))
+    with pytest.raises(StoppedError):
+        train(corpus, recipe, None, CheckedWork(tmp_path, 2))
     spy = Spy()
     train(corpus, recipe, spy, Work(tmp_path))
     assert len(spy.seen) == 200

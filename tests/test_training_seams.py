@@ -22,6 +22,7 @@ from mibench.defenses import DEFENSES, MID, BiDO, NoDefense, Recipe
 from mibench.evaluation import Protocol
 from mibench.networks import MLP
 from mibench.roles import Batch, Defense
+from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.running.executors import Bench, Outcome, Serial, execute
 from mibench.running.progress import Watcher
 from mibench.running.stages import ClassifierStage, ImagesStage, OutlierStage, graph, record_stage
@@ -31,7 +32,6 @@ from mibench.training.augment import AUGMENTATIONS
 from mibench.training.samplers import poisson
 from mibench.training.train import train_classifier
 from mibench.types import Classifier, ImageSet, Scalar
-from tests.test_helpers import KilledError, Mortal
 
 TASK = Blobs(num_classes=4)
 RECIPE = Recipe(epochs=2, batch_size=16)
@@ -201,8 +201,8 @@ def test_training_with_outliers_resumes_to_the_same_bits(corpus: Corpus, tmp_pat
         return train(corpus, Exposed(), replace(RECIPE, epochs=3), work, outliers=pair)
 
     whole = exposed(Work())
-    with pytest.raises(KilledError):
-        exposed(Mortal(tmp_path, 1))
+    with pytest.raises(StoppedError):
+        exposed(CheckedWork(tmp_path, 1))
     resumed = exposed(Work(tmp_path))
     assert resumed["history"] == whole["history"]
     assert all(torch.equal(v, whole["state"][k]) for k, v in resumed["state"].items())

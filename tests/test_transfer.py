@@ -1,6 +1,5 @@
 """Students and surrogates of a target, attacks on them, and an attacker who averages answers."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from mibench.defenses import Recipe
 from mibench.networks import MLP
 from mibench.override import override
 from mibench.roles import Batch, PriorSpec
+from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.running.executors import Bench, Serial, execute
 from mibench.running.plan import planned_steps
 from mibench.running.progress import Watcher
@@ -282,24 +282,6 @@ def test_a_black_box_attack_averages_over_a_target_that_answers_at_random(tmp_pa
 # Parts of a work ----------------------------------------------------------------------------
 
 
-class KilledError(BaseException):
-    """Stands for a death that no handler survives."""
-
-
-class Mortal(Work):
-    """Dies just after its n-th save."""
-
-    def __init__(self, folder: Path, saves: int) -> None:
-        super().__init__(folder, every=0.0)
-        self.left = saves
-
-    def save(self, state: Callable[[], Payload]) -> None:
-        super().save(state)
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
-
-
 def imitate(work: Work) -> tuple[dict[str, Tensor], list[int]]:
     spec = Imitation(replace(PRIOR, epochs=3), (STUDENT, STUDENT))
     with seeded("prior"):
@@ -315,8 +297,8 @@ def test_parts_resume_to_the_same_bits_and_counts_wherever_they_die(
     saves: int, tmp_path: Path
 ) -> None:
     whole, counts = imitate(Work())
-    with pytest.raises(KilledError):
-        imitate(Mortal(tmp_path, saves))
+    with pytest.raises(StoppedError):
+        imitate(CheckedWork(tmp_path, saves))
     again, counts_again = imitate(Work(tmp_path))
     assert all(torch.equal(v, again[k]) for k, v in whole.items())
     assert counts == counts_again == [64, 0]
@@ -355,8 +337,8 @@ def loops_around_a_part(work: Work) -> list[Any]:
 def test_a_part_between_two_loops_is_done_once(saves: int, tmp_path: Path) -> None:
     with seeded("noise"):
         whole = loops_around_a_part(Work())
-    with seeded("noise"), pytest.raises(KilledError):
-        loops_around_a_part(Mortal(tmp_path, saves))
+    with seeded("noise"), pytest.raises(StoppedError):
+        loops_around_a_part(CheckedWork(tmp_path, saves))
     with seeded("noise"):
         assert loops_around_a_part(Work(tmp_path)) == whole
     assert whole[2:] == [4, 4 * 3 + 5 + 7 + 11, 3]
@@ -391,8 +373,8 @@ def test_gradients_of_surrogates_are_resumed(saves: int, tmp_path: Path) -> None
         return made.latents.tolist(), counts
 
     whole = invert(Work())
-    with pytest.raises(KilledError):
-        invert(Mortal(tmp_path, saves))
+    with pytest.raises(StoppedError):
+        invert(CheckedWork(tmp_path, saves))
     assert invert(Work(tmp_path)) == whole
     assert whole[1] == (6, 9, 0, 24)
 

@@ -84,6 +84,10 @@ class Task(ABC):
     version: ClassVar[int] = 1
     faces: bool = False
     """Whether the images show people; reports then leave private images out."""
+    channels: int
+    """1 if images are grey, 3 if they are in colour."""
+    size: int
+    """Height and width of the images in pixels."""
     num_classes: int
     """How many classes are private."""
     validation: float = 0.0
@@ -94,9 +98,9 @@ class Task(ABC):
     """Names of the numbers that make up a person, where the task knows them: see ``truth``."""
 
     @property
-    @abstractmethod
     def shape(self) -> Shape:
-        """(channels, height, width) of the images."""
+        """(channels, height, width) of the images: square, unless a task says otherwise."""
+        return (self.channels, self.size, self.size)
 
     @abstractmethod
     def digest(self, root: Path) -> str:

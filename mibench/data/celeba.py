@@ -18,7 +18,6 @@ from mibench.data.reading import read_images
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.store import remark
-from mibench.types import Shape
 
 INF = float("inf")
 ALIGNED: Frame = (178, 218)
@@ -30,15 +29,11 @@ class AlignedFaces(Task):
     """A task of aligned CelebA images; subclasses say who is private and what is cut out."""
 
     faces = True
+    channels = 3
     box: ClassVar[Box]
     """What is cut out of an aligned 178x218 image."""
     size: int
     """Height and width in pixels, resized from ``box``."""
-
-    @property
-    def shape(self) -> Shape:
-        """(3, size, size)."""
-        return (3, self.size, self.size)
 
     @abstractmethod
     def split(self, identities: dict[str, int]) -> dict[str, list[tuple[str, int]]]:

@@ -25,7 +25,7 @@ from mibench.data.reading import read_images, remark_on_left_out
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.store import remark
-from mibench.types import ImageSet, Shape
+from mibench.types import ImageSet
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -49,6 +49,7 @@ class CIFAR10(Task):
     """
 
     name: ClassVar[str] = "cifar10"
+    channels = 3
     official: ClassVar[Sizes] = Sizes(private=25_000, evaluation=50_000, public=30_000)
 
     num_classes: int = 5
@@ -57,11 +58,6 @@ class CIFAR10(Task):
 
     def __post_init__(self) -> None:
         require(self, num_classes=(2, 8), size=(8, 1024), validation=(0, 0.5))
-
-    @property
-    def shape(self) -> Shape:
-        """(3, size, size)."""
-        return (3, self.size, self.size)
 
     def digest(self, root: Path) -> str:
         """Returns the digest of the batches, or of the tree's images."""

@@ -14,7 +14,7 @@ import torch
 from mibench.data.base import Splits, Task, hold_out, resize, split_by_class
 from mibench.seeding import generator
 from mibench.spec import require
-from mibench.types import ImageSet, Shape
+from mibench.types import ImageSet
 
 SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 """Of the 1,797 x 64 pixel bytes and the 1,797 label bytes."""
@@ -32,6 +32,7 @@ class Digits(Task):
     """
 
     name: ClassVar[str] = "digits"
+    channels = 1
 
     num_classes: int = 5
     size: int = 16
@@ -40,11 +41,6 @@ class Digits(Task):
 
     def __post_init__(self) -> None:
         require(self, num_classes=(2, 8), size=(8, 256), test=(0.05, 0.9), validation=(0, 0.5))
-
-    @property
-    def shape(self) -> Shape:
-        """(1, size, size)."""
-        return (1, self.size, self.size)
 
     def digest(self, root: Path) -> str:
         """Returns the known digest; ``load`` checks that it is true."""

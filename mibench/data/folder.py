@@ -17,7 +17,6 @@ from mibench.data.images import (
 from mibench.data.reading import read_images, remark_on_left_out
 from mibench.seeding import generator
 from mibench.spec import require
-from mibench.types import Shape
 
 INF = float("inf")
 READING = "2"
@@ -61,11 +60,6 @@ class Folder(Task):
             raise ValueError("Folder.channels must be 1 or 3, got 2")
         if Path(self.folder).name != self.folder or self.folder in ("", ".", ".."):
             raise ValueError(f"Folder.folder must be the name of one folder, got {self.folder!r}")
-
-    @property
-    def shape(self) -> Shape:
-        """(channels, size, size)."""
-        return (self.channels, self.size, self.size)
 
     def digest(self, root: Path) -> str:
         """Returns the digest of all files in use, by path and content."""

@@ -25,7 +25,7 @@ from mibench.data.base import (
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.store import remark
-from mibench.types import ImageSet, Shape
+from mibench.types import ImageSet
 
 PARTS = ("train", "t10k")
 LARGEST = 2**26
@@ -45,6 +45,7 @@ class MNIST(Task):
     """
 
     name: ClassVar[str] = "mnist"
+    channels = 1
     official: ClassVar[Sizes] = Sizes(private=30_596, evaluation=60_000, public=34_265)
 
     num_classes: int = 5
@@ -53,11 +54,6 @@ class MNIST(Task):
 
     def __post_init__(self) -> None:
         require(self, num_classes=(2, 8), size=(8, 256), validation=(0, 0.5))
-
-    @property
-    def shape(self) -> Shape:
-        """(1, size, size)."""
-        return (1, self.size, self.size)
 
     def digest(self, root: Path) -> str:
         """Returns the sha256 of the four files' contents, gzipped or not."""

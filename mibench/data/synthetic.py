@@ -10,7 +10,7 @@ from torch import Tensor
 from mibench.data.base import Splits, Task, split_by_class
 from mibench.seeding import generator
 from mibench.spec import require
-from mibench.types import ImageSet, Shape
+from mibench.types import ImageSet
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Blobs(Task):
 
     name: ClassVar[str] = "blobs"
     validation = 0.1
+    channels = 1
+    size = 8
 
     num_classes: int = 5
     per_class: int = 40
@@ -32,11 +34,6 @@ class Blobs(Task):
 
     def __post_init__(self) -> None:
         require(self, num_classes=(2, 100), per_class=(4, 10_000), noise=(0, 10))
-
-    @property
-    def shape(self) -> Shape:
-        """(1, 8, 8)."""
-        return (1, 8, 8)
 
     def digest(self, root: Path) -> str:
         """Returns a constant: the images follow from the fields."""

@@ -168,7 +168,7 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
 
 
 def seeds_needed(
-    diffs: Sequence[float], level: float = LEVEL, chance: float = POWER, most: int = MOST_SEEDS
+    diffs: Sequence[float], level: float = LEVEL, most: int = MOST_SEEDS
 ) -> int | None:
     """Returns how many more seeds would make a difference significant if it stays as it is.
 
@@ -177,7 +177,6 @@ def seeds_needed(
     Args:
         diffs: Paired differences, at least two.
         level: Of the test, after correction: with m tests, 0.05 / m is enough for Holm's.
-        chance: The power that is wanted.
         most: The greatest answer that is searched for.
 
     Returns:
@@ -195,16 +194,16 @@ def seeds_needed(
         return None
     effect = mean / statistics.stdev(diffs)
     low, high = len(diffs), len(diffs) + most
-    if power(effect, high, level) < chance:
+    if power(effect, high, level) < POWER:
         return None
     while high - low > 1:  # power grows with n
         middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, middle, level) >= chance else (middle, high)
+        low, high = (low, middle) if power(effect, middle, level) >= POWER else (middle, high)
     return high - len(diffs)
 
 
-def identity_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -> Interval:
-    """Returns the bootstrap interval over identities of the mean, the seeds held fixed.
+def identity_interval(values: Sequence[Sequence[float]]) -> Interval:
+    """Returns the 95 % bootstrap interval over identities of the mean, the seeds held fixed.
 
     An identity is drawn with its values at all seeds, so its images are never taken for
     independent ones. Percentiles of 2000 draws, moved outwards for the few identities that
@@ -213,7 +212,6 @@ def identity_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -
 
     Args:
         values: Per seed, the mean of each identity, in the same order.
-        level: 0.05 for an interval that holds with 95 %.
 
     Raises:
         ValueError: If there is no seed, seeds differ in their identities, a value is not
@@ -237,7 +235,7 @@ def identity_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -
         return Interval(mean, None, None, n, f"none: all {n} identities agree")
     rng = np.random.default_rng(0)
     drawn = means[rng.integers(n, size=(RESAMPLES, n))].mean(1)
-    tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, level / 2)))
+    tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, LEVEL / 2)))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(mean, float(low), float(high), n, f"bootstrap over {n} identities")
 

@@ -136,13 +136,11 @@ class Score:
         std: Sample standard deviation over passes, identities or repeats; None where there
             is only one.
         n: How many values the mean rests on: images, identities, or repeats of the attack.
-        undefined: Why there is no mean.
     """
 
     mean: float | None
     std: float | None
     n: int
-    undefined: str | None = None
 
 
 def measure(metric: Metric, trials: Sequence[Evidence]) -> list[Tensor | float] | str:
@@ -170,13 +168,12 @@ def score(
 ) -> Score:
     """Returns a metric's mean and spread over the repeats of an attack.
 
-    Where it is undefined on any repeat there is no mean, and the reason instead. A value per
-    image is averaged within each pass, or identity, and the means spread as ``spread`` says. A
-    value per identity spreads over identities; one of the whole attack over the repeats; one of
-    the target does not.
+    Where it is undefined on any repeat there is no mean. A value per image is averaged within
+    each pass, or identity, and the means spread as ``spread`` says. A value per identity spreads
+    over identities; one of the whole attack over the repeats; one of the target does not.
     """
     if isinstance(values, str):
-        return Score(None, None, 0, values)
+        return Score(None, None, 0)
     whole = [v for v in values if not isinstance(v, Tensor)]
     if whole:
         if metric.per == "target":

@@ -150,30 +150,26 @@ def significance_notes(results: Results, bold: str) -> list[str]:
         ("Differences agree, which leaves no test", _untested(tested)),
     ):
         if lacking:
-            notes.append(f"{why}: {', '.join(lacking)}.")
+            notes.append(f"{why}: {', '.join(dict.fromkeys(lacking))}.")
     return notes
 
 
 def _agreeing(results: Results) -> list[str]:
-    return list(
-        dict.fromkeys(
-            f"{METRICS[name].title} of {_whose(name, label)}"
-            for name in results.table.columns
-            for label, entries in results.entries.items()
-            if len(entries[name].values) >= FEWEST_VALUES and entries[name].half is None
-        )
-    )
+    return [
+        f"{METRICS[name].title} of {_whose(name, label)}"
+        for name in results.table.columns
+        for label, entries in results.entries.items()
+        if len(entries[name].values) >= FEWEST_VALUES and entries[name].half is None
+    ]
 
 
 def _untested(tested: Mapping[str, Mapping[str, Contrast | None]]) -> list[str]:
-    return list(
-        dict.fromkeys(
-            f"{METRICS[name].title} of {_whose(name, label)}"
-            for name, row in tested.items()
-            for label, c in row.items()
-            if c and c.p is None and len(c.seeds) > 1
-        )
-    )
+    return [
+        f"{METRICS[name].title} of {_whose(name, label)}"
+        for name, row in tested.items()
+        for label, c in row.items()
+        if c and c.p is None and len(c.seeds) > 1
+    ]
 
 
 def _whose(name: str, label: str) -> str:

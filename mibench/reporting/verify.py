@@ -11,7 +11,7 @@ with itself. No hash can tell that; only running the cell again can.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -28,8 +28,6 @@ COLUMNS = {"attack_acc": "acc", "attack_acc5": "acc5"}
 """Column → field of a protocol that may name another metric to fill it; others are as named."""
 LARGEST = 64 * 2**20
 """Bytes of a file that is read at all."""
-MOST_IMAGES = 10**7
-"""Reconstructions of one attack that are believed: memory is taken for that many."""
 TOLERANCE = 1e-6
 """By how much a score may differ from what its values give, relative to it."""
 PARTS = {
@@ -221,7 +219,7 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
     spread = cell["protocol"].get("spread")
     if spread not in ("block", "pass", "identity"):
         raise ValueError(f"it spreads over {spread!r}, which is unknown")
-    layouts = _layouts(payload)
+    layouts = [_layout(e["identity"], e["block"], e["pass"]) for e in payload["index"]]
     _check_counted(payload, len(layouts))
     checked = 0
     for name, score in payload["scores"].items():
@@ -230,7 +228,7 @@ def _check_scores(payload: Mapping[str, Any]) -> int:
         values = payload["values"][name]
         if score["mean"] is None or metric is None:  # undefined, or of another version
             continue
-        trials = layouts or [_layout([], [], [])] * (metric.per == "target")
+        trials = layouts or [_layout()] * (metric.per == "target")
         if len(values) != len(trials):
             raise ValueError(f"{name} has values of {len(values)} attacks, not of the cell's")
         given = [_given(name, metric, v, e) for v, e in zip(values, trials, strict=True)]
@@ -289,25 +287,11 @@ def _same(stated: float | None, made: float | None) -> bool:
     return math.isclose(stated, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
-def _layouts(payload: Mapping[str, Any]) -> list[Evidence]:
-    """Returns which image is of which class, block and pass, in evidence otherwise empty.
-
-    A record whose protocol leaves images out says of each what it is; of others it is known.
-    """
-    trials = payload["cell"]["trials"]
-    classes, samples = trials["classes"], trials["samples"]
-    if classes * samples > MOST_IMAGES:
-        raise ValueError(f"it tells of {classes * samples} reconstructions of one attack")
-    if (index := payload.get("index")) is not None:
-        return [_layout(*(e[k] for k in ("identity", "block", "pass"))) for e in index]
-    labels = torch.arange(classes).repeat(samples)
-    block = (torch.arange(classes) // trials["block"]).repeat(samples)
-    passes = torch.arange(samples).repeat_interleave(classes)
-    return [_layout(labels, block, passes)] * trials["repeats"]
-
-
-def _layout(labels: Any, block: Any, passes: Any) -> Evidence:  # noqa: ANN401 - lists or tensors
-    places = [torch.as_tensor(v, dtype=torch.long) for v in (labels, block, passes)]
+def _layout(
+    labels: Sequence[int] = (), block: Sequence[int] = (), passes: Sequence[int] = ()
+) -> Evidence:
+    """Returns which image is of which class, block and pass, in evidence otherwise empty."""
+    places = [torch.tensor(v, dtype=torch.long) for v in (labels, block, passes)]
     if len({v.shape for v in places}) != 1 or places[0].ndim != 1:
         raise ValueError("its index is not of the same images throughout")
     blank, nothing = torch.zeros(len(places[0]), 1), torch.zeros(0, 1)

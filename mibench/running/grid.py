@@ -93,10 +93,9 @@ class Grid:
         """The last stages of all rows."""
         return [record for stages in self.records.values() for record in stages]
 
-    def stages(self, until: str | None = None) -> list[Stage]:
-        """Returns all stages, needs before needers, or those of one kind and what they need."""
-        stages = graph(self.last)
-        return stages if until is None else graph(s for s in stages if s.kind == until)
+    def stages(self) -> list[Stage]:
+        """Returns all stages, needs before needers."""
+        return graph(self.last)
 
     def finished(self, stages: Iterable[S]) -> list[S]:
         """Returns those of the stages that are in the store, each once."""
@@ -136,14 +135,10 @@ class Grid:
         firsts = {label: _run(stages[0]).target.trained for label, stages in self.records.items()}
         return _once(firsts, self.finished(firsts.values()))
 
-    def priors(self, seed: int = 0) -> dict[str, PriorStage]:
-        """Returns label → prior of a seed, as :meth:`targets` does targets."""
-        priors = {
-            label: _run(stages[seed]).prior
-            for label, stages in self.records.items()
-            if seed < len(stages)
-        }
-        return _once(priors, self.finished(priors.values()))
+    def priors(self) -> dict[str, PriorStage]:
+        """Returns label → prior, as :meth:`targets` does targets."""
+        firsts = {label: _run(stages[0]).prior for label, stages in self.records.items()}
+        return _once(firsts, self.finished(firsts.values()))
 
     @property
     def faces(self) -> bool:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import FrozenInstanceError
 from functools import lru_cache
@@ -47,13 +48,9 @@ def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
         del sys.modules[name]
         if not isinstance(error, Exception):
             raise
-        trace = error.__traceback__
-        line = 0
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename == str(path):
-                line = trace.tb_lineno
-            trace = trace.tb_next
-        where = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else line
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = error.lineno if isinstance(error, SyntaxError) else (0, *lines)[-1]
         advice = "; in place of an __init__ write each hyper-parameter as a field, such as alpha: "
         advice = f"{advice}float = 0.1" if isinstance(error, FrozenInstanceError) else ""
         sentence = f"{path}, line {where}: {type(error).__name__}: {error}{advice}"

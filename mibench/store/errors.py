@@ -51,15 +51,11 @@ def writing(place: Path) -> Iterator[None]:
     except StoreError:
         raise
     except OSError as error:
-        raise _store_error("write to", place, error) from error
+        raise store_error("write to", place, error) from error
 
 
-def unreadable(place: Path, error: OSError) -> StoreError:
-    """Returns the same sentence of an error of a read."""
-    return _store_error("read", place, error)
-
-
-def _store_error(what: str, place: Path, error: OSError) -> StoreError:
+def store_error(what: str, place: Path, error: OSError) -> StoreError:
+    """Returns the sentence on what could not be done with a place: "read" or "write to" it."""
     return StoreError(
         f"cannot {what} {place} ({error.strerror or error}); what is finished is kept: "
         "see to it and run the same command again"

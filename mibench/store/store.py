@@ -18,7 +18,7 @@ from mibench import precision
 from mibench.machine import device_name, forget_peak, machine, peak
 from mibench.spec import canonical, field_values
 from mibench.store.disk import json_bytes, make_folder, sync, write_all
-from mibench.store.errors import StoreError, keeping, tell, unreadable, writing
+from mibench.store.errors import StoreError, keeping, store_error, tell, writing
 from mibench.store.files import move_aside, read_payload, read_plain, read_stage, seal
 from mibench.store.lease import LEASE_SECONDS, is_held, lease
 from mibench.store.pack import Payload, pack
@@ -76,7 +76,7 @@ class Store:
                 except (FileNotFoundError, NotADirectoryError):
                     names[stage.kind] = set()
                 except OSError as error:
-                    raise unreadable(folder, error) from error
+                    raise store_error("read", folder, error) from error
             if stage.key in names[stage.kind]:
                 states[stage.key] = "done"
             else:
@@ -116,7 +116,7 @@ class Store:
         try:
             return frozenset(path.stem for path in self.root.glob("*/*.failed"))
         except OSError as error:
-            raise unreadable(self.root, error) from error
+            raise store_error("read", self.root, error) from error
 
     def failure(self, stage: Stage) -> str | None:
         """Returns why a stage that is not done failed the last time, if it did."""

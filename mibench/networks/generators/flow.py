@@ -6,12 +6,12 @@ https://arxiv.org/abs/1410.8516. Their use: Wang et al., NeurIPS 2021,
 https://arxiv.org/abs/2201.10787.
 
 The transforms keep nflows' interface, rows (batch, features) in and rows with one log-determinant
-each out, so that they compose with nflows' own. Every one holds the parameters of several
-independent flows, and its batch is theirs flow after flow, equally many rows each: one batched
-product serves them all.
+each out, so that they compose with nflows' own; nothing here needs an inverse. Every one holds the
+parameters of several independent flows, and its batch is theirs flow after flow, equally many rows
+each: one batched product serves them all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import log, pi
 
 import torch
@@ -69,24 +69,11 @@ class FlowwiseTransform(Transform):  # type: ignore[misc] # nflows ships no type
 
     def forward(self, inputs: Rows, context: None = None) -> tuple[Rows, LogDet]:
         """Maps noise towards samples."""
-        return self._by_flow(self.push, inputs)
-
-    def inverse(self, inputs: Rows, context: None = None) -> tuple[Rows, LogDet]:
-        """Maps samples back towards noise."""
-        return self._by_flow(self.pull, inputs)
-
-    def _by_flow(
-        self, move: Callable[[Tensor], tuple[Tensor, Tensor]], inputs: Rows
-    ) -> tuple[Rows, LogDet]:
-        outputs, logabsdet = move(inputs.view(self.flows, -1, inputs.shape[1]))
+        outputs, logabsdet = self.push(inputs.view(self.flows, -1, inputs.shape[1]))
         return outputs.flatten(0, 1), logabsdet.expand(outputs.shape[:2]).flatten()
 
     def push(self, x: Float[Tensor, "f s d"]) -> tuple[Tensor, Tensor]:
         """Returns the image of ``x`` and log|det|, broadcastable to (f, s)."""
-        raise NotImplementedError
-
-    def pull(self, x: Float[Tensor, "f s d"]) -> tuple[Tensor, Tensor]:
-        """Returns the origin of ``x`` and log|det| of the inverse."""
         raise NotImplementedError
 
 
@@ -110,10 +97,6 @@ class ActNorm(FlowwiseTransform):
         """Scales, then shifts."""
         return torch.addcmul(self.shift, x, self.log_scale.exp()), self.log_scale.sum(2)
 
-    def pull(self, x: Float[Tensor, "f s d"]) -> tuple[Tensor, Tensor]:
-        """Takes the shift away, then the scale."""
-        return (x - self.shift) * (-self.log_scale).exp(), -self.log_scale.sum(2)
-
 
 class Permutation(FlowwiseTransform):
     """Reorders the features, every flow in its own fixed order.
@@ -123,20 +106,14 @@ class Permutation(FlowwiseTransform):
     """
 
     order: Tensor
-    back: Tensor
 
     def __init__(self, order: Tensor) -> None:
         super().__init__(len(order))
         self.register_buffer("order", order[:, None])
-        self.register_buffer("back", order.argsort(1)[:, None])
 
     def push(self, x: Float[Tensor, "f s d"]) -> tuple[Tensor, Tensor]:
         """Reorders; volumes stay."""
         return x.gather(2, self.order.expand_as(x)), x.new_zeros(1, 1)
-
-    def pull(self, x: Float[Tensor, "f s d"]) -> tuple[Tensor, Tensor]:
-        """Undoes the order; volumes stay."""
-        return x.gather(2, self.back.expand_as(x)), x.new_zeros(1, 1)
 
 
 class AdditiveCoupling(FlowwiseTransform):
@@ -167,11 +144,6 @@ class AdditiveCoupling(FlowwiseTransform):
         first, second = x[..., : self.kept], x[..., self.kept :]
         return torch.cat([first, second + self.net(first)], 2), x.new_zeros(1, 1)
 
-    def pull(self, x: Float[Tensor, "f s d"]) -> tuple[Tensor, Tensor]:
-        """Takes it away again; volumes stay."""
-        first, second = x[..., : self.kept], x[..., self.kept :]
-        return torch.cat([first, second - self.net(first)], 2), x.new_zeros(1, 1)
-
 
 class Split(FlowwiseTransform):
     """Lets an inner transform work on the first half, given which the second half is Gaussian.
@@ -199,15 +171,6 @@ class Split(FlowwiseTransform):
         mean, log_std = self.prior(first).tensor_split([x.shape[2] - self.kept], 2)
         second = torch.addcmul(mean, x[..., self.kept :], log_std.exp())
         return torch.cat([first, second], 2), log_std.sum(2) + logabsdet.view(x.shape[:2])
-
-    def pull(self, x: Float[Tensor, "f s d"]) -> tuple[Tensor, Tensor]:
-        """Standardises the second half, then maps the first back."""
-        first = x[..., : self.kept]
-        mean, log_std = self.prior(first).tensor_split([x.shape[2] - self.kept], 2)
-        second = (x[..., self.kept :] - mean) * (-log_std).exp()
-        inside, logabsdet = self.inner.inverse(first.flatten(0, 1))  # type: ignore[operator]
-        outputs = torch.cat([inside.view(*x.shape[:2], -1), second], 2)
-        return outputs, logabsdet.view(x.shape[:2]) - log_std.sum(2)
 
 
 def glow(
@@ -326,12 +289,6 @@ class FlowBank(nn.Module):
         joint flow, KL(q ‖ N(0, I)) / L.
         """
         return (log_q.sum(2) - log_normal(z).sum(2)) / self.layers
-
-    def log_prob(self, z: Float[Tensor, "b s l d"]) -> Float[Tensor, "b s f"]:
-        """Returns log q of given style vectors, by the exact inverse, in nats, in float64."""
-        by_flow = z.reshape(*z.shape[:2], self.flows_per_identity, -1).transpose(1, 2)
-        rows, logabsdet = self.transform.inverse(by_flow.reshape(-1, self.noise_dim))
-        return self._fold(log_normal(rows) + logabsdet, len(z))
 
     def _rows(self, noise: Float[Tensor, "b s e"]) -> Rows:
         """Returns each identity's noise once per flow, flow after flow."""

@@ -22,6 +22,7 @@ import torch
 from mibench import precision
 from mibench.running.progress import Watcher
 from mibench.running.userfile import load_user_file
+from mibench.spec import is_users
 from mibench.store import Report, Stage, Store, StoreError
 
 Result = bool | str
@@ -295,15 +296,9 @@ def explain(error: BaseException) -> str:
     plain = (ValueError, FileNotFoundError, FloatingPointError)
     sentence = text if isinstance(error, plain) and text else f"{type(error).__name__}: {text}"
     sentence = "; ".join([sentence, *getattr(error, "__notes__", [])])
-    where = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
-    return f"{sentence} ({where[-1].filename}, line {where[-1].lineno})" if where else sentence
-
-
-def _is_users(file: str) -> bool:
-    """Whether a file is neither mibench's, nor installed, nor Python's own."""
-    ours = Path(__file__).parents[2]
-    path = Path(file)
-    installed = "site-packages" in path.parts or Path(os.__file__).parent in path.parents
-    with contextlib.suppress(OSError):  # it may be out of reach
-        return path.is_file() and ours not in path.parents and not installed
-    return False
+    where = ""
+    with contextlib.suppress(OSError):  # a file may be out of reach
+        for frame in traceback.extract_tb(error.__traceback__):
+            if Path(frame.filename).is_file() and is_users(Path(frame.filename)):
+                where = f" ({frame.filename}, line {frame.lineno})"
+    return sentence + where

@@ -83,12 +83,10 @@ class RecordStage(Stage):
             metric = protocol.metric(name)
             used = counted or (trials[:1] if metric.per == "target" else [])
             each = measure(metric, used) if used else f"all its repeats {dropped}"
-            summary = asdict(score(metric, each, used, protocol.spread))
+            scores[name] = asdict(score(metric, each, used, protocol.spread))
             if isinstance(each, str):
                 warnings.append(f"{metric.title}: {each}.")
                 each = []
-            del summary["undefined"]
-            scores[name] = summary
             values[name] = [v.tolist() if isinstance(v, Tensor) else v for v in each]
         facts = self.evidence[0].inversion.target.facts(load)
         return {
