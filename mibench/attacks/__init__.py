@@ -47,6 +47,6 @@ __all__ = [
     "ATTACKS", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOSSES", "PLGGAN", "PLGMI", "PPA", "PPDGMI",
     "PRIORS", "VIEWS", "VMI", "WGANGP", "AdversarialNoise", "Augmented", "Averaging", "BlackBox",
     "Goal", "Imitation", "InversionGAN", "MIFace", "Mirror", "OtherClass", "Pixels",
-    "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2", "Transfer", "WhiteBox",
-    "descend", "lomma_gmi", "lomma_kedmi", "rounds",
+    "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2", "Transfer",
+    "WhiteBox", "descend", "lomma_gmi", "lomma_kedmi", "rounds",
 ]  # fmt: skip
