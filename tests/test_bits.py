@@ -73,7 +73,9 @@ def test_what_is_not_recorded_is_said_to_be_so() -> None:
         "which vector instructions libraries used there is not recorded"
     )
     told = in_words(META | {"machine": {"aten": "AVX2", "mkl": "2024 SSE", "onednn": "v3 AVX"}})
-    assert told.endswith("CPU threads 1, precision float32; ATen AVX2; MKL 2024 SSE; oneDNN v3 AVX")
+    assert told.endswith(
+        "CPU threads 1, precision float32; ATen AVX2; MKL 2024 SSE; oneDNN v3 AVX"
+    )
 
 
 @pytest.fixture(scope="module")

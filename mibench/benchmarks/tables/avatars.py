@@ -72,7 +72,7 @@ INVERSION_GAN = InversionGAN(
 PERSONS = TASK.num_classes
 TWENTY = Trials(classes=PERSONS, samples=20)
 PROTOCOL = Protocol(real=16)
-KED = KEDMI(INVERSION_GAN, steps=500)
+KED = KEDMI(INVERSION_GAN, steps=500, clip=1.0)
 ATTACKS: dict[str, tuple[Attack, Trials]] = {
     "GMI": (GMI(WGAN, steps=200), Trials(classes=PERSONS, samples=3)),
     "KED-MI": (KED, TWENTY),
@@ -121,7 +121,7 @@ AVATARS = Table(
         "persons (setting.task.cast=99).",
         "The priors of GMI and VMI come with the package: they have seen 20,000 public persons, "
         "and are the same for every seed. VMI is the variant with one flow per class over all "
-        "styles (space w, flow joint).",
+        "styles (space w, flow joint); KED-MI keeps latents within [-1, 1] (clip).",
         *NOTES,
     ),
 )
