@@ -414,8 +414,6 @@ class _Run:
         for own, other in zip(mine.buffers(), theirs.buffers(), strict=True):
             own.copy_(other)
 
-    # What is kept ---------------------------------------------------------------------
-
     def note(self) -> None:
         """Appends a row of statistics.
 
