@@ -1,14 +1,17 @@
 """Traits read from images, compared with the true ones."""
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
+from mibench.benchmarks.tables import Table
 from mibench.data import Avatars, Blobs, Splits, Task
 from mibench.evaluation import METRICS, Compared, Evidence, Tools, UndefinedError
 from mibench.evaluation.lenses import EVALUATOR
@@ -22,7 +25,10 @@ from mibench.evaluation.regressors import (
 )
 from mibench.evaluation.traits import BOTH, FIRST, SECOND
 from mibench.networks import MLP
+from mibench.reporting import leaks
+from mibench.reporting.page import page, pictures
 from mibench.running.executors import Bench, Serial, execute
+from mibench.running.grid import Grid
 from mibench.running.progress import Watcher
 from mibench.running.stages import EvidenceStage, LensEvidence, LensStage, graph, record_stage
 from mibench.seeding import generator, seeded
@@ -298,15 +304,19 @@ def test_real_images_say_what_can_be_reached() -> None:
 COLUMNS = ("attack_acc", "trait_leakage", "trait_acc", "trait_rank", "trait_agreement")
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers of the metrics that are trained for a moment, and said to read all the same."""
-    monkeypatch.setattr(
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """Has the metrics' readers trained for a moment, and said to read all the same."""
+    patch.setattr(
         "mibench.evaluation.regressors.r2", lambda a, b: torch.linspace(-0.5, 1, a.shape[1])
     )
     for lens in BOTH:
         for name, size in SMALL.items():
-            monkeypatch.setitem(vars(lens), name, size)
+            patch.setitem(vars(lens), name, size)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
 
 
 def run(task: Task, store: Path, *columns: str) -> tuple[Payload, EvidenceStage]:
@@ -348,3 +358,118 @@ def test_a_task_without_traits_leaves_them_undefined_in_a_sentence(tmp_path: Pat
 def test_a_task_without_traits_says_so(ask: Callable[[Task], Any]) -> None:
     with pytest.raises(ValueError, match="blobs knows no traits of its persons"):
         ask(Blobs())
+
+
+# Reports ----------------------------------------------------------------------------------------
+
+
+def test_correlations_are_pearsons_with_fishers_interval() -> None:
+    rng = generator("c")
+    a = torch.rand(30, 2, generator=rng)
+    b = a + torch.randn(30, 2, generator=rng)
+    for (r, low, high), x, y in zip(leaks.correlations(a, b), a.T, b.T, strict=True):
+        want = scipy.stats.pearsonr(x.numpy(), y.numpy())
+        assert r == pytest.approx(want.statistic, abs=1e-6)
+        assert (low, high) == pytest.approx(want.confidence_interval(0.95), abs=1e-5)
+    line = torch.arange(5.0)[:, None]
+    assert list(leaks.correlations(line, torch.ones(5, 1))) == [(None, None, None)]
+    halves = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    assert list(leaks.correlations(halves, -halves)) == [(-1, None, None)]
+    few = list(leaks.correlations(line[:3], line[:3].square()))
+    assert few[0][0] is not None
+    assert few[0][1:] == (None, None)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
+    """Two rows on drawn portraits in a store; the second reads no traits."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        cell = replace(small_cell(), control=None)
+        task = replace(TASK, num_classes=6, images=10)
+        cell = replace(cell, setting=replace(cell.setting, task=task))
+        table = Table(
+            "drawn", "Drawn.", {"GMI / No Def.": cell}, ("attack_acc", "attack_acc_false")
+        )
+        store = tmp_path_factory.mktemp("store")
+        grid = Grid.plan(table, 2, Path("data"), Store(store))
+        outcome = execute(graph(grid.last), Bench(store, Path("data")), Watcher(), Serial())
+        assert not outcome.failures, outcome.failures
+        yield grid
+
+
+def test_leaks_go_over_persons_and_all_seeds(drawn: Grid, tmp_path: Path) -> None:
+    lines = leaks.leaks(drawn)
+    load = drawn.store.load
+    records = drawn.records["GMI / No Def."]
+    state = load(records[0].evidence[0].lenses[0])  # type: ignore[attr-defined]
+    read = [FIRST.readings(r.evidence[0].judged(load), state) for r in records]
+    mean = torch.cat(read).view(-1, 5, 27).mean(0)  # five of six are attacked
+    assert torch.equal(state["truth"][:3], TASK.truth(torch.arange(3)))
+    for line in lines:
+        t = TASK.traits.index(line.trait)
+        want = torch.corrcoef(torch.stack([mean[:, t], state["truth"][:5, t]]).double())[0, 1]
+        assert line.correlation == pytest.approx(float(want), abs=1e-3)
+        assert (line.persons, line.seeds) == (5, 2)
+        assert line.r2 == state["degraded"][t]
+    assert [line.r2 for line in lines] == sorted((line.r2 for line in lines), reverse=True)
+    paths = [tmp_path / f"traits.{suffix}" for suffix in ("pdf", "png", "csv")]
+    leaks.draw(drawn, paths)
+    rows = list(csv.DictReader(paths[2].open()))
+    assert [row["trait"] for row in rows] == [line.trait for line in lines]
+    assert float(rows[0]["correlation"]) == pytest.approx(lines[0].correlation or 0, abs=1e-4)
+    again = paths[1].read_bytes()
+    leaks.draw(drawn, paths[1:2])
+    assert paths[1].read_bytes() == again
+    assert paths[0].read_bytes().startswith(b"%PDF")
+
+
+def test_a_store_without_traits_has_no_such_figure(drawn: Grid, tmp_path: Path) -> None:
+    plain = replace(drawn.table, columns=("attack_acc",))
+    grid = Grid.plan(plain, 1, Path("data"), drawn.store)
+    with pytest.raises(ValueError, match="no row in the store has read traits: give the table"):
+        leaks.draw(grid, [tmp_path / "traits.csv"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_what_was_accepted_with_anothers_traits(
+    drawn: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluator accepts all but the first; traits show the next person, but for the last."""
+
+    def forged(stage: EvidenceStage, load: Any) -> Evidence:
+        e = restored(stage, load)
+        n = len(e.labels)
+        accepted = torch.eye(6)[e.labels] * 9
+        accepted[0] = accepted[0].roll(1)
+        nearest = 1 - torch.eye(6)[(e.labels + (torch.arange(n) < n - 1).long()) % 6]
+        sides = {lens: Compared(nearest, e.through(lens).real) for lens in BOTH}
+        return replace(e, logits=accepted, features={**e.features, **sides})
+
+    restored = LensEvidence.evidence
+    monkeypatch.setattr(LensEvidence, "evidence", forged)
+    monkeypatch.setattr(pictures, "MISTAKES", 8)
+    first = drawn.first
+    (strip,) = pictures.mistakes("t0", first, drawn.store, private=True)
+    assert [(t.label, t.other) for t in strip["tiles"]] == [
+        (i % 5, i % 5 + 1) for i in range(1, 9)
+    ]
+    assert strip["tiles"][0].confidence > 99
+    assert (strip["sprite"].columns, strip["sprite"].lines) == (8, 3)
+    monkeypatch.setattr(pictures, "MISTAKES", 99)
+    (strip,) = pictures.mistakes("t0", first, drawn.store, private=True)
+    assert len(strip["tiles"]) == 4 * 5 - 2
+    assert pictures.mistakes("t0", first, drawn.store, private=False) == []
+    text = page([(drawn, ["drawn"])])
+    assert "Accepted, with another person&#39;s traits" in text or (
+        "Accepted, with another person's traits" in text
+    )
+    assert 'aria-label="Private image of class 2"' in text
+
+
+def test_the_page_of_a_table_without_traits_says_nothing_of_them(drawn: Grid) -> None:
+    plain = replace(drawn.table, columns=("attack_acc",))
+    grid = Grid.plan(plain, 1, Path("data"), drawn.store)
+    outcome = execute(graph(grid.last), Bench(drawn.store.root, Path("data")), Watcher(), Serial())
+    assert not outcome.failures
+    assert pictures.mistakes("t0", grid.first, drawn.store, private=True) == []

@@ -76,6 +76,7 @@ def _chapter(
         "tradeoff": charts.tradeoff(results, styles),
         "styles": {visible(name): plots.swatch(style) for name, style in styles.items()},
         "grids": pictures.grids(f"t{number}", held, store, identities, private=private),
+        "mistakes": pictures.mistakes(f"t{number}", held, store, private=private),
         "heats": [
             heat for heat in (charts.leaks(held, store), charts.utility(held, store)) if heat
         ],

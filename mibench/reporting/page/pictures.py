@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mibench.evaluation import UndefinedError, traits
 from mibench.reporting.gallery import gallery, layout
 from mibench.reporting.page.render import visible
 from mibench.running.stages import EvidenceStage, RecordStage
@@ -17,6 +18,8 @@ from mibench.ties import in_top
 
 LOSSLESS = 32
 """Width in pixels up to which images are stored without loss; wider ones are compressed."""
+MISTAKES = 12
+"""Accepted reconstructions of a row with another person's traits that are shown at most."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,28 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """A reconstruction that the evaluator accepts, with another person's traits.
+
+    Attributes:
+        label: The attacked class, which the evaluator sees.
+        other: Whose traits are nearest, by the first regressor.
+        confidence: How sure the evaluator is, in percent.
+    """
+
+    label: int
+    other: int
+    confidence: float
+
+
+@dataclass(frozen=True)
 class Sprite:
     """Images of one size side by side, as the address of a WebP picture.
 
     Attributes:
         uri: "data:image/webp;base64,..."
         columns: Images in a line.
-        lines: 1, or 2 where nearest private images stand below.
+        lines: 1, or more where private images stand below.
         height: Of one image, in pixels.
         width: Of one image, in pixels.
     """
@@ -127,3 +145,37 @@ def grids(
         picture, tiles = reconstructions(stage, store, identities, private=private)
         strips.append({"title": visible(label), "sprite": picture, "labels": [], "tiles": tiles})
     return [{"id": f"{chapter}g{i}", **grid} for i, grid in enumerate(strips)]
+
+
+def mistakes(
+    chapter: str, done: Mapping[str, RecordStage], store: Store, *, private: bool
+) -> list[dict[str, Any]]:
+    """Returns of each row the first accepted reconstructions that show another person's traits.
+
+    Below each stand private images of the person it was accepted as, and of the one whose traits
+    it shows. Rows in which there are none, or no traits were read, are left out, and all of them
+    where private images may not be shown.
+    """
+    strips: list[dict[str, Any]] = []
+    for label, record in done.items() if private else ():
+        stage = record.evidence[0]
+        e = stage.evidence(store.load)
+        try:
+            false = (in_top(e.logits, e.labels) == 1) & traits.shows_another(e)
+        except UndefinedError:
+            continue
+        if not len(index := false.nonzero()[:MISTAKES, 0]):
+            continue
+        own, other = e.labels[index], e.through(traits.FIRST).reconstructed[index].argmin(1)
+        train = stage.images.splits(store.load).private.train
+        examples = [
+            torch.stack([train.images[train.labels == c][0] for c in persons.tolist()])
+            for persons in (own, other)
+        ]
+        sure = 100 * e.logits[index].double().softmax(1).amax(1)
+        tiles = [
+            Mistake(*m) for m in zip(own.tolist(), other.tolist(), sure.tolist(), strict=True)
+        ]
+        picture = sprite([stage.judged(store.load)[index], *examples])
+        strips.append({"title": visible(label), "sprite": picture, "tiles": tiles})
+    return [{"id": f"{chapter}f{i}", **strip} for i, strip in enumerate(strips)]
