@@ -97,7 +97,7 @@ class TraitReader(Lens):
             x = torch.cat([x[:half], degraded(x[half:], rng)])
             loss = F.mse_loss(network(x.to(work.device)), truth[index].to(work.device))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scheduler.step()
             moving["step"] = step + 1
@@ -141,7 +141,8 @@ class TraitReader(Lens):
 
     @torch.no_grad()
     def _read(self, network: nn.Module, x: Tensor) -> Float[Tensor, "n t"]:
-        return torch.cat([network(self._shrunk(part)) for part in x.split(BATCH)])
+        parts = torch.split(x, BATCH)
+        return torch.cat([network(self._shrunk(part)) for part in parts])
 
     def _explained(self, task: Task, network: nn.Module) -> tuple[Tensor, Tensor]:
         """Returns R² of each trait on fresh images, clean and degraded."""
