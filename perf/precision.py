@@ -22,7 +22,7 @@ from mibench.attacks.priors.stylegan import StyleGAN2
 from mibench.defenses import NoDefense, Recipe
 from mibench.machine import machine
 from mibench.networks import MCNN, VGG16, FaceNet64, ResNet34
-from mibench.precision import BF16, FLOAT32, PRECISIONS, at
+from mibench.precision import BF16, FLOAT32, PRECISIONS, at, laid_out
 from mibench.roles import Batch, NetworkSpec
 from mibench.running.executors import Bench, prepare
 from mibench.seeding import generator, seeded
@@ -81,6 +81,7 @@ def training(
     """Returns a step of a classifier's training without a defense."""
     with seeded("perf"):
         network = spec.build(shape, 5).to(device).train()
+    laid_out(network)
     x = torch.rand(sizes.batch, *shape, generator=generator("perf")).to(device)
     batch = Batch(x, (torch.arange(sizes.batch) % 5).to(device))
     optimizer = Recipe(1, optimizer="sgd", lr=1e-3, momentum=0.9).optimize(network)
