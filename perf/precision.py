@@ -1,6 +1,7 @@
 """What bf16 brings: ``python -m perf.precision [--only WORD] [--rounds N] [--json OUT]``.
 
-Each hot path at both precisions, which take turns within a round. Ratios are medians, with
+Each hot path in float32 and in bf16, on a GPU also in TF32, which take turns within a round. In
+brackets is the share of the rate of a plain product at that precision. Ratios are medians, with
 quartiles, of the ratios in each round. On a CPU the clock is that of this process, so that what
 else runs there counts less; its caches are shared all the same.
 """
@@ -10,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +24,17 @@ from mibench.attacks.priors.stylegan import StyleGAN2
 from mibench.defenses import NoDefense, Recipe
 from mibench.machine import machine
 from mibench.networks import MCNN, VGG16, FaceNet64, ResNet34
-from mibench.precision import BF16, FLOAT32, PRECISIONS, at, laid_out
+from mibench.precision import BF16, FLOAT32, at, laid_out
 from mibench.roles import Batch, NetworkSpec
 from mibench.running.executors import Bench, prepare
 from mibench.seeding import generator, seeded
 from mibench.store import Work
 from mibench.types import ImageSet, Shape
-from perf.__main__ import Ratio, Timed, installed
+from perf.__main__ import Operations, Ratio, Timed, installed
 from perf.paths import Path as Hot
 from perf.paths import invert_blocks
 
+TF32 = "tf32"
 GREY, COLOUR = (1, 32, 32), (3, 64, 64)
 
 
@@ -149,29 +152,55 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begun
 
 
+def modes(device: torch.device) -> tuple[str, ...]:
+    """Returns the precisions that are compared, the one that others are compared with first."""
+    return (FLOAT32, TF32, BF16) if device.type == "cuda" else (FLOAT32, BF16)
+
+
+@contextmanager
+def computing(mode: str) -> Iterator[None]:
+    """Lets products be computed in float32, in TF32 or, of networks, in bf16."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode == TF32
+    try:
+        with at(BF16 if mode == BF16 else FLOAT32):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def rate(mode: str, device: torch.device) -> float:
+    """Returns the best floating-point operations per second of a few products."""
+    n = 1024 if device.type == "cpu" else 8192
+    x = torch.randn(n, n, generator=generator("perf")).to(device)
+    x = x.bfloat16() if mode == BF16 else x
+    with computing(mode):
+        return 2 * n**3 / min(seconds(lambda: x @ x, device) for _ in range(5))
+
+
 def measure(make: Callable[[], Hot], rounds: int, device: torch.device) -> dict[str, Timed]:
     """Returns the times of a path by precision; each has its own networks."""
     timed = {}
-    for own in PRECISIONS:
-        with at(own):
+    for mode in modes(device):
+        with computing(mode):
             path = make()
-            path.run()
-        timed[own] = Timed(path, 0.0, [])
+            with Operations() as operations:  # type: ignore[no-untyped-call]
+                path.run()
+        timed[mode] = Timed(path, operations.total / path.steps, [])
     for _ in range(rounds):
-        for own, t in timed.items():
-            with at(own):
+        for mode, t in timed.items():
+            with computing(mode):
                 t.seconds.append(seconds(t.path.run, device) / t.path.steps)
     return timed
 
 
-def line(timed: dict[str, Timed]) -> str:
+def line(timed: dict[str, Timed], rates: dict[str, float]) -> str:
     """Returns a line of the table."""
-    wide, narrow = timed[FLOAT32], timed[BF16]
-    cells = [
-        wide.path.name,
-        *(f"{1e3 * statistics.median(t.seconds):.1f}" for t in (wide, narrow)),
-    ]
-    return f"| {' | '.join([*cells, str(Ratio.of(wide, narrow))])} |"
+    first, *others = timed.values()
+    cells = [first.path.name]
+    for mode, t in timed.items():
+        median = statistics.median(t.seconds)
+        cells.append(f"{1e3 * median:.1f} ({100 * t.flops / median / rates[mode]:.0f} %)")
+    return f"| {' | '.join([*cells, *(str(Ratio.of(first, t)) for t in others)])} |"
 
 
 def main() -> None:
@@ -194,14 +223,17 @@ def main() -> None:
         f"{kernels['processor']}, oneDNN {kernels['onednn']}, torch {versions['torch']}, ", end=""
     )
     print(f"{options.device}, {options.threads} thread(s), {options.rounds} rounds\n")
-    print("| hot path | float32, ms per step | bf16, ms per step | times as fast |")
-    print("|:--|--:|--:|--:|", flush=True)
+    rates = {mode: rate(mode, device) for mode in modes(device)}
+    each = [f"{mode}, ms per step (share of {r / 1e9:.0f} GFLOP/s)" for mode, r in rates.items()]
+    each += [f"{mode}, times as fast" for mode in modes(device)[1:]]
+    print(f"| hot path | {' | '.join(each)} |")
+    print("|:--" + "|--:" * len(each) + "|", flush=True)
     report = {}
     for name, make in paths(sizes, device):
         if options.only in name:
             timed = measure(make, options.rounds, device)
-            print(line(timed), flush=True)
-            report[name] = {own: t.seconds for own, t in timed.items()}
+            print(line(timed, rates), flush=True)
+            report[name] = {mode: t.seconds for mode, t in timed.items()}
             if options.json:
                 content = {"machine": kernels, "versions": versions, "seconds": report}
                 options.json.write_text(json.dumps(content, indent=1) + "\n")
