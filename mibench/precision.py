@@ -71,6 +71,12 @@ def mixed(method: F) -> F:
     return run  # type: ignore[return-value]
 
 
+def laid_out(network: torch.nn.Module) -> None:
+    """Lays a network's weights out in memory as its maps are here, before it is trained."""
+    if current() == BF16 and getattr(network, "channels_last", False):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def _widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 

@@ -146,6 +146,20 @@ def test_channels_go_last_only_where_a_network_says_so_and_only_in_bf16() -> Non
     assert layouts == [False, False, False, True]
 
 
+@pytest.mark.parametrize("own", [FLOAT32, BF16])
+def test_weights_are_laid_out_as_maps_are_and_stored_alike(own: str, tmp_path: Path) -> None:
+    network = MCNN((4, 8), (3, 3), (1, 1))
+    stage = replace(TARGET, network=network, recipe=Recipe(1, select="last"))
+    with at(own), seeded("test"):
+        trained = network.build((1, 8, 8), 4)
+        precision.laid_out(trained)
+    last = trained.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert last == (own == BF16)
+    run(stage, tmp_path, own)
+    state = Store(tmp_path).load(stage)["state"]
+    assert all(weight.is_contiguous() for weight in state.values())
+
+
 def test_dependence_losses_and_optimisers_stay_in_float32(rng: torch.Generator) -> None:
     with seeded("test"):
         network = MLP().build((1, 8, 8), 4)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mibench.data import Corpus
+from mibench.precision import laid_out
 from mibench.roles import Batch, Defense
 from mibench.seeding import generator
 from mibench.spec import choose, require
@@ -126,6 +127,7 @@ def train_classifier(
         ValueError: If no epoch that may be selected is one of which weights may be kept.
     """
     network.to(work.device)
+    laid_out(network)
     if not recipe.epochs:
         return _kept({"state": network.state_dict(), "epoch": 0}, [])
     check_maturity(defense, recipe)

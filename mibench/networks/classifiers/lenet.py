@@ -56,6 +56,8 @@ class SCNN(MCNN):
 class ConvNet(Classifier):
     """The network of :class:`MCNN` and :class:`SCNN`."""
 
+    channels_last = True
+
     def __init__(self, spec: MCNN, shape: Shape, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes

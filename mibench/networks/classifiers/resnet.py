@@ -81,6 +81,8 @@ class ResNet(Classifier):
     neck, Z_M is the hidden layer before its ReLU: what the released MID puts its bottleneck on.
     """
 
+    channels_last = True
+
     def __init__(self, spec: ResNet34, shape: Shape, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes

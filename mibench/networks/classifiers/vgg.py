@@ -83,6 +83,8 @@ class VGG(Classifier):
     ``features`` has torchvision's layers under torchvision's names. The neck's bias stays 0.
     """
 
+    channels_last = True
+
     def __init__(self, spec: VGG16, shape: Shape, num_classes: int) -> None:
         super().__init__()
         channels, height, width = shape
