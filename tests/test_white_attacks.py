@@ -7,7 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mibench.attacks import GMI, IFGMI, PPA, PPDGMI, WGANGP, Goal, MIFace, Mirror, StyleGAN2
+from mibench.attacks import (
+    GMI,
+    IFGMI,
+    PPA,
+    PPDGMI,
+    WGANGP,
+    Goal,
+    MIFace,
+    Mirror,
+    OtherClass,
+    StyleGAN2,
+    Transfer,
+)  # fmt: skip
 from mibench.attacks.access import Watched
 from mibench.attacks.ifgmi import onto_ball
 from mibench.attacks.plgmi import PLGMI
@@ -345,3 +357,7 @@ def test_other_attacks_and_priors_are_refused() -> None:
         ValueError, match=r"PPDGMI\.prior must be a GAN that asks the target for no"
     ):
         PPDGMI(PseudoLabelGAN(), PLGMI())
+    with pytest.raises(ValueError, match="must not be ppdg-mi: a control is not shown public"):
+        OtherClass(attack=PPDGMI())
+    with pytest.raises(ValueError, match="must not be ppdg-mi: it asks the target for more"):
+        Transfer(attack=PPDGMI())
