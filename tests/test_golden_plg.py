@@ -164,11 +164,9 @@ def test_an_iteration_of_training_is_the_released_one() -> None:
         flat = torch.cat([p.detach().flatten() for p in weights])
         assert flat.sum().item() == near(want["sum"], AFTER_ADAM)
         assert flat.square().sum().item() == near(want["sum_of_squares"], AFTER_ADAM)
-        first = (
-            gan.generator.project.weight if not which else gan.discriminator.blocks[0].conv1.bias
-        )  # type: ignore[union-attr, index]
+        first = network.get_parameter(("project.weight", "blocks.0.conv1.bias")[which])
         entries = want["first_entries"]
-        assert first.detach().flatten()[: len(entries)].tolist() == near(entries, AFTER_ADAM)  # type: ignore[operator]
+        assert first.detach().flatten()[: len(entries)].tolist() == near(entries, AFTER_ADAM)
 
     steps = TRAINING["outputs"]["after_each_optimiser_step"]
     losses = [value for _, value in TRAINING["outputs"]["losses_in_order"]]

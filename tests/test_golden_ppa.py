@@ -49,8 +49,8 @@ def target(rows: Any = INPUTS["target_tensors"]) -> Toy:
 
 
 def prior() -> Styled:
-    parts = (TOY[name] for name in ("L", "S", "M", "w_avg"))
-    return Styled(*parts, crop=10, z=INPUTS["pool_z"])
+    L, S, M, w_avg = (TOY[name] for name in ("L", "S", "M", "w_avg"))
+    return Styled(L, S, M, w_avg, crop=10, z=INPUTS["pool_z"])
 
 
 @pytest.mark.parametrize("row", read("attacks/ppa-poincare")["outputs"]["rows"])

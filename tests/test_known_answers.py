@@ -183,7 +183,13 @@ def trained(spec: Any, *, known: bool) -> Prior:
     return prior
 
 
-GAN = {"z_dim": 64, "generator_width": 16, "discriminator_width": 8, "batch_size": 20, "lr": 1e-3}
+GAN: Any = {
+    "z_dim": 64,
+    "generator_width": 16,
+    "discriminator_width": 8,
+    "batch_size": 20,
+    "lr": 1e-3,
+}
 WGAN = WGANGP(**GAN, epochs=30, critic_steps=2)
 TRAINED: dict[str, Any] = {
     "plg-mi": PLGMI(

@@ -148,7 +148,7 @@ def test_a_description_has_type_default_meaning_and_source() -> None:
     assert "  lambda_: a number; no default\n" in call("describe", "mid").stdout
     assert ".. math::" in call("describe", "bido").stdout
     assert "It has no fields." in call("describe", "cross-entropy").stdout
-    protocol = call("describe", "ppa").stdout
+    protocol = call("describe", "ppa", "--kind", "protocols").stdout
     assert "  keep: a whole number; set to 50\n" in protocol
     assert "  select: one of last, evaluator; as the table says\n" in protocol
     assert "measured on each image, 0 to 100 percent" in call("describe", "attack_acc").stdout

@@ -24,12 +24,13 @@ def tensor(row: Sequence[Any]) -> Tensor:
     """Returns what a row of a file says: [[role,] shape, [rule,] offset, amplitude, a, b]."""
     shape = next(item for item in row if isinstance(item, list))
     offset, amplitude, a, b = row[-4:]
-    filling = wave(shape, a, b)
+    filling: Tensor = wave(shape, a, b)
     if "off+amp*|wave|" in row:
         filling = filling.abs()
     if "wave divided by its Euclidean norm" in row:
         filling = filling / filling.norm()
-    return offset + amplitude * filling
+    result: Tensor = offset + amplitude * filling
+    return result
 
 
 class Toy(Classifier):

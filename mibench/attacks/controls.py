@@ -75,6 +75,11 @@ class OtherClass(Attack):
         attack: Any = self.attack
         if attack.access != "white":
             raise ValueError(f"OtherClass.attack must be a white-box attack, {attack.name} is not")
+        if attack.public:
+            raise ValueError(
+                f"OtherClass.attack must not be {attack.name}: a control is not shown public "
+                "images"
+            )
         if attack.identity.public or attack.identity.students:
             raise ValueError(
                 f"OtherClass.attack must not have the identity loss {attack.identity.name}: a "

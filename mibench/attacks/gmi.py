@@ -81,15 +81,9 @@ class GMI(WhiteBox):
         steps = self.planned_steps(len(goal.blocks), goal.samples)
         steps = self.paid_steps(target, steps, goal.samples * len(goal.labels))
         descend(
-            z,
-            optimizer,
-            loss,
-            steps,
-            goal,
-            work,
-            looks=self.queries_per_image,
+            z, optimizer, loss, steps, goal, work, looks=self.queries_per_image,
             after=lambda: z.clamp_(-self.clip, self.clip),
-        )
+        )  # fmt: skip
         return goal.reconstructions(prior, z)
 
 

@@ -182,7 +182,7 @@ class Stage:
 
     def __init__(self, prior: StyledPrior, begun: Begun | None, goal: Goal) -> None:
         self.prior, self.begun, self.goal = prior, begun, goal
-        self.shapes = [(prior.w_dim,)]
+        self.shapes: list[tuple[int, ...]] = [(prior.w_dim,)]
         if begun is not None:
             enter = [begun.maps] if begun.image is None else [begun.maps, begun.image]
             self.shapes += [tuple(x.shape[1:]) for x in enter]

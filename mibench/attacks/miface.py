@@ -75,6 +75,8 @@ class MIFace(WhiteBox):
         optimizer = torch.optim.SGD([x], self.lr)
 
         def loss(x: Tensor, rows: Rows) -> Tensor:
+            if pixels:  # the prior's clamp has no gradient at 0 and 1, where pixels would stay
+                return self.wrong(target, x.view(-1, *goal.shape), rows)
             return self.wrong(target, prior.generate(x, rows.labels), rows)
 
         def for_each(x: Tensor, rows: Rows) -> Tensor:

@@ -154,9 +154,7 @@ def chosen_styles(
     def draw(n: int, stream: torch.Generator) -> Tensor:
         z = prior.sample(n, stream).to(goal.device)
         with torch.no_grad():
-            return torch.cat(
-                [prior.styles(part, attack.psi, attack.cutoff) for part in z.split(1024)]
-            )
+            return prior.styles(z, attack.psi, attack.cutoff)
 
     chosen, pool = starts(target, goal, draw, prior.synthesise, attack.pool, count, views)
     return chosen[:, :, 0].clone(), pool[:, 0]

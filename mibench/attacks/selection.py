@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mibench.attacks.goal import Goal, Rows
-from mibench.attacks.views import queries_per_image, single, viewed
+from mibench.attacks.views import Plain, queries_per_image, single, viewed
 from mibench.roles import View
 from mibench.types import BATCH_PIXELS, Classifier, Images
 
@@ -34,9 +34,9 @@ def scores(
     for part in latents.split(max(1, BATCH_PIXELS // values)):  # type: ignore[no-untyped-call]
         x = images(part)
         total = torch.zeros(len(x), target.num_classes, dtype=x.dtype, device=x.device)
-        for view in single(views) or [None]:
-            look = x if view is None else viewed([view], x, [(len(x), rng)])[0]
-            for _ in range(1 if view is None else view.draws):
+        for view in single(views or [Plain()]):
+            look = viewed([view], x, [(len(x), rng)])[0]
+            for _ in range(view.draws):
                 total += target(look).softmax(1)
         parts.append(total / queries_per_image(views))
     return torch.cat(parts)

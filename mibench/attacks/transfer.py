@@ -45,6 +45,11 @@ class Transfer(BlackBox):
         attack: Any = self.attack
         if not isinstance(self.attack, WhiteBox):
             raise ValueError(f"Transfer.attack must be a white-box attack, {attack.name} is not")
+        if attack.public:
+            raise ValueError(
+                f"Transfer.attack must not be {attack.name}: it asks the target for more than a "
+                "surrogate stands for"
+            )
         identity = attack.identity
         if identity.public or identity.students:
             raise ValueError(

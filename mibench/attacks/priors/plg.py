@@ -109,7 +109,7 @@ class PLGGAN(GANSpec):
             scaled=self.pixels == "scaled",
         )
 
-    def train(  # type: ignore[override]
+    def train(
         self,
         prior: Prior,
         public: ImageSet,

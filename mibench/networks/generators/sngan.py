@@ -5,7 +5,7 @@ Miyato & Koyama, ICLR 2018, https://arxiv.org/abs/1802.05637 (projection); Miyat
 PLG-MI's released code, which computes with 64 pixels.
 """
 
-import itertools
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -25,13 +25,17 @@ class ConditionalNorm(nn.BatchNorm2d):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__(channels, affine=False)
-        self.gain = nn.Embedding.from_pretrained(torch.ones(num_classes, channels), freeze=False)
-        self.shift = nn.Embedding.from_pretrained(torch.zeros(num_classes, channels), freeze=False)
+        self.gain = nn.Embedding(num_classes, channels)
+        self.shift = nn.Embedding(num_classes, channels)
+        nn.init.ones_(self.gain.weight)
+        nn.init.zeros_(self.shift.weight)
 
     def forward(self, x: Maps, y: Labels) -> Maps:  # type: ignore[override]
         """Returns normalised maps."""
         normal = super().forward(x)
-        return self.gain(y)[:, :, None, None] * normal + self.shift(y)[:, :, None, None]
+        gain: Tensor = self.gain(y)[:, :, None, None]
+        shift: Tensor = self.shift(y)[:, :, None, None]
+        return gain * normal + shift
 
 
 class UpBlock(nn.Module):
@@ -47,7 +51,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Maps, y: Labels) -> Maps:
         """Returns maps of twice the side."""
-        through = self.conv1(doubled(self.norm1(x, y).relu()))
+        through: Tensor = self.conv1(doubled(self.norm1(x, y).relu()))
         through = self.conv2(self.norm2(through, y).relu())
         skipped: Tensor = self.skip(doubled(x))
         return through + skipped
@@ -82,9 +86,7 @@ class Generator(nn.Module):
         widths = [width * 2**i for i in range(doublings(shape), -1, -1)]
         self.top = widths[0]
         self.project = nn.Linear(z_dim, self.top * 16)
-        self.blocks = nn.ModuleList(
-            UpBlock(*pair, num_classes) for pair in itertools.pairwise(widths)
-        )
+        self.blocks = nn.ModuleList(UpBlock(*pair, num_classes) for pair in pairwise(widths))
         self.norm = nn.BatchNorm2d(width)
         self.draw = nn.Conv2d(width, shape[0], 1)
 
@@ -167,7 +169,7 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = [shape[0], *(width * 2**i for i in range(doublings(shape) + 1))]
         self.blocks = nn.Sequential(
-            *(DownBlock(*pair, first=i == 0) for i, pair in enumerate(itertools.pairwise(widths)))
+            *(DownBlock(*pair, first=i == 0) for i, pair in enumerate(pairwise(widths)))
         )
         self.judge = normed(nn.Linear(widths[-1], 1))
         self.classes = normed(nn.Embedding(num_classes, widths[-1]))
@@ -175,5 +177,5 @@ class Discriminator(nn.Module):
     def forward(self, x: Images, y: Labels) -> Float[Tensor, " n"]:
         """Returns the score."""
         features: Tensor = self.blocks(x).relu().sum((2, 3))
-        score: Tensor = self.judge(features)[:, 0]
-        return score + (self.classes(y) * features).sum(1)
+        score: Tensor = self.judge(features)[:, 0] + (self.classes(y) * features).sum(1)
+        return score
