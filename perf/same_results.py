@@ -31,7 +31,9 @@ def payloads(store: Path) -> dict[str, dict[str, bytes]]:
     """Returns the payload files of each finished stage, "kind/key" → name → bytes."""
     return {
         f"{path.parent.parent.name}/{path.parent.name}": {
-            name: data for name, data in read_stage(path.parent)[0].items() if "payload" in name
+            name: data
+            for name, data in read_stage(path.parent)[0].items()
+            if "payload" in name and data is not None
         }
         for path in sorted(store.glob("*/*/meta.json"))
     }
@@ -50,7 +52,7 @@ def main() -> int:
             check=True, cwd=ROOT,
         )  # fmt: skip
         try:
-            sides = []
+            sides: list[dict[str, dict[str, bytes]]] = []
             for code in (old, ROOT):
                 fill(code, Path(folder) / f"store{len(sides)}", options.table)
                 sides.append(payloads(Path(folder) / f"store{len(sides)}"))

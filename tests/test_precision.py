@@ -153,7 +153,8 @@ def test_weights_are_laid_out_as_maps_are_and_stored_alike(own: str, tmp_path: P
     with at(own), seeded("test"):
         trained = network.build((1, 8, 8), 4)
         precision.laid_out(trained)
-    last = trained.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    weight = dict(trained.named_parameters())["blocks.1.0.weight"]
+    last = weight.is_contiguous(memory_format=torch.channels_last)
     assert last == (own == BF16)
     run(stage, tmp_path, own)
     state = Store(tmp_path).load(stage)["state"]

@@ -17,6 +17,8 @@ from mibench.store import Payload, State, Work, check_finite, frozen, restore
 from mibench.types import Images
 
 INF = float("inf")
+CHECKED_EVERY = 50
+"""Steps between two looks at the loss, for which the device is waited for."""
 BATCH = 512
 """Images that are read at once where nothing is trained."""
 
@@ -101,7 +103,8 @@ class TraitReader(Lens):
             optimizer.step()
             scheduler.step()
             moving["step"] = step + 1
-            check_finite(loss, f"the loss of the lens {self.name}")
+            if moving["step"] % CHECKED_EVERY == 0 or moving["step"] == self.steps:
+                check_finite(loss, f"the loss of the lens {self.name}")
             work.save(lambda: frozen(moving))
             work.progress(step + 1, self.steps)
         clean, worse = self._explained(task, network.cpu().eval())
