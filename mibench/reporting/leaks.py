@@ -143,7 +143,7 @@ def _draw(lines: list[Leak], path: Path) -> None:
             )  # fmt: skip
         axes.set_yticks(range(len(traits)), traits if i == 0 else [""] * len(traits))
         axes.set_ylim(len(traits) - 0.4, -0.6)
-        axes.set_xlim(-0.6, 1.02)
+        axes.set_xlim(-1.02, 1.02)
         axes.axvline(0, color="#777777", linewidth=0.8)
         axes.set_title(attack, fontsize=9)
         axes.set_xlabel("correlation over persons", fontsize=8)
