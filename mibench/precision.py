@@ -74,7 +74,7 @@ def mixed(method: F) -> F:
 def laid_out(network: torch.nn.Module) -> None:
     """Lays a network's weights out in memory as its maps are here, before it is trained."""
     if current() == BF16 and getattr(network, "channels_last", False):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
 
 
 def _widened(x: Tensor) -> Tensor:

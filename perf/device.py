@@ -59,7 +59,15 @@ def parts(device: str, data: Path, *, tiny: bool) -> Iterator[Part]:
     table_, row = ROW if tiny else FACES
     changes = [x for change in FEW for x in ("--set", change)] if tiny else []
     with TemporaryDirectory() as folder:
-        places = ("--store", folder, "--out", folder, "--data", str(data), "--quiet")
+        places: tuple[str, ...] = (
+            "--store",
+            folder,
+            "--out",
+            folder,
+            "--data",
+            str(data),
+            "--quiet",
+        )
         places = (*places, "--device", device, "--precision", "bf16", "--executor", "serial")
         yield Part("row", (*MIBENCH, "run", table_, "--rows", row, *places, *changes), 180)
 

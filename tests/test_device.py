@@ -25,7 +25,8 @@ def test_a_part_that_takes_too_long_is_stopped_and_what_it_printed_is_kept(
     assert (tmp_path / "slow.txt").read_text() == "so far\n"
     result = run(Part("slow", (sys.executable, "-c", SLEEPS), 100), tmp_path, 3)
     assert result["ended"] == "stopped after 3 s"
-    assert run(Part("late", ("no such program",), 9), tmp_path, 0)["ended"].startswith("not begun")
+    late = run(Part("late", ("no such program",), 9), tmp_path, 0)
+    assert str(late["ended"]).startswith("not begun")
     failed = run(Part("bad", (sys.executable, "-c", "raise SystemExit(4)"), 9), tmp_path, 9)
     assert failed["ended"] == "exit status 4"
 
@@ -62,7 +63,6 @@ def test_a_line_has_the_share_of_each_rate_and_ratios_to_float32() -> None:
 
 def test_modes_leave_the_precision_as_it_was() -> None:
     with precision.computing(BF16):
-        assert precision.at is not None
         assert torch.backends.cuda.matmul.allow_tf32 is False
     with precision.computing(precision.TF32):
         assert torch.backends.cuda.matmul.allow_tf32 is True

@@ -21,7 +21,8 @@ from mibench.evaluation.inception import INCEPTION
 from mibench.networks import NETWORKS
 from mibench.roles import Attack, Batch, Defense, IdentityLoss
 from mibench.running.checks import tiny
-from mibench.running.checks.stages import IMAGES, NETWORK, TASK, load
+from mibench.running.checks.base import NETWORK, TASK
+from mibench.running.checks.stages import IMAGES, load
 from mibench.running.checks.training import needed_epochs
 from mibench.running.grid import record_stages
 from mibench.running.stages import (
@@ -248,7 +249,7 @@ def test_every_network(cls: Any) -> None:
     with away(), seeded("rehearsal"):
         network.to(AWAY).train()
         terms = NoDefense().loss_terms(network, Batch(x.to(AWAY), torch.arange(4).to(AWAY)))
-        sum(terms.values()).backward()
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         predict(network, x, generator("y"))
 
 

@@ -153,11 +153,12 @@ def test_weights_are_laid_out_as_maps_are_and_stored_alike(own: str, tmp_path: P
     with at(own), seeded("test"):
         trained = network.build((1, 8, 8), 4)
         precision.laid_out(trained)
-    last = trained.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    weight = trained.state_dict()["blocks.1.0.weight"]
+    last = weight.is_contiguous(memory_format=torch.channels_last)
     assert last == (own == BF16)
     run(stage, tmp_path, own)
     state = Store(tmp_path).load(stage)["state"]
-    assert all(weight.is_contiguous() for weight in state.values())
+    assert all(value.is_contiguous() for value in state.values())
 
 
 def test_dependence_losses_and_optimisers_stay_in_float32(rng: torch.Generator) -> None:

@@ -103,7 +103,7 @@ def caution_notes(results: Results) -> list[str]:
 def precision_notes(results: Results) -> list[str]:
     """Returns which rows were computed in bf16, wholly or in part."""
     there = [label for label, n in results.found.items() if n]
-    narrow = [label for label in there if results.precisions.get(label) == {"bf16"}]
+    narrow = [label for label in there if results.precisions.get(label) == frozenset({"bf16"})]
     notes = [f"Networks computed in bf16: {together(narrow, there)}."] * bool(narrow)
     if results.mixed:
         notes.append(
