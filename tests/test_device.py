@@ -73,7 +73,7 @@ def test_modes_leave_the_precision_as_it_was() -> None:
 def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "perf.device", str(tmp_path), "--device", "cpu", "--tiny"]
     done = subprocess.run(
-        [*command, "--minutes", "30"], capture_output=True, text=True, check=False,
+        [*command, "--minutes", "60"], capture_output=True, text=True, check=False,
         cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     texts = {p.stem: p.read_text() for p in sorted(tmp_path.glob("*.txt"))}

@@ -38,7 +38,10 @@ class MaxMargin(IdentityLoss):
     def __call__(self, logits: Logits, labels: Labels) -> Float[Tensor, " n"]:
         """Returns the loss of each image; negative once the class leads."""
         own = F.one_hot(labels, logits.shape[1]).bool()
-        return logits.masked_fill(own, -float("inf")).amax(1) - logits[own]
+        return (
+            logits.masked_fill(own, -float("inf")).amax(1)
+            - logits.gather(1, labels[:, None])[:, 0]
+        )
 
 
 @dataclass(frozen=True)
