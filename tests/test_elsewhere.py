@@ -235,7 +235,9 @@ def test_every_defense_and_release(cls: Any, tmp_path: Path) -> None:
         rehearse(ReleaseStage(trained, defense), tmp_path)
     else:
         recipe = Recipe(needed_epochs(defense), batch_size=32)
-        rehearse(dataclasses.replace(TARGET, defense=defense, recipe=recipe), tmp_path)
+        network = defense.checked_on or TARGET.network
+        target = dataclasses.replace(TARGET, network=network, defense=defense, recipe=recipe)
+        rehearse(target, tmp_path)
 
 
 @pytest.mark.slow

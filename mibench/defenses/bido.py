@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from mibench.defenses.dependence import KERNELS, MEASURES, measure
 from mibench.roles import Batch, Defense
 from mibench.spec import choose, require
-from mibench.types import Classifier, Scalar
+from mibench.types import Classifier, Logits, Scalar
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,14 @@ class BiDO(Defense):
 
     def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
         """Returns the task loss and the two dependence terms of Eq. (7)."""
+        zs = network.latents(batch.x)
+        return self.terms_of(network, batch, zs, network.head(zs[-1]))
+
+    def terms_of(
+        self, network: Classifier, batch: Batch, zs: tuple[Tensor, ...], logits: Logits
+    ) -> dict[str, Scalar]:
+        """Returns the terms for the latents and logits of the batch's images."""
         x, y = batch.x, batch.y
-        zs = network.latents(x)
-        logits = network.head(zs[-1])
         labels = F.one_hot(y, logits.shape[1]).to(x.dtype)
         K_x, *K_zs = KERNELS[self.kernel]([z.flatten(1) for z in (network.own_input(x), *zs)])
         (K_y,) = KERNELS[self.label_kernel]([labels])

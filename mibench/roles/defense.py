@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mibench.roles.network import NetworkSpec
 from mibench.store import tell
 from mibench.types import Classifier, Images, Labels, Scalar
 
@@ -85,6 +86,8 @@ class Defense(ABC):
     version: ClassVar[int] = 1
     small: ClassVar[Mapping[str, Any]] = {}
     """Values of fields that make it small enough for a test; numbers without a default get one."""
+    checked_on: ClassVar[NetworkSpec | None] = None
+    """A small network to check it with, where a perceptron will not do."""
     wants_outliers: ClassVar[bool] = False
     """Whether batches bring images that are neither private nor public; see ``Task.outliers``."""
     undefended: ClassVar[bool] = False

@@ -18,6 +18,16 @@ class NetworkSpec(ABC):
     trained: ClassVar[bool] = False
     """Whether ``finish`` loads every weight, so that a recipe of no epochs will do."""
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether training starts from trained weights, of some layers at least."""
+        return self.trained
+
+    @property
+    def has_skips(self) -> bool:
+        """Whether the network is made of stages of residual blocks."""
+        return False
+
     @abstractmethod
     def build(self, shape: Shape, num_classes: int) -> Classifier:
         """Returns a freshly initialised network for images of ``shape`` (c, h, w).

@@ -58,6 +58,11 @@ class FaceSpec(NetworkSpec):
     def makes(self) -> type[Face]:
         """The network, made of a spec and the number of classes."""
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether a file gives the backbone."""
+        return self.weights is not None
+
     def build(self, shape: Shape, num_classes: int) -> Face:
         """Returns the network; raises ValueError unless images are grey or coloured."""
         if shape[0] not in (1, 3):

@@ -163,6 +163,11 @@ class FaceNet(FaceSpec):
     size: int = 112
     blocks: tuple[int, int, int, int] = (3, 4, 14, 3)
 
+    @property
+    def has_skips(self) -> bool:
+        """Whether the network is made of stages of residual blocks: it is."""
+        return True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, size=(16, 1024), blocks=(1, 100))

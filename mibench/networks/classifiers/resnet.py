@@ -38,6 +38,11 @@ class ResNet34(NetworkSpec):
     def __post_init__(self) -> None:
         require(self, latent_dim=(1, 65_536), width=(1e-3, 16))
 
+    @property
+    def has_skips(self) -> bool:
+        """Whether the network is made of stages of residual blocks: it is."""
+        return True
+
     def build(self, shape: Shape, num_classes: int) -> "ResNet":
         """Returns the network, for images of any size."""
         return ResNet(self, shape, num_classes)

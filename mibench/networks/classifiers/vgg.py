@@ -46,6 +46,11 @@ class VGG16(NetworkSpec):
                 "set pretrained=false"
             )
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the convolutions are ImageNet's."""
+        return self.pretrained
+
     def build(self, shape: Shape, num_classes: int) -> "VGG":
         """Returns the network; raises ValueError unless 32 divides the image's sides."""
         return VGG(self, shape, num_classes)

@@ -27,6 +27,11 @@ class Imported(NetworkSpec):
     network: NetworkSpec
     weights: Weights
 
+    @property
+    def has_skips(self) -> bool:
+        """Whether the network is made of stages of residual blocks: if the architecture is."""
+        return self.network.has_skips
+
     def build(self, shape: Shape, num_classes: int) -> Classifier:
         """Returns the architecture's network; raises as its ``build`` does."""
         return self.network.build(shape, num_classes)

@@ -1,5 +1,6 @@
 """What a defense and a prior promise."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class DefenseTrial(Trial):
     def compute(self, spec: Any, work: CheckedWork, seed: int, **how: Any) -> Run:  # noqa: ANN401
         """Trains."""
         recipe = Recipe(epochs=needed_epochs(spec), batch_size=32)
-        stage = ClassifierStage(IMAGES, "private", NETWORK, spec, recipe, seed)
+        stage = ClassifierStage(IMAGES, "private", spec.checked_on or NETWORK, spec, recipe, seed)
         return Run(stage.compute(load, work), work)
 
 
@@ -57,7 +58,7 @@ def needed_epochs(defense: Defense) -> int:
 def hardened(defense: Defense) -> Classifier:
     """Returns the network that the defense trains, fresh."""
     with seeded(0, "init", "private"):
-        network = NETWORK.build(TASK.shape, TASK.num_classes)
+        network = (defense.checked_on or NETWORK).build(TASK.shape, TASK.num_classes)
         return defense.harden(network)
 
 
@@ -65,7 +66,9 @@ def check_trains(trial: DefenseTrial) -> None:
     """Checks that the defense fits a cell, trains a network, and that network classifies."""
     try:
         check_role(defense := trial.fresh(), Defense, "a defense")
-        cell(defense=defense, epochs=needed_epochs(defense)).check()
+        small = cell(defense=defense, epochs=needed_epochs(defense))
+        on = replace(small.setting, network=defense.checked_on or NETWORK)
+        replace(small, setting=on).check()
     except (TypeError, ValueError) as error:
         raise BrokenPromiseError(trial.sentence(error)) from error
     trial.whole  # noqa: B018 - its errors say what is wrong

@@ -1,0 +1,41 @@
+"""A low-rank last layer as a defense, LoFt, https://arxiv.org/abs/2410.05814."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from mibench.roles import NoDefense
+from mibench.spec import require
+from mibench.types import Classifier
+
+
+@dataclass(frozen=True)
+class LowRank(NoDefense):
+    """Lets few numbers through: Linear(d, r), tanh and Linear(r, k) in place of the last layer.
+
+    The objective is the plain cross-entropy, Eq. (6) of Peng et al.
+
+    Attributes:
+        rank: How many numbers (r) are let through; the authors' values are 20 to 500.
+    """
+
+    name: ClassVar[str] = "loft"
+    undefended: ClassVar[bool] = False
+    small: ClassVar[Mapping[str, Any]] = {"rank": 3}
+
+    rank: int = 50
+
+    def __post_init__(self) -> None:
+        require(self, rank=(1, 65_536))
+
+    def harden(self, network: Classifier) -> Classifier:
+        """Returns the network with the two layers."""
+        assert isinstance(network.last, nn.Linear), "LoFt replaces a linear last layer"
+        network.last = nn.Sequential(
+            nn.Linear(network.last.in_features, self.rank),
+            nn.Tanh(),
+            nn.Linear(self.rank, network.num_classes),
+        )
+        return network
