@@ -1,8 +1,11 @@
 """Attacks, one file each. To add one: write the file, name it here."""
 
 from mibench.attacks.bases import BlackBox, WhiteBox
+from mibench.attacks.brepmi import BREPMI
 from mibench.attacks.controls import AdversarialNoise, OtherClass, PriorSamples
+from mibench.attacks.decoding import Decoding
 from mibench.attacks.descent import descend, rounds
+from mibench.attacks.genetic import MirrorBlackBox
 from mibench.attacks.gmi import GMI
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.ifgmi import IFGMI
@@ -19,6 +22,7 @@ from mibench.attacks.priors.gan import WGANGP, InversionGAN
 from mibench.attacks.priors.imitation import Imitation
 from mibench.attacks.priors.pixels import Pixels
 from mibench.attacks.priors.plg import PLGGAN
+from mibench.attacks.priors.scores import InversionNetwork
 from mibench.attacks.priors.shipped import Shipped
 from mibench.attacks.priors.stylegan import StyleGAN2
 from mibench.attacks.students import Augmented, Student
@@ -31,22 +35,27 @@ CONTROLS: dict[str, type[Attack]] = {
     a.name: a for a in (PriorSamples, OtherClass, AdversarialNoise)
 }
 """Attacks that find nothing; no field adapts them."""
-ATTACKS: dict[str, type[Attack]] = {
-    a.name: a for a in (GMI, KEDMI, VMI, PLGMI, PPA, IFGMI, Mirror, MIFace, PPDGMI, Transfer)
-} | CONTROLS
+WHITE_BOX = (GMI, KEDMI, VMI, PLGMI, PPA, IFGMI, Mirror, MIFace, PPDGMI)
+BLACK_BOX = (Transfer, BREPMI, MirrorBlackBox, Decoding)
+ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (*WHITE_BOX, *BLACK_BOX)} | CONTROLS
 """``Averaging`` is none of them: it needs to be told around which attack."""
 PRIORS: dict[str, type[PriorSpec]] = {
-    p.name: p for p in (WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, PLGGAN, Imitation, Pixels)
-}
+    p.name: p
+    for p in (
+        WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, PLGGAN, Imitation, Pixels,
+        InversionNetwork,
+    )
+}  # fmt: skip
 """``Shipped`` is none of them: it needs to be told which weights."""
 LOSSES: dict[str, type[IdentityLoss]] = {
     i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Poincare, Confidence, Augmented)
 }
 
 __all__ = [
-    "ATTACKS", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOSSES", "PLGGAN", "PLGMI", "PPA", "PPDGMI",
-    "PRIORS", "VIEWS", "VMI", "WGANGP", "AdversarialNoise", "Augmented", "Averaging", "BlackBox",
-    "Goal", "Imitation", "InversionGAN", "MIFace", "Mirror", "OtherClass", "Pixels",
+    "ATTACKS", "BREPMI", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOSSES", "PLGGAN", "PLGMI",
+    "PPA", "PPDGMI", "PRIORS", "VIEWS", "VMI", "WGANGP", "AdversarialNoise",
+    "Augmented", "Averaging", "BlackBox", "Decoding", "Goal", "Imitation", "InversionGAN",
+    "InversionNetwork", "MIFace", "Mirror", "MirrorBlackBox", "OtherClass", "Pixels",
     "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2", "Transfer",
     "WhiteBox", "descend", "lomma_gmi", "lomma_kedmi", "rounds",
 ]  # fmt: skip
