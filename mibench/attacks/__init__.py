@@ -25,6 +25,7 @@ from mibench.attacks.priors.plg import PLGGAN
 from mibench.attacks.priors.scores import InversionNetwork
 from mibench.attacks.priors.shipped import Shipped
 from mibench.attacks.priors.stylegan import StyleGAN2
+from mibench.attacks.rlbmi import RLBMI
 from mibench.attacks.students import Augmented, Student
 from mibench.attacks.transfer import Averaging, Transfer
 from mibench.attacks.views import VIEWS
@@ -36,7 +37,7 @@ CONTROLS: dict[str, type[Attack]] = {
 }
 """Attacks that find nothing; no field adapts them."""
 WHITE_BOX = (GMI, KEDMI, VMI, PLGMI, PPA, IFGMI, Mirror, MIFace, PPDGMI)
-BLACK_BOX = (Transfer, BREPMI, MirrorBlackBox, Decoding)
+BLACK_BOX = (Transfer, BREPMI, MirrorBlackBox, Decoding, RLBMI)
 ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (*WHITE_BOX, *BLACK_BOX)} | CONTROLS
 """``Averaging`` is none of them: it needs to be told around which attack."""
 PRIORS: dict[str, type[PriorSpec]] = {
@@ -53,7 +54,7 @@ LOSSES: dict[str, type[IdentityLoss]] = {
 
 __all__ = [
     "ATTACKS", "BREPMI", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOSSES", "PLGGAN", "PLGMI",
-    "PPA", "PPDGMI", "PRIORS", "VIEWS", "VMI", "WGANGP", "AdversarialNoise",
+    "PPA", "PPDGMI", "PRIORS", "RLBMI", "VIEWS", "VMI", "WGANGP", "AdversarialNoise",
     "Augmented", "Averaging", "BlackBox", "Decoding", "Goal", "Imitation", "InversionGAN",
     "InversionNetwork", "MIFace", "Mirror", "MirrorBlackBox", "OtherClass", "Pixels",
     "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2", "Transfer",
