@@ -10,6 +10,7 @@ from mibench.attacks.gmi import GMI
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.ifgmi import IFGMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.lokt import LOKT
 from mibench.attacks.lomma import lomma_gmi, lomma_kedmi
 from mibench.attacks.losses import Confidence, CrossEntropy, LogitMatching, MaxMargin, Poincare
 from mibench.attacks.miface import MIFace
@@ -25,6 +26,7 @@ from mibench.attacks.priors.plg import PLGGAN
 from mibench.attacks.priors.scores import InversionNetwork
 from mibench.attacks.priors.shipped import Shipped
 from mibench.attacks.priors.stylegan import StyleGAN2
+from mibench.attacks.priors.tacgan import TACGAN
 from mibench.attacks.rlbmi import RLBMI
 from mibench.attacks.students import Augmented, Student
 from mibench.attacks.transfer import Averaging, Transfer
@@ -37,14 +39,14 @@ CONTROLS: dict[str, type[Attack]] = {
 }
 """Attacks that find nothing; no field adapts them."""
 WHITE_BOX = (GMI, KEDMI, VMI, PLGMI, PPA, IFGMI, Mirror, MIFace, PPDGMI)
-BLACK_BOX = (Transfer, BREPMI, MirrorBlackBox, Decoding, RLBMI)
+BLACK_BOX = (Transfer, BREPMI, MirrorBlackBox, Decoding, LOKT, RLBMI)
 ATTACKS: dict[str, type[Attack]] = {a.name: a for a in (*WHITE_BOX, *BLACK_BOX)} | CONTROLS
 """``Averaging`` is none of them: it needs to be told around which attack."""
 PRIORS: dict[str, type[PriorSpec]] = {
     p.name: p
     for p in (
         WGANGP, InversionGAN, StyleGAN2, PseudoLabelGAN, PLGGAN, Imitation, Pixels,
-        InversionNetwork,
+        InversionNetwork, TACGAN,
     )
 }  # fmt: skip
 """``Shipped`` is none of them: it needs to be told which weights."""
@@ -53,8 +55,8 @@ LOSSES: dict[str, type[IdentityLoss]] = {
 }
 
 __all__ = [
-    "ATTACKS", "BREPMI", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOSSES", "PLGGAN", "PLGMI",
-    "PPA", "PPDGMI", "PRIORS", "RLBMI", "VIEWS", "VMI", "WGANGP", "AdversarialNoise",
+    "ATTACKS", "BREPMI", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOKT", "LOSSES", "PLGGAN", "PLGMI",
+    "PPA", "PPDGMI", "PRIORS", "RLBMI", "TACGAN", "VIEWS", "VMI", "WGANGP", "AdversarialNoise",
     "Augmented", "Averaging", "BlackBox", "Decoding", "Goal", "Imitation", "InversionGAN",
     "InversionNetwork", "MIFace", "Mirror", "MirrorBlackBox", "OtherClass", "Pixels",
     "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2", "Transfer",
