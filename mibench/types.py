@@ -7,7 +7,7 @@ that was trained on another range converts inside its own ``latents``.
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, MutableSequence, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -249,8 +249,11 @@ class Reconstructions:
         latents: What made them, shape (samples, classes, ...).
         earlier: Images of earlier moments of the attack, oldest first, where it keeps them,
             shape (moments, samples, classes, c, h, w).
+        counts: Reconstructions of which something is to be told, such as those of a class that
+            was never entered, by what that is.
     """
 
     images: Float[Tensor, "s n c h w"]
     latents: Float[Tensor, "s n *z"]
     earlier: Float[Tensor, "m s n c h w"] | None = None
+    counts: dict[str, int] = field(default_factory=dict)

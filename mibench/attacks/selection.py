@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mibench.attacks.access import Query
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.views import Plain, queries_per_image, single, viewed
 from mibench.roles import View
-from mibench.types import BATCH_PIXELS, Classifier, Images
+from mibench.types import BATCH_PIXELS, Classifier, Images, Labels
 
 
 @torch.no_grad()
@@ -40,6 +41,30 @@ def scores(
                 total += target(look).softmax(1)
         parts.append(total / queries_per_image(views))
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def answered(
+    target: Query,
+    latents: Float[Tensor, "n ..."],
+    images: Callable[..., Images],
+    labels: Labels | None = None,
+) -> Tensor:
+    """Returns what a target that hides its inside says of images, in parts that fit.
+
+    Args:
+        target: Is asked once about each.
+        latents: Of the images.
+        images: Makes some of them, from latents and classes.
+        labels: The class that each is an image of; without them the latents alone are handed.
+    """
+    said = []
+    places = torch.arange(len(latents))
+    size = images(latents[:1], *(() if labels is None else (labels[:1],))).numel()
+    for part in places.split(max(1, BATCH_PIXELS // size)):  # type: ignore[no-untyped-call]
+        given = (latents[part],) if labels is None else (latents[part], labels[part])
+        said.append(target(images(*given).clamp(0, 1)))
+    return torch.cat(said)
 
 
 def starts(

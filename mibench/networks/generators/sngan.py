@@ -177,5 +177,33 @@ class Discriminator(nn.Module):
     def forward(self, x: Images, y: Labels) -> Float[Tensor, " n"]:
         """Returns the score."""
         features: Tensor = self.blocks(x).relu().sum((2, 3))
-        score: Tensor = self.judge(features)[:, 0] + (self.classes(y) * features).sum(1)
-        return score
+        score: Tensor = self.judge(features)[:, 0]
+        return score + (self.classes(y) * features).sum(1)
+
+
+class AuxiliaryDiscriminator(nn.Module):
+    """How real an image is, and which class it is of, by the same features.
+
+    Odena et al., ICML 2017, https://arxiv.org/abs/1610.09585. Its two heads are not normalised.
+
+    Args:
+        width: Channels of the first block; each later one has twice as many.
+        shape: (c, h, w) of the images.
+        num_classes: Classes.
+    """
+
+    def __init__(self, width: int, shape: Shape, num_classes: int) -> None:
+        super().__init__()
+        widths = [shape[0], *(width * 2**i for i in range(doublings(shape) + 1))]
+        self.blocks = nn.Sequential(
+            *(DownBlock(*pair, first=i == 0) for i, pair in enumerate(itertools.pairwise(widths)))
+        )
+        self.judge = nn.Linear(widths[-1], 1)
+        self.classes = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Images) -> tuple[Float[Tensor, " n"], Float[Tensor, "n k"]]:
+        """Returns the logit of being real, and those of the classes."""
+        features: Tensor = self.blocks(x).relu().sum((2, 3))
+        real: Tensor = self.judge(features)[:, 0]
+        classes: Tensor = self.classes(features)
+        return real, classes

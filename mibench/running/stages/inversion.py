@@ -73,6 +73,7 @@ class InversionStage(Stage):
                 **{name: getattr(work, name) for name in ("steps", "queries", "gradients")},
                 **{name: count for name, count in optional.items() if count},
             },
+            **({"counts": made.counts} if made.counts else {}),
         }
 
     def _check(self, made: object) -> None:
