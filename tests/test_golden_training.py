@@ -344,8 +344,9 @@ def test_the_low_rank_head_is_that_of_the_formula() -> None:
     assert isinstance(last, nn.Sequential)
     fill(last, 0.7, 0.2)
     with torch.no_grad():
-        for weight in (last[0].weight, last[2].weight):
-            weight.mul_(10)
+        for layer in (last[0], last[2]):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.mul_(10)
     logits = last(wave((4, 8), 0.7 * 1.3, 0.2 + 0.5))
     want = torch.tensor(HEAD["logits"], dtype=torch.float64)
     torch.testing.assert_close(logits, want, rtol=TIGHT, atol=TIGHT)
@@ -589,8 +590,9 @@ def hidden() -> Hidden:
         network = Hidden().train()
     fill(network, 1.1 * 0.7, 0.2)
     with torch.no_grad():
-        for weight in (network.l1.weight, network.last.weight):
-            weight.mul_(5)
+        for layer in (network.l1, network.last):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.mul_(5)
     return network
 
 

@@ -177,8 +177,8 @@ class Discriminator(nn.Module):
     def forward(self, x: Images, y: Labels) -> Float[Tensor, " n"]:
         """Returns the score."""
         features: Tensor = self.blocks(x).relu().sum((2, 3))
-        score: Tensor = self.judge(features)[:, 0]
-        return score + (self.classes(y) * features).sum(1)
+        score: Tensor = self.judge(features)[:, 0] + (self.classes(y) * features).sum(1)
+        return score
 
 
 class AuxiliaryDiscriminator(nn.Module):
@@ -196,7 +196,7 @@ class AuxiliaryDiscriminator(nn.Module):
         super().__init__()
         widths = [shape[0], *(width * 2**i for i in range(doublings(shape) + 1))]
         self.blocks = nn.Sequential(
-            *(DownBlock(*pair, first=i == 0) for i, pair in enumerate(itertools.pairwise(widths)))
+            *(DownBlock(*pair, first=i == 0) for i, pair in enumerate(pairwise(widths)))
         )
         self.judge = nn.Linear(widths[-1], 1)
         self.classes = nn.Linear(widths[-1], num_classes)
