@@ -1,4 +1,4 @@
-"""Draws the picture of the README: ``python -m perf.picture --store DIR``, after a run of avatars."""
+"""Draws the README's picture: ``python -m perf.picture --store DIR``, after a run of avatars."""
 
 import argparse
 from pathlib import Path
