@@ -18,12 +18,14 @@ from mibench.types import ImageSet, Prior
 
 SMALL = WGANGP(**WGANGP.small)
 TASK = Avatars(num_classes=2, size=16)
-PINNED = {
-    cell.attack.prior
-    for table in TABLES.values()
-    for cell in table.rows.values()
-    if isinstance(cell.attack.prior, Shipped)
-}
+PINNED = list(
+    dict.fromkeys(
+        cell.attack.prior
+        for table in TABLES.values()
+        for cell in table.rows.values()
+        if isinstance(cell.attack.prior, Shipped)
+    )
+)
 
 
 NO_IMAGES = ImageSet(torch.zeros(0, 3, 16, 16, dtype=torch.uint8), torch.zeros(0).long())
