@@ -29,7 +29,8 @@ from tests.made import fill, smoke
 BARE, MID = "GMI / No Def.", "GMI / MID"
 YARDSTICKS = {
     "evaluator_agreement", "evaluator_kappa", "false_positives", "fid_floor",
-    "fid_identity_floor",
+    "fid_identity_floor", "most_frequent", "trait_agreement", "trait_acc_real",
+    "attack_acc_false",
 }  # fmt: skip
 NOTHING = "this says nothing about leakage"
 FORMS = ("text", "markdown", "latex", "csv", "json")

@@ -340,7 +340,7 @@ def test_an_error_without_notes_is_one_sentence() -> None:
     assert json.dumps(explain(RuntimeError("x"))) == '"RuntimeError: x"'
 
 
-@pytest.mark.parametrize(("command", "status"), [("run", 1), ("status", 1), ("table", 2)])
+@pytest.mark.parametrize(("command", "status"), [("run", 2), ("status", 1), ("table", 2)])
 def test_a_store_that_cannot_be_read_is_told_in_one_sentence(
     command: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from mibench.evaluation.fid import compared
 from mibench.evaluation.gathering import best_moment
 from mibench.evaluation.lenses import EVALUATOR
 from mibench.evaluation.pixels import PIXELS
+from mibench.evaluation.traits import FIRST, SECOND
 from mibench.networks import MLP
 from mibench.reporting.gallery import Gallery
 from mibench.reporting.page import pictures
@@ -32,6 +33,8 @@ from mibench.types import Classifier, ImageSet, Shape
 INF = float("inf")
 CLASSES, KNOWN, SAMPLES = 5, 7, 12
 """Attacked, known to the evaluators, and how often each is attacked."""
+BY_PERSON = (FIRST, SECOND)
+"""Lenses with a feature for each private person."""
 ROUNDED = torch.tensor([[2, 1, 2, 0], [1, 1, 1, 1], [3, 2, 2, 2], [0, 1, 1, 2], [4, 3, 2, 1]])
 
 
@@ -129,6 +132,9 @@ def evidence(rng: torch.Generator) -> Evidence:
         features={
             lens: Compared(*(torch.randn(rows, 4, generator=rng) for rows in (n, m)))
             for lens in (*STORED, PIXELS)
+        }
+        | {  # errors to each person
+            lens: Compared(*(1 + scores(rows, CLASSES) for rows in (n, m))) for lens in BY_PERSON
         },
         real_labels=torch.arange(CLASSES).repeat(8),
         test_logits=scores(t, CLASSES),
@@ -151,6 +157,11 @@ def renumbered(e: Evidence, order: Tensor) -> Evidence:
         elif field.name.endswith("logits") or field.name == "others":
             new[field.name] = torch.empty_like(value)
             new[field.name][..., order[: value.shape[-1]]] = value
+    errors = {lens: e.features[lens] for lens in BY_PERSON}
+    at = order[:CLASSES].argsort()
+    new["features"] = e.features | {
+        lens: Compared(own.reconstructed[:, at], own.real[:, at]) for lens, own in errors.items()
+    }
     return replace(e, **new)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mibench.evaluation.evidence import Evidence, UndefinedError, own, target_logits
 from mibench.evaluation.metric import INF, PERCENT, metric
-from mibench.ties import in_top
+from mibench.ties import in_top, votes
 
 
 def topk_hits(
@@ -83,6 +83,7 @@ def attack_acc_any(e: Evidence) -> Float[Tensor, " c"]:
 def most_frequent(e: Evidence) -> float:
     """Share of all reconstructions that the evaluator gives its favourite class, in percent.
 
-    Of samples of a prior it says how far a blind guess can get with one lucky class.
+    Classes of equal score share an image. Of samples of a prior it says how far a blind guess
+    can get with one lucky class.
     """
-    return 100 * (e.logits.argmax(1).bincount().amax() / len(e.logits)).item()
+    return 100 * votes(e.logits).mean(0).amax().item()
