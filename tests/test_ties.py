@@ -12,7 +12,7 @@ from torch import Tensor
 from mibench.attacks.access import Query
 from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
-from mibench.evaluation import METRICS, Compared, Evidence, Protocol
+from mibench.evaluation import METRICS, Compared, Evidence, Lens, Protocol
 from mibench.evaluation.evidence import STORED
 from mibench.evaluation.fid import compared
 from mibench.evaluation.gathering import best_moment
@@ -33,7 +33,7 @@ from mibench.types import Classifier, ImageSet, Shape
 INF = float("inf")
 CLASSES, KNOWN, SAMPLES = 5, 7, 12
 """Attacked, known to the evaluators, and how often each is attacked."""
-BY_PERSON = (FIRST, SECOND)
+BY_PERSON: tuple[Lens, ...] = (FIRST, SECOND)
 """Lenses with a feature for each private person."""
 ROUNDED = torch.tensor([[2, 1, 2, 0], [1, 1, 1, 1], [3, 2, 2, 2], [0, 1, 1, 2], [4, 3, 2, 1]])
 
