@@ -157,11 +157,11 @@ def renumbered(e: Evidence, order: Tensor) -> Evidence:
         elif field.name.endswith("logits") or field.name == "others":
             new[field.name] = torch.empty_like(value)
             new[field.name][..., order[: value.shape[-1]]] = value
-    errors = {lens: e.features[lens] for lens in BY_PERSON}
     at = order[:CLASSES].argsort()
-    new["features"] = e.features | {
-        lens: Compared(own.reconstructed[:, at], own.real[:, at]) for lens, own in errors.items()
-    }
+    new["features"] = dict(e.features)
+    for lens in BY_PERSON:
+        errors = e.features[lens]
+        new["features"][lens] = Compared(errors.reconstructed[:, at], errors.real[:, at])
     return replace(e, **new)
 
 
