@@ -11,7 +11,7 @@ are deterministic.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -133,8 +133,8 @@ def _refuse_waiting(what: str) -> None:
 
 
 @contextmanager
-def away() -> Iterator[None]:
-    """Makes AWAY a device that holds data."""
+def away(*, patient: bool = False) -> Iterator[None]:
+    """Makes AWAY a device that holds data; if ``patient``, steps may wait for it."""
     tensor, new_tensor = torch.tensor, Tensor.new_tensor
     adam = torch.optim.Adam.__init__
 
@@ -149,8 +149,9 @@ def away() -> Iterator[None]:
     def unfused(self: Any, *args: Any, fused: Any = None, **kwargs: Any) -> None:
         adam(self, *args, **kwargs)  # the fused one refuses the device
 
-    swapped: list[tuple[Any, str, Callable[..., Any], Any]] = [
+    swapped: list[tuple[Any, str, Any, Any]] = [
         (torch, "tensor", made, tensor),
+        *[(sys.modules[__name__], "STEPS", set(), STEPS)] * patient,
         (Tensor, "new_tensor", made_like, new_tensor),
         (torch.optim.Adam, "__init__", unfused, adam),
     ]

@@ -47,10 +47,15 @@ LENSES = {lens.name: lens for m in METRICS.values() for lens in m.needs} | {
 
 
 def rehearse(last: Stage, root: Path) -> Store:
-    """Computes a stage and what it needs on the device that is none."""
+    """Computes a stage and what it needs on the device that is none.
+
+    What asks for labels or scores decides by them, so it waits for them.
+    """
     store = Store(root)
     for stage in graph([last]):
-        with away():
+        role = getattr(stage, "attack", None) or getattr(stage, "spec", None)
+        asks = getattr(role, "access", "none") in ("labels", "scores")
+        with away(patient=asks):
             store.complete(stage, str(AWAY), Path("data"))
     return store
 

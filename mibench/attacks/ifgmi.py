@@ -234,8 +234,6 @@ def onto_ball(x: Float[Tensor, "n d"], radius: float) -> Float[Tensor, "n d"]:
     """
     size = x.abs()
     outside = size.sum(1) > radius
-    if not outside.any():
-        return x
     falling = size.sort(1, descending=True).values
     excess = (falling.cumsum(1) - radius) / torch.arange(1, x.shape[1] + 1, device=x.device)
     last = (falling > excess).sum(1, keepdim=True).clamp(min=1) - 1

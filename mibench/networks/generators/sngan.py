@@ -153,7 +153,7 @@ class SpectralNorm(nn.Module):
             with torch.no_grad():
                 self.v = F.normalize(matrix.T @ self.u, dim=0, eps=1e-12)
                 self.u = F.normalize(matrix @ self.v, dim=0, eps=1e-12)
-        return weight / (self.u @ matrix @ self.v)
+        return weight / (self.u[None] @ matrix @ self.v[:, None])[0, 0]
 
 
 class Discriminator(nn.Module):
