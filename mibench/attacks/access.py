@@ -103,7 +103,7 @@ class Watched(Counted, Classifier):
         return self.target
 
     def within(self, answers: int) -> "Watched":
-        """Returns the same target with so many answers left, or what is left if that is less."""
+        """Returns the same target, which gives ``answers`` more answers, or all it still gives."""
         part = copy.copy(self)
         part._limit = self._work.queries - self.shared + min(answers, self.remaining)
         return part

@@ -43,14 +43,14 @@ class BREPMI(BlackBox):
     Attributes:
         prior: Draws and generates; it never sees the target.
         batch: Latents that each block of classes draws at once, in search of where to start.
-        pool: It ends its search after so many.
+        pool: The greatest number of latents that a block draws in this search.
         points: N, on each sphere.
-        radius: R, at first.
-        growth: By which it is multiplied.
-        inside: It grows where more than this share of the points are of the class.
-        largest: It does not grow beyond.
+        radius: R of the first sphere.
+        growth: R is multiplied by this each time it grows.
+        inside: R grows where more than this share of the points are of the class.
+        largest: R does not grow beyond this.
         reach: Latents, the first included, are held in [-reach, reach].
-        patience: A reconstruction ends after so many steps with one radius.
+        patience: The number of steps with one radius after which a reconstruction ends.
         steps: The greatest number of rounds; steps that the target refuses are rounds, too.
         keep: Which latent counts: that of the last "expansion", as released, or the "last". One
             whose radius has never grown is the last.
@@ -142,8 +142,8 @@ class BREPMI(BlackBox):
                     state["entered"][j] += len(new)
 
         def until() -> bool:
-            asked = len(wanting()) * self.batch
-            return asked == 0 or target.remaining < reserved + asked
+            needed = len(wanting()) * self.batch
+            return needed == 0 or target.remaining < reserved + needed
 
         batches = -(-self.pool // self.batch)
         return rounds(state, advance, batches, goal, work, until=until)
@@ -188,17 +188,17 @@ class BREPMI(BlackBox):
             larger = radius * self.growth
             grows = (inside.sum(1) > self.inside * self.points) & (larger[:, 0] <= self.largest)
             new = torch.where(grows[:, None], larger, radius)
-            away = (
+            direction = (
                 -(u * ~inside[..., None]).mean(1) * radius / new
             )  # as released, shorter if it grows
-            moved = self.held(z + (radius / 3).clamp(max=3) * away)
+            moved = self.held(z + (radius / 3).clamp(max=3) * direction)
             accepted = of_class(moved, y)
             self._note(state, at, moved, new[:, 0], grows, accepted)
             return moved
 
         def until() -> bool:
-            asked = int(state["moving"].sum()) * (self.points + 1)
-            return asked == 0 or target.remaining < asked
+            needed = int(state["moving"].sum()) * (self.points + 1)
+            return needed == 0 or target.remaining < needed
 
         return rounds(state, advance, self.steps, goal, work, until=until)
 

@@ -21,7 +21,7 @@ from mibench.attacks.access import Query
 from mibench.attacks.bases import BlackBox
 from mibench.attacks.descent import rounds
 from mibench.attacks.goal import Goal
-from mibench.attacks.mirror import SLOPE, Box
+from mibench.attacks.mirror import NEGATIVE_SLOPE, Box
 from mibench.attacks.ppa import drawn, of_styles
 from mibench.attacks.priors.styled import StyledPrior
 from mibench.attacks.priors.stylegan import StyleGAN2
@@ -114,7 +114,9 @@ class MirrorBlackBox(BlackBox):
         first, chances, pool = self.chosen(target, prior, goal)
         box = Box.of(pool, self.deviations).of_each(goal)
         sizes = torch.tensor(goal.sizes, device=goal.device)
-        std = F.leaky_relu(pool, 1 / SLOPE).std(1, correction=0).repeat_interleave(sizes, 0)
+        std = (
+            F.leaky_relu(pool, 1 / NEGATIVE_SLOPE).std(1, correction=0).repeat_interleave(sizes, 0)
+        )
         low, high, std = (side.repeat(goal.samples, 1) for side in (box.low, box.high, std))
         labels = goal.labels.repeat(goal.samples)
         state: State = {
@@ -146,8 +148,8 @@ class MirrorBlackBox(BlackBox):
             return born
 
         def until() -> bool:
-            asked = len(breeding()) * others
-            return asked == 0 or target.remaining < asked
+            needed = len(breeding()) * others
+            return needed == 0 or target.remaining < needed
 
         rounds(state, advance, self.steps, goal, work, until=until, what="a style")
         best = ordered(state["w"], state["chances"])[0][:, 0]
@@ -198,10 +200,10 @@ class MirrorBlackBox(BlackBox):
         c = fitness[at, first] / (fitness[at, first] + fitness[at, second])
         crossing, changing, by = uniform
         child = torch.where(crossing < c[..., None], w[at, first], w[at, second])
-        p = F.leaky_relu(child, 1 / SLOPE)
+        p = F.leaky_relu(child, 1 / NEGATIVE_SLOPE)
         changed = p + (2 * by - 1) * self.size * std[:, None]
         p = torch.where(changing < self.mutation, changed, p)
-        return box.clip(F.leaky_relu(p, SLOPE).transpose(0, 1)).transpose(0, 1)
+        return box.clip(F.leaky_relu(p, NEGATIVE_SLOPE).transpose(0, 1)).transpose(0, 1)
 
 
 def ordered(

@@ -46,7 +46,8 @@ class IFGMI(WhiteBox):
         prior: The StyleGAN; it never sees the target, so every target shares it.
         pool: Latents among which the classes of a block choose where to start.
         psi: Truncation of the pool's styles, towards the mean style.
-        cutoff: Only so many styles are truncated, from the coarsest on; 0 for all (8 as released).
+        cutoff: The number of styles that are truncated, from the coarsest on; 0 for all (8 as
+            released).
         steps: Steps of Adam in each stage; the first moves the style alone.
         style_radii: How far a style may move in each stage, in the sum of absolute differences.
         map_radii: The same of maps; the first is not used.
@@ -155,8 +156,8 @@ class IFGMI(WhiteBox):
 
         def after() -> None:
             for place, radius in zip(stage.moved, radii, strict=False):
-                away = (moving[..., place] - start[..., place]).flatten(0, 1)
-                moved = start[..., place] + onto_ball(away, radius).view_as(start[..., place])
+                offset = (moving[..., place] - start[..., place]).flatten(0, 1)
+                moved = start[..., place] + onto_ball(offset, radius).view_as(start[..., place])
                 moving[..., place] = moved
             before.copy_(now)
             now.copy_(moving)

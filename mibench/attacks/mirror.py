@@ -34,7 +34,7 @@ from mibench.store import Work
 from mibench.types import Classifier, Offer, Prior, Reconstructions
 
 INF = float("inf")
-SLOPE = 0.2
+NEGATIVE_SLOPE = 0.2
 """Of the mapping's last activation, which p undoes."""
 
 
@@ -46,7 +46,8 @@ class Mirror(WhiteBox):
         prior: The StyleGAN; it never sees the target, so every target shares it.
         pool: Latents among which the classes of a block choose where to start.
         psi: Truncation of the pool's styles, towards the mean style.
-        cutoff: Only so many styles are truncated, from the coarsest on; 0 for all (8 as released).
+        cutoff: The number of styles that are truncated, from the coarsest on; 0 for all (8 as
+            released).
         deviations: c, how far p may be from its mean, in standard deviations.
         steps: Steps of Adam.
         lr: Its highest learning rate.
@@ -126,7 +127,7 @@ class Box:
     @classmethod
     def of(cls, w: Float[Tensor, "b n d"], deviations: float) -> "Box":
         """Returns the box around the mean over n styles of each block."""
-        p = F.leaky_relu(w, 1 / SLOPE)
+        p = F.leaky_relu(w, 1 / NEGATIVE_SLOPE)
         mean, std = p.mean(1), p.std(1, correction=0)
         return cls(mean - deviations * std, mean + deviations * std)
 
@@ -137,8 +138,8 @@ class Box:
 
     def clip(self, w: Float[Tensor, "s b d"]) -> Float[Tensor, "s b d"]:
         """Returns styles whose p is held within the box."""
-        p = F.leaky_relu(w, 1 / SLOPE)
-        return F.leaky_relu(torch.minimum(torch.maximum(p, self.low), self.high), SLOPE)
+        p = F.leaky_relu(w, 1 / NEGATIVE_SLOPE)
+        return F.leaky_relu(torch.minimum(torch.maximum(p, self.low), self.high), NEGATIVE_SLOPE)
 
 
 def rate(done: float, ramp_up: float, ramp_down: float) -> float:

@@ -48,9 +48,9 @@ class PPA(WhiteBox):
         prior: The StyleGAN; it never sees the target, so every target shares it.
         pool: Latents among which the classes of a block choose where to start.
         psi: Truncation of the pool's styles, towards the mean style.
-        cutoff: Only so many styles are truncated, from the coarsest on; 0 for all. What is moved
-            is the first style, so with fewer than all (8 as released) another image is moved
-            than the one that was chosen.
+        cutoff: The number of styles that are truncated, from the coarsest on; 0 for all. The
+            first style is what moves, so with fewer than all (8 as released) another image is
+            moved than the one that was chosen.
         candidates: Styles that are moved for each reconstruction that counts; 200 for 50 as
             released. With 1 there is no last choice.
         final: How the target looks at the candidates for the last choice.

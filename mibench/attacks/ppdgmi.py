@@ -188,11 +188,11 @@ class PPDGMI(WhiteBox):
         shown = ImageSet(torch.cat([public.pixels, pixels]), torch.cat([public.labels, labels]))
         better = copy.deepcopy(prior).requires_grad_(requires_grad=True)
         seed = int(torch.randint(2**62, (), generator=goal.streams[0]))
-        asked = None if self.prior.access == "none" else target
+        seen_by_prior = None if self.prior.access == "none" else target
 
         def run() -> Payload:
             rng = torch.Generator().manual_seed(seed)
-            self._spec.train(better, shown, asked, rng, work)
+            self._spec.train(better, shown, seen_by_prior, rng, work)
             return better.state_dict()
 
         better.load_state_dict(work.part("training", run))

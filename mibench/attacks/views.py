@@ -136,7 +136,7 @@ class Augment(View):
         scale: Least and greatest area of the part, as a share of the image's.
         ratio: Least and greatest width of the part over its height, at most the image's own.
         flip: Probability of the mirror image.
-        rotation: It is turned by at most so many degrees, each way.
+        rotation: The largest angle by which it is turned, each way, in degrees.
         turned: Probability that it is turned at all.
         brightness: Pixels are multiplied by 1 and at most so much more or less.
         contrast: So are their distances from the image's mean.

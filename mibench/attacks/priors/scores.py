@@ -37,7 +37,7 @@ def transformed(
 
     Args:
         scores: Probabilities.
-        truncation: t, how many of the largest are told; 0 for all.
+        truncation: t, how many of the largest scores are given; 0 for all.
         floor: b, the least logarithm.
     """
     kept = scores.topk(min(truncation or scores.shape[1], scores.shape[1]), 1)
@@ -80,8 +80,8 @@ class Decoder(Prior):
 
     def generate(self, z: Float[Tensor, "n z"], y: Labels | None = None) -> Images:
         """Returns the images of scores."""
-        told = transformed(z, self.truncation, self.floor)
-        x: Images = self.decode(told[:, :, None, None])
+        scores = transformed(z, self.truncation, self.floor)
+        x: Images = self.decode(scores[:, :, None, None])
         return x
 
 
@@ -91,7 +91,7 @@ class InversionNetwork(PriorSpec):
 
     Attributes:
         width: Channels before the image; maps before have more.
-        truncation: t, how many of the largest scores it is told; 0 for all.
+        truncation: t, how many of the largest scores the decoder is given; 0 for all.
         floor: b, the least logarithm of a score. -1000, as released, lifts all others by about
             950 where a score is exactly 0.
         epochs: Passes over the public images; the last counts.

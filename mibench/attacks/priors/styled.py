@@ -45,8 +45,8 @@ class StyledPrior(Prior):
 
         Args:
             z: Latents.
-            psi: So much of the way from the mean style to their own: 1 for no truncation.
-            cutoff: Only so many styles, from the coarsest on, are truncated; 0 for all.
+            psi: Share of the way from the mean style to their own; 1 is no truncation.
+            cutoff: The number of styles that are truncated, from the coarsest on; 0 for all.
         """
 
     @abstractmethod
