@@ -156,6 +156,13 @@ class SpectralNorm(nn.Module):
         return weight / (self.u[None] @ matrix @ self.v[:, None])[0, 0]
 
 
+def down_blocks(width: int, shape: Shape) -> tuple[nn.Sequential, int]:
+    """Returns the blocks of a discriminator, and how many channels come out of them."""
+    widths = [shape[0], *(width * 2**i for i in range(doublings(shape) + 1))]
+    blocks = (DownBlock(*pair, first=i == 0) for i, pair in enumerate(pairwise(widths)))
+    return nn.Sequential(*blocks), widths[-1]
+
+
 class Discriminator(nn.Module):
     """How real an image is as one of its class: w·h + b + ⟨e_y, h⟩, h the features.
 
@@ -167,12 +174,9 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int, shape: Shape, num_classes: int) -> None:
         super().__init__()
-        widths = [shape[0], *(width * 2**i for i in range(doublings(shape) + 1))]
-        self.blocks = nn.Sequential(
-            *(DownBlock(*pair, first=i == 0) for i, pair in enumerate(pairwise(widths)))
-        )
-        self.judge = normed(nn.Linear(widths[-1], 1))
-        self.classes = normed(nn.Embedding(num_classes, widths[-1]))
+        self.blocks, features = down_blocks(width, shape)
+        self.judge = normed(nn.Linear(features, 1))
+        self.classes = normed(nn.Embedding(num_classes, features))
 
     def forward(self, x: Images, y: Labels) -> Float[Tensor, " n"]:
         """Returns the score."""
@@ -194,12 +198,9 @@ class AuxiliaryDiscriminator(nn.Module):
 
     def __init__(self, width: int, shape: Shape, num_classes: int) -> None:
         super().__init__()
-        widths = [shape[0], *(width * 2**i for i in range(doublings(shape) + 1))]
-        self.blocks = nn.Sequential(
-            *(DownBlock(*pair, first=i == 0) for i, pair in enumerate(pairwise(widths)))
-        )
-        self.judge = nn.Linear(widths[-1], 1)
-        self.classes = nn.Linear(widths[-1], num_classes)
+        self.blocks, features = down_blocks(width, shape)
+        self.judge = nn.Linear(features, 1)
+        self.classes = nn.Linear(features, num_classes)
 
     def forward(self, x: Images) -> tuple[Float[Tensor, " n"], Float[Tensor, "n k"]]:
         """Returns the logit of being real, and those of the classes."""
