@@ -1,6 +1,7 @@
 """What a table says of differences, with records made by hand."""
 
 import io
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,14 @@ import pytest
 from mibench.benchmarks.cell import Evaluator
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data.synthetic import Blobs
-from mibench.evaluation.significance import holm, identity_interval, interval, paired, seeds_needed
+from mibench.evaluation.significance import (
+    holm,
+    identity_interval,
+    interval,
+    paired,
+    seeds_needed,
+    smallest_difference,
+)
 from mibench.reporting.contrasts import between, reference, with_none
 from mibench.reporting.forms import render
 from mibench.reporting.notes import footnotes
@@ -249,18 +257,21 @@ def test_better_is_bold_worse_has_a_dagger_and_the_rest_nothing(
     assert f"{'*' if form == 'text' else 'Bold:'} better, {dagger} worse for the defender" in text
 
 
-def test_what_is_not_told_apart_says_how_many_seeds_it_needs() -> None:
-    note = (
-        "Attack Acc needs about so many more seeds to differ significantly from No Def.: "
-        "KED-MI / MID more than 100."
-    )
-    assert note in footnotes(made())
+def test_a_table_says_what_difference_its_seeds_would_find() -> None:
     results = made({**ACCS, "KED-MI / MID": [45.0, 52.0, 40.0, 48.0]})
     contrast = results.entries["KED-MI / MID"]["attack_acc"].contrast
     assert contrast is not None
     diffs = [-5.0, 0.0, -11.0, -1.0]
     assert contrast.more == seeds_needed(diffs, 0.05 / 3) != seeds_needed(diffs)
-    assert any(f"KED-MI / MID {contrast.more}." in note for note in footnotes(results))
+    assert contrast.smallest == smallest_difference(diffs)
+    (note,) = (note for note in footnotes(results) if "four times in five" in note)
+    assert note.startswith("With 4 seeds a true difference from No Def. of this size")
+    assert note.endswith(f", KED-MI {contrast.smallest:.3g}.")
+    each = [
+        smallest_difference([a - b for a, b in zip(ACCS[f"GMI / {d}"], NONE, strict=True)])
+        for d in DEFENSES[1:]
+    ]
+    assert f"; Attack Acc GMI {statistics.median(v for v in each if v):.3g}, KED-MI" in note
 
 
 def test_the_csv_has_plain_numbers_that_pandas_reads_back() -> None:

@@ -15,6 +15,7 @@ from mibench.evaluation.significance import (
     paired,
     power,
     seeds_needed,
+    smallest_difference,
 )
 
 A = [98.0, 95.5, 97.0, 99.5]
@@ -306,3 +307,19 @@ def test_neither_interval_is_about_the_other_ones_truth() -> None:
         return covers(identity_interval(seen.tolist()), expected(0, SEED_SD, IDENTITY_SD, BOTH_SD))
 
     assert share(covered) < 0.7
+
+
+def test_the_smallest_difference_is_found_four_times_in_five() -> None:
+    diffs = [3.0, 7.0, -2.0, 4.0, 1.0]
+    size = smallest_difference(diffs)
+    assert size is not None
+    deviation = float(np.std(diffs, ddof=1))
+    assert power(size / deviation, 5) == pytest.approx(0.8, abs=1e-4)
+    draws = size + deviation * np.random.default_rng(0).standard_normal((20_000, 5))
+    t = draws.mean(1) / (draws.std(1, ddof=1) / 5**0.5)
+    assert np.mean(np.abs(t) > 2.7764) == pytest.approx(0.8, abs=0.01)  # t's quantile, 4 degrees
+    assert smallest_difference([d + 9 for d in diffs]) == pytest.approx(size)
+    assert smallest_difference(diffs, 0.01) > size
+    assert smallest_difference([2.0, 2.0]) is None
+    with pytest.raises(ValueError, match="two or more"):
+        smallest_difference([1.0])

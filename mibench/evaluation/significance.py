@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 LEVEL = 0.05
 """Level of the tests; intervals hold with 95 %."""
 POWER = 0.8
-"""Chance that a difference is significant with :func:`seeds_needed` seeds."""
+"""Chance to find a difference with :func:`seeds_needed` seeds, or a
+:func:`smallest_difference`."""
 MOST_SEEDS = 100
 """Seeds that :func:`seeds_needed` asks for at most."""
 FEWEST_VALUES = 3
@@ -165,6 +166,35 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
     z, step = np.linspace(-NORMAL_ENDS, NORMAL_ENDS, 4001, retstep=True)
     weights = np.exp(-z * z / 2) * float(step) / math.sqrt(2 * math.pi)
     return float((weights * chdtr(df, df * ((z + shift) / critical) ** 2)).sum())
+
+
+def smallest_difference(diffs: Sequence[float], level: float = LEVEL) -> float | None:
+    """Returns the smallest true mean difference that as many pairs find with 80 % power.
+
+    The observed deviation is taken for the true one.
+
+    Args:
+        diffs: Paired differences, at least two.
+        level: Of the test.
+
+    Returns:
+        In the unit of ``diffs``; None if all differences agree.
+
+    Raises:
+        ValueError: If there are fewer than two differences or one is not finite.
+    """
+    _check(diffs)
+    if len(diffs) < 2:
+        raise ValueError("a deviation takes two or more differences")
+    if _alike(diffs):
+        return None
+    low, high = 0.0, 1.0
+    while power(high, len(diffs), level) < POWER:  # power grows with the effect
+        high *= 2
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, len(diffs), level) >= POWER else (middle, high)
+    return high * statistics.stdev(diffs)
 
 
 def seeds_needed(

@@ -14,6 +14,7 @@ from mibench.evaluation.significance import (
     holm,
     paired,
     seeds_needed,
+    smallest_difference,
 )
 
 Values = Mapping[str, Mapping[int, float]]
@@ -34,6 +35,8 @@ class Contrast:
         more: Estimated number of further seeds until the difference is significant: None if more
             than 100, if there is no estimate, as with fewer than three seeds, or if it is
             significant.
+        smallest: Estimate of the smallest true difference that as many seeds find with 80 %
+            power, without correction; None without a test, or with fewer than three seeds.
     """
 
     row: str
@@ -43,6 +46,7 @@ class Contrast:
     p: float | None
     tests: int
     more: int | None
+    smallest: float | None = None
 
     @property
     def significant(self) -> bool:
@@ -119,11 +123,12 @@ def _compare(
     contrasts = []
     for (a, b), (seeds, test) in tested.items():
         p = corrected[questions[a, b]]
-        more = None
-        if p is not None and p > LEVEL and len(seeds) >= FEWEST_VALUES:
+        more = smallest = None
+        if p is not None and len(seeds) >= FEWEST_VALUES:
             diffs = [values[a][s] - values[b][s] for s in seeds]
-            more = seeds_needed(diffs, LEVEL / tests)
-        contrasts.append(Contrast(a, b, seeds, test, p, tests, more))
+            smallest = smallest_difference(diffs)
+            more = seeds_needed(diffs, LEVEL / tests) if p > LEVEL else None
+        contrasts.append(Contrast(a, b, seeds, test, p, tests, more, smallest))
     return contrasts
 
 
