@@ -1,6 +1,6 @@
 """Install mibench into an environment beside this file, once, and run a command of it.
 
-    python3 quickstart.py                  mibench run digits
+    python3 quickstart.py                  mibench run avatars
     python3 quickstart.py pytest ...       the tests
     python3 quickstart.py COMMAND ...      any command, for example: mibench run smoke
 
@@ -41,7 +41,7 @@ def main(command: list[str]) -> None:
     if command[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return
-    command = command or ["mibench", "run", "digits"]
+    command = command or ["mibench", "run", "avatars"]
     install(LEVELS.get(command[0], 0))
     os.environ["VIRTUAL_ENV"] = str(VENV)
     os.environ["PATH"] = os.pathsep.join([str(SCRIPTS), os.environ.get("PATH", os.defpath)])

@@ -31,7 +31,7 @@ def _leave() -> None:
 def main() -> None:
     """Train defended classifiers, attack them, and print what the attacks recovered.
 
-    Example: mibench run digits
+    Example: mibench run avatars
     """
 
 
