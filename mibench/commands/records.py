@@ -10,6 +10,7 @@ import click
 from mibench.commands import options
 from mibench.commands.selection import Selection, labelled, of_table
 from mibench.commands.shared import check_writable, fail, refusing
+from mibench.spec import unknown
 
 
 @click.group("records")
@@ -175,7 +176,12 @@ def board(sources: Sequence[Path], out: Path) -> None:
 @click.argument("a", type=options.anywhere)
 @click.argument("b", type=options.anywhere)
 @click.option("--by-key", is_flag=True, help="Say which equal keys have equal bits instead.")
-def compare(a: Path, b: Path, by_key: bool) -> None:
+@click.option(
+    "--margin", "margins", multiple=True, metavar="METRIC=NUMBER",
+    help="Also test whether a metric is equivalent: whether the mean difference over equal seeds "
+    "lies within ± NUMBER. May be given for several metrics.",
+)  # fmt: skip
+def compare(a: Path, b: Path, by_key: bool, margins: Sequence[str]) -> None:
     """Say how two results differ, and whether by more than chance.
 
     A and B are stores, record files, or folders of those. Rows are paired by label or, with a
@@ -191,6 +197,9 @@ def compare(a: Path, b: Path, by_key: bool) -> None:
     from mibench.reporting.runs import runs
 
     with refusing():
+        within = dict(map(_margin, margins))
+        if by_key and within:
+            raise ValueError("--margin is about scores, and --by-key about bits: give one of them")
         sides = []
         for path in (a, b):
             side, refused = runs(path)
@@ -199,5 +208,28 @@ def compare(a: Path, b: Path, by_key: bool) -> None:
             if not side:
                 raise ValueError(f"there is no sound record in {path}")
             sides.append(side)
-        text = bits.in_text(bits.agreement(*sides)) if by_key else in_text(side_by_side(*sides))
+        if by_key:
+            text = bits.in_text(bits.agreement(*sides))
+        else:
+            text = in_text(side_by_side(*sides, within))
     click.echo(text, nl=False)
+
+
+def _margin(setting: str) -> tuple[str, float]:
+    """Returns the metric and the number of METRIC=NUMBER.
+
+    Raises:
+        ValueError: If it is not that: an unknown metric, or a number that is not above 0.
+    """
+    from mibench.evaluation import METRICS
+
+    metric, _, text = setting.partition("=")
+    if metric not in METRICS:
+        raise ValueError(unknown("metric", metric, METRICS))
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"--margin takes METRIC=NUMBER with a number above 0, got {setting!r}")
+    return metric, number

@@ -4,12 +4,16 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mibench.attacks import CONTROLS
 from mibench.evaluation import METRICS
-from mibench.evaluation.significance import FEWEST_VALUES, paired
+from mibench.evaluation.significance import FEWEST_VALUES, Equivalence, equivalence, paired
 from mibench.reporting.runs import Run, differences, in_words
 from mibench.spec import fingerprint
+
+if TYPE_CHECKING:
+    from rich.table import Table as Grid
 
 Number = float | None
 
@@ -43,17 +47,30 @@ class Comparison:
         rows: Label → metric by metric.
         fields: Label → (path, value in A, value in B) of spec fields that differ.
         only: Labels that one side lacks: those of A, those of B.
+        within: (label, metric, test) of whether B - A lies within that metric's margin, row by
+            row and then of each seed's mean over the rows, under a label that says so.
     """
 
     rows: Mapping[str, Sequence[Difference]]
     fields: Mapping[str, Sequence[tuple[str, Any, Any]]]
     only: tuple[Sequence[str], Sequence[str]]
+    within: Sequence[tuple[str, str, Equivalence]] = ()
 
 
-def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
+def compare(
+    a: Sequence[Run], b: Sequence[Run], margins: Mapping[str, float] | None = None
+) -> Comparison:
     """Returns what both have in common and how it differs.
 
     Rows are paired by their labels or, if a run has none, all by their cells in a few words.
+
+    Args:
+        a: One side.
+        b: The other.
+        margins: Metric → greatest mean difference that does not matter.
+
+    Raises:
+        ValueError: If no row has values of a metric with a margin at equal seeds.
     """
     named = all(run.label for run in (*a, *b))
     left, right = _grouped(a, named=named), _grouped(b, named=named)
@@ -62,6 +79,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
         {label: _row(left[label], right[label]) for label in both},
         {label: _fields(left[label][0], right[label][0]) for label in both},
         ([x for x in left if x not in right], [x for x in right if x not in left]),
+        _within({x: (left[x], right[x]) for x in both}, margins or {}),
     )
 
 
@@ -107,6 +125,43 @@ def _row(a: Sequence[Run], b: Sequence[Run]) -> list[Difference]:
     return row
 
 
+def _within(
+    rows: Mapping[str, tuple[Sequence[Run], Sequence[Run]]], margins: Mapping[str, float]
+) -> list[tuple[str, str, Equivalence]]:
+    """Returns the tests of :attr:`Comparison.within`; rows that are controls are left out."""
+    tests: list[tuple[str, str, Equivalence]] = []
+    means: list[tuple[str, str, Equivalence]] = []
+    for metric, margin in margins.items():
+        by_row = {
+            label: pairs
+            for label, (a, b) in rows.items()
+            if a[0].cell["attack"]["is"] not in CONTROLS and (pairs := _pairs(a, b, metric))
+        }
+        if not by_row:
+            raise ValueError(f"no row has values of {metric} on both sides at equal seeds")
+        for label, pairs in by_row.items():
+            ys, xs = zip(*pairs.values(), strict=True)
+            tests.append((label, metric, equivalence(ys, xs, margin)))
+        seeds = set.intersection(*(set(pairs) for pairs in by_row.values()))
+        if len(by_row) > 1 and seeds:
+            each = [[pairs[seed] for pairs in by_row.values()] for seed in sorted(seeds)]
+            ys, xs = zip(*([statistics.fmean(v) for v in zip(*e, strict=True)] for e in each),
+                         strict=True)  # fmt: skip
+            means.append((f"mean of {len(by_row)} rows", metric, equivalence(ys, xs, margin)))
+    order = list(rows)
+    return sorted(tests, key=lambda test: order.index(test[0])) + means
+
+
+def _pairs(
+    a: Sequence[Run], b: Sequence[Run], metric: str
+) -> dict[tuple[int, int, int], tuple[float, float]]:
+    """Returns seed → (B's value, A's value) of the seeds that have both."""
+    xs = {r.seed: r.scores[metric] for r in a if metric in r.scores}
+    return {
+        r.seed: (r.scores[metric], xs[r.seed]) for r in b if metric in r.scores and r.seed in xs
+    }
+
+
 def _welch(xs: Sequence[float], ys: Sequence[float]) -> Number:
     """Returns half of Welch's 95 % interval for the difference of means, if there can be one."""
     if min(len(xs), len(ys)) < FEWEST_VALUES:
@@ -121,14 +176,10 @@ def _welch(xs: Sequence[float], ys: Sequence[float]) -> Number:
 
 def in_text(comparison: Comparison) -> str:
     """Returns the comparison for a terminal."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(box=SIMPLE_HEAD)
-    for i, name in enumerate(("", "", "A", "B", "B - A", "seeds")):
-        grid.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+    grid = _grid("", "", "A", "B", "B - A", "seeds")
     for label, metrics in comparison.rows.items():
         for i, d in enumerate(metrics):
             spread = "" if d.half is None else f" ± {d.half:.2f}"
@@ -149,6 +200,14 @@ def in_text(comparison: Comparison) -> str:
                 "seeds, Welch's where the seeds differ. Where there is none, as with one seed, a "
                 "difference may be chance."
             )
+        if comparison.within:
+            console.print(_margins(comparison.within))
+            console.print(
+                "Equivalent: two one-sided paired t tests at a level of 0.05, so that the 90 % "
+                "interval of B - A over equal seeds lies within ± the margin. Not equivalent: it "
+                "lies outside. A mean of rows is taken at each seed first. Margins mean something "
+                "only if they were chosen before the values were seen."
+            )
         for path, a, b, where in _merged(comparison):
             console.print(f"{path}: {_brief(a)} in A, {_brief(b)} in B ({where})")
         if comparison.rows and not any(comparison.fields.values()):
@@ -157,6 +216,36 @@ def in_text(comparison: Comparison) -> str:
             if labels:
                 console.print(f"Only in {side}: {'; '.join(' '.join(x.split()) for x in labels)}")
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _grid(*columns: str) -> "Grid":
+    """Returns an empty table of two columns of words and more of numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as Grid
+
+    grid = Grid(box=SIMPLE_HEAD)
+    for i, name in enumerate(columns):
+        grid.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+    return grid
+
+
+def _margins(tests: Sequence[tuple[str, str, Equivalence]]) -> "Grid":
+    """Returns the table of the equivalence tests."""
+    from rich.text import Text
+
+    grid = _grid("", "", "B - A", "90 % interval", "margin", "p", "seeds", "")
+    for i, (label, metric, test) in enumerate(tests):
+        new = i == 0 or tests[i - 1][0] != label
+        last = i + 1 == len(tests) or tests[i + 1][0] != label
+        span = test.interval
+        ends = span.method if span.half is None else f"{span.low:+.2f} to {span.high:+.2f}"
+        p = "" if test.p is None else f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
+        grid.add_row(
+            Text(" ".join(label.split()) if new else ""), METRICS[metric].title,
+            f"{span.mean:+.2f}", ends, f"± {test.margin:g}", p, str(span.n), test.verdict,
+            end_section=last,
+        )  # fmt: skip
+    return grid
 
 
 def _merged(comparison: Comparison) -> list[tuple[str, Any, Any, str]]:
