@@ -8,9 +8,10 @@ import pytest
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.evaluation.significance import Interval
-from mibench.reporting.forms import FORMATS, render, show_reported
+from mibench.reporting.forms import FORMATS, render
 from mibench.reporting.notes import fid_note, footnotes, spread_note
 from mibench.reporting.results import Entry, Results, collect, show
+from mibench.reporting.sheet import Look, show_reported
 from mibench.running.grid import Grid, record_stages
 from mibench.store import Store
 
@@ -163,7 +164,7 @@ def test_fid_per_identity_is_not_shown_without_its_warning() -> None:
 
 
 def test_without_a_paper_there_are_no_reported_columns() -> None:
-    assert "reported" not in render(results(), "text", reported=False)
+    assert "reported" not in render(results(), "text", Look(reported=False))
 
 
 def test_gaps_and_single_numbers() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mibench.benchmarks.tables import TABLES
-from mibench.reporting.forms import cells, show_reported
 from mibench.reporting.results import collect
+from mibench.reporting.sheet import Look, sheet, show_reported
 from mibench.running.grid import Grid
 from mibench.store import Store
 
@@ -55,9 +55,9 @@ def test_a_note_says_which_fid_the_papers_text_contradicts() -> None:
 def test_every_reported_number_has_a_column_to_stand_beside(name: str, tmp_path: Path) -> None:
     table = TABLES[name]
     results = collect(Grid.plan(table, 1, None, Store(tmp_path)))
-    head, body = cells(results, reported=True)
-    shown = [number for row in body for number in row[1:] if re.search(r"\d", number)]
-    assert sum("(reported)" in title for title in head) >= 2
+    made = sheet([results], Look(), "*")
+    shown = [number for row in made.body for number in row[1:] if re.search(r"\d", number)]
+    assert sum("(reported)" in title for title in made.head) >= 2
     told = [show_reported(value) for row in table.reported.values() for value in row.values()]
     assert sorted(shown) == sorted(told)
 

@@ -169,6 +169,52 @@ class Selection:
             return None
         return self.store.grid(table, self.seeds if "seeds" in self.given else seeds)
 
+    @property
+    def parts(self) -> "list[Selection]":
+        """The selections of the tables that the name joins by "+"; of one table itself alone."""
+        if self.file and self.file.is_file():
+            return [self]
+        return [replace(self, name=name) for name in self.name.split("+")]
+
+    def with_columns(self, columns: Sequence[str]) -> "Grid":
+        """Returns :attr:`grid` with other columns; nothing is written.
+
+        What the records do not have is scored from the evidence in the store.
+
+        Raises:
+            ValueError: If there is no such metric, or neither records nor evidence have it.
+        """
+        from mibench.reporting.columns import Scored
+
+        own = self.table.columns
+        shown = replace(
+            self.table, columns=tuple(columns), curves={},
+            worst=self.table.worst and "attack_acc" in columns,
+        )  # fmt: skip
+        extra = tuple(name for name in columns if name not in own)
+        if self.published is not None:
+            self._check_recorded(columns)
+            return replace(self.grid, table=shown)
+        wider = self._plan(replace(self.table, columns=(*own, *extra)))
+        assert wider is not None  # of a store there always is one
+        grid = replace(wider, table=shown, store=Scored(self.root))
+        if any(self.grid.done.values()) and not any(grid.done.values()):
+            raise ValueError(
+                f"the evidence of {self.name} in {self.root} does not give {', '.join(extra)}: "
+                "it is not there, or it has no features for it, which are computed where a table "
+                "that is run names the column"
+            )
+        return grid
+
+    def _check_recorded(self, columns: Sequence[str]) -> None:
+        """Raises ValueError unless the records that are read have the columns."""
+        for record in self.grid.finished(self.grid.last):
+            scores = self.store.load(record)["scores"]
+            if lacking := [name for name in columns if name not in scores]:
+                self.refuse_records(
+                    f"those of {self.name} have no {', '.join(lacking)}, only {', '.join(scores)}"
+                )
+
     def refuse_records(self, lacking: str) -> None:
         """Raises ValueError if the command needs more than record files, and those are read."""
         if self.published is not None:

@@ -17,8 +17,8 @@ from mibench.evaluation.significance import (
 from mibench.machine import in_words
 from mibench.reporting.cautions import CONTROL_TITLE, cautions, is_above
 from mibench.reporting.contrasts import Contrast
-from mibench.reporting.forms import show_reported
 from mibench.reporting.results import Entry, Results, readable
+from mibench.reporting.sheet import show_reported
 from mibench.running.grid import Grid
 from mibench.running.stages import graph
 from mibench.spec import brief

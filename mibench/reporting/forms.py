@@ -2,78 +2,51 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from mibench.benchmarks.row import Row
-from mibench.evaluation import METRICS, Metric
-from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
+from mibench.evaluation import METRICS
+from mibench.reporting.cautions import CONTROL, CONTROL_TITLE
 from mibench.reporting.latex import latex
 from mibench.reporting.notes import footnotes
-from mibench.reporting.results import Entry, Number, Results, show
+from mibench.reporting.results import Results
+from mibench.reporting.sheet import Look, Sheet, sheet
 
 FORMATS = ("text", "csv", "json", "latex", "markdown")
-ARROWS = {"lower": "↓", "higher": "↑"}
+PLAIN = Look()
 
 
-def heading(name: str) -> str:
-    """Returns a column's heading, with the way that is better for the defender, if one is."""
-    metric = METRICS[name]
-    return f"{metric.title} {ARROWS[metric.better]}" if metric.better else metric.title
-
-
-def mark(entry: Entry, metric: Metric) -> str:
-    """Returns "* " or "† " if a number is better or worse for the defender than without."""
-    if entry.contrast is None or not entry.contrast.significant:
-        return ""
-    higher = entry.contrast.test.diff > 0
-    return "* " if higher == (metric.better == "higher") else "† "
-
-
-def show_reported(value: tuple[float, Number] | None) -> str:
-    """Returns a paper's number as it is printed there: with two decimals, or more."""
-    if value is None:
-        return "--"
-    return " ± ".join(f"{v:.2f}" if v == round(v, 2) else f"{v:g}" for v in value if v is not None)
-
-
-def cells(results: Results, *, reported: bool) -> tuple[list[str], list[list[str]]]:
-    """Returns headings and rows of text; a paper's numbers follow the measured ones."""
-    columns = results.table.columns
-    claimed = results.table.reported
-    papers = [c for c in columns if any(c in r for r in claimed.values())] if reported else []
-    control = [CONTROL_TITLE] * bool(results.controls)
-    head = ["", *map(heading, columns), *control]
-    head += [f"{METRICS[c].title} (reported)" for c in papers]
-    cautioned = cautions(results)
-    body = [
-        [
-            label + " §" * (label in results.mixed),
-            *(
-                mark(entries[c], METRICS[c])
-                + show(entries[c], results.seeds)
-                + " ‡" * (c == "attack_acc" and label in cautioned)
-                for c in columns
-            ),
-            *(show(results.controls.get(label, Entry()), results.seeds) for _ in control),
-            *(show_reported(claimed.get(label, {}).get(c)) for c in papers),
-        ]
-        for label, entries in results.entries.items()
-    ]
-    return head, body
-
-
-def render(results: Results, form: str, *, reported: bool = True) -> str:
+def render(results: Results, form: str, look: Look = PLAIN) -> str:
     """Returns the table as "text", "csv", "json", "latex" or "markdown"."""
-    if form in ("csv", "json"):
-        return {"csv": csv, "json": as_json}[form](results)
+    return side_by_side([results], form, look)
+
+
+def side_by_side(tables: Sequence[Results], form: str, look: Look = PLAIN) -> str:
+    """Returns tables of different names beside each other; in CSV one below the other.
+
+    Raises:
+        ValueError: If several are to be JSON.
+    """
+    if form == "json":
+        if len(tables) > 1:
+            raise ValueError("json holds one table: name one, or take csv")
+        return as_json(tables[0])
+    if form == "csv":
+        return csv(tables)
     makers = {"text": plain, "latex": latex, "markdown": markdown}
-    return makers[form](results, *cells(results, reported=reported))
+    return makers[form](sheet(tables, look, "*" if form == "text" else "Bold:"))
 
 
-def csv(results: Results) -> str:
-    """Returns full precision, one line per row; the same bytes for the same store."""
-    frame = results.summary(reported=bool(results.table.reported))
-    text: str = frame.to_csv(float_format="%.10g", lineterminator="\n")
+def csv(tables: Sequence[Results]) -> str:
+    """Returns full precision, one line per row; the same bytes for the same store.
+
+    Of several tables the first column is the table's name.
+    """
+    import pandas as pd
+
+    frames = {r.table.name: r.summary(reported=bool(r.table.reported)) for r in tables}
+    several = pd.concat(frames, names=["table"]) if len(frames) > 1 else frames.popitem()[1]
+    text: str = several.to_csv(float_format="%.10g", lineterminator="\n")
     return text
 
 
@@ -114,44 +87,43 @@ def _rounded(value: Any) -> Any:  # noqa: ANN401 - a cell of a data frame
     return float(f"{value:.10g}") if math.isfinite(value) else None
 
 
-def plain(results: Results, head: list[str], body: list[list[str]]) -> str:
+def plain(made: Sheet) -> str:
     """Returns a table for a terminal."""
     from rich.cells import cell_len
     from rich.console import Console
 
     # Not rich's table, which takes a millisecond for a row.
-    rows = [[" ".join(text.split()) for text in row] for row in (head, *body)]
+    rows = [[" ".join(text.split()) for text in row] for row in (made.named.head, *made.body)]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
-    group = ""
     for i, (label, *numbers) in enumerate(rows):
-        attack = Row.of(label).attack
         if i == 1:
             lines.append(" " + "─" * (sum(widths) + 3 * len(widths) - 1))
-        elif i > 1 and attack != group:
+        elif i - 1 in made.breaks:
             lines.append("")
-        group = attack
         padded = [" " * (w - cell_len(n)) + n for w, n in zip(widths[1:], numbers, strict=True)]
         lines.append("   ".join(["  " + label + " " * (widths[0] - cell_len(label)), *padded]))
     # A label in brackets is no markup.
     console = Console(width=1000, no_color=True, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
-        console.print(results.table.caption, width=sum(widths) + 3 * len(widths) + 1)
+        console.print(made.caption, width=sum(widths) + 3 * len(widths) + 1)
         console.print("\n" + "\n".join(lines), soft_wrap=True)
-        console.print()
-        for note in footnotes(results):
+        if made.notes:
+            console.print()
+        for note in made.notes:
             console.print(note, soft_wrap=True)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def markdown(results: Results, head: list[str], body: list[list[str]]) -> str:
+def markdown(made: Sheet) -> str:
     """Returns a table for a README."""
-    lines = [f"**{results.table.caption}**", "", "| " + " | ".join(head) + " |"]
+    head = [_one_cell(text) for text in made.named.head]
+    lines = [f"**{made.caption}**", "", "| " + " | ".join(head) + " |"]
     lines.append("|" + "|".join([":--", *["--:"] * (len(head) - 1)]) + "|")
-    for row in body:
+    for row in made.body:
         text = [f"**{c[2:]}**" if c.startswith("* ") else c for c in row]
         lines.append("| " + " | ".join(map(_one_cell, text)) + " |")
-    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(results, "Bold:")), ""])
+    return "\n".join([*lines, *([""] if made.notes else []), *(f"{n}  " for n in made.notes), ""])
 
 
 def _one_cell(text: str) -> str:

@@ -1,10 +1,9 @@
 """A table's results as LaTeX that compiles as it is, whatever is in its labels."""
 
 import unicodedata
+from itertools import accumulate, pairwise
 
-from mibench.benchmarks.row import Row
-from mibench.reporting.notes import footnotes
-from mibench.reporting.results import Results
+from mibench.reporting.sheet import Sheet
 
 SPELLED = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
@@ -38,33 +37,32 @@ EAST_ASIAN = r"""\usepackage[scheme=plain]{ctex}
 """And for Chinese and Japanese."""
 
 
-def latex(results: Results, head: list[str], body: list[list[str]]) -> str:
+def latex(sheet: Sheet) -> str:
     """Returns a booktabs table that compiles as it is.
 
-    A rule parts attacks, a little room the defenses that come at several weights.
+    A rule parts attacks, a little room the defenses that come at several weights. Each of several
+    tables has its name above its columns.
     """
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{tex(results.table.caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        r"\toprule",
-        " & ".join(map(tex, head)) + r" \\",
-    ]
-    rows = [Row.of(row[0]) for row in body]
-    families = [(row.attack, row.defense) for row in rows]
-    for i, row in enumerate(body):
-        attack, family = families[i]
-        if i == 0 or attack != families[i - 1][0]:
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(sheet.caption)}}}"]
+    if sheet.label:
+        lines.append(rf"\label{{{sheet.label}}}")
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(sheet.head) - 1)}}}", r"\toprule"]
+    if sheet.parts:
+        names = [rf"\multicolumn{{{n}}}{{c}}{{{tex(name)}}}" for name, n in sheet.parts]
+        ends = list(accumulate((n for _, n in sheet.parts), initial=1))
+        rules = [rf"\cmidrule(lr){{{a + 1}-{b}}}" for a, b in pairwise(ends)]
+        lines += [" & ".join(["", *names]) + r" \\", " ".join(rules)]
+    lines.append(" & ".join(map(tex, sheet.head)) + r" \\")
+    for i, row in enumerate(sheet.body):
+        if i == 0 or i in sheet.breaks:
             lines.append(r"\midrule")
-        elif family != families[i - 1][1] and (
-            families.count(families[i]) > 1 or families.count(families[i - 1]) > 1
-        ):
+        elif i in sheet.gaps:
             lines.append(r"\addlinespace")
         text = [rf"\textbf{{{tex(c[2:])}}}" if c.startswith("* ") else tex(c) for c in row[1:]]
         lines.append(" & ".join([tex(row[0]), *text]) + r" \\")
-    notes = " ".join(map(tex, footnotes(results, "Bold:")))
-    lines += [r"\bottomrule", r"\end{tabular}", "", rf"\smallskip{{\footnotesize {notes}}}"]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if sheet.notes:
+        lines += ["", rf"\smallskip{{\footnotesize {' '.join(map(tex, sheet.notes))}}}"]
     whole = "\n".join([*lines, r"\end{table}", ""])
     if whole.isascii():
         return whole

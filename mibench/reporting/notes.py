@@ -20,12 +20,16 @@ BIAS = (
 )
 
 
-def footnotes(results: Results, bold: str = "*") -> list[str]:
+ARROWS = "Arrows point to what is better for the defender."
+
+
+def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list[str]:
     """Returns what a reader must know beside the numbers.
 
     Args:
         results: The table.
         bold: How a number is marked that is better for the defender than without a defense.
+        short: Only what the numbers, arrows and marks mean.
     """
     seeds = results.seeds
     if seeds > 1:
@@ -33,9 +37,14 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
         if seeds < FEWEST_VALUES:
             what = f"with the value of each: an interval takes {FEWEST_VALUES} seeds."
         notes = [f"Mean over {seeds} seeds {what}"]
-        notes += significance_notes(results, bold)
+        notes += significance_notes(results, bold, short=short)
     else:
         notes = [spread_note(results.table)]
+    arrows = ARROWS + " A column without one is a yardstick, which is not tested." * any(
+        not METRICS[name].better for name in results.table.columns
+    )
+    if short:
+        return [*notes, arrows, *caution_notes(results), *precision_notes(results)]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
     elif results.evaluators:
@@ -54,12 +63,7 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
             if all(p.metric(name).name == name for p in protocols)
         )
         scores = f": a blind guess scores {guesses}" if guesses else ""
-        notes.append(
-            f"It knows {results.classes} classes{scores}. "
-            "Arrows point to what is better for the defender."
-            + " A column without one is a yardstick, which is not tested."
-            * any(not METRICS[name].better for name in results.table.columns)
-        )
+        notes.append(f"It knows {results.classes} classes{scores}. {arrows}")
     notes += caution_notes(results)
     notes += precision_notes(results)
     notes += fid_note(results)
@@ -114,8 +118,11 @@ def precision_notes(results: Results) -> list[str]:
     return notes
 
 
-def significance_notes(results: Results, bold: str) -> list[str]:
-    """Returns what was tested, what more seeds would tell, and where there is no interval."""
+def significance_notes(results: Results, bold: str, *, short: bool = False) -> list[str]:
+    """Returns what was tested, what more seeds would show, and where there is no interval.
+
+    ``short`` returns the first alone.
+    """
     tested = {
         name: {
             label: entries[name].contrast
@@ -135,6 +142,8 @@ def significance_notes(results: Results, bold: str) -> list[str]:
             f"paired t tests at the same seeds and Holm's correction over all rows of a column, "
             f"at {100 * LEVEL:g} %. What is not marked is not significantly different."
         )
+    if short:
+        return notes
     notes += _power_note(tested, results.seeds, against)
     for why, lacking in (
         ("Seeds agree, which leaves no interval", _agreeing(results)),

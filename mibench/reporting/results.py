@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Number = float | None
+DECIMALS = 2
+"""Of numbers in print."""
 
 
 @dataclass(frozen=True)
@@ -415,8 +417,8 @@ def _by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float
     return [statistics.fmean(means) for means in each]
 
 
-def show(entry: Entry, seeds: int) -> str:
-    """Returns "mean ± spread" with two decimals; a gap is "--".
+def show(entry: Entry, seeds: int, decimals: int = DECIMALS) -> str:
+    """Returns "mean ± spread", by default with two decimals; a gap is "--".
 
     The spread is that over passes with one seed, half of the interval over seeds with more;
     where one seed of several is there yet, or all agree, none. Where two are there, their values
@@ -425,6 +427,8 @@ def show(entry: Entry, seeds: int) -> str:
     if entry.mean is None:
         return "--"
     if 1 < len(entry.values) < FEWEST_VALUES:
-        return f"{entry.mean:.2f} ({', '.join(f'{v:.2f}' for v in entry.values.values())})"
+        each = ", ".join(f"{v:.{decimals}f}" for v in entry.values.values())
+        return f"{entry.mean:.{decimals}f} ({each})"
     spread = entry.std if seeds == 1 else entry.half
-    return f"{entry.mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+    after = f" ± {spread:.{decimals}f}" if spread is not None else ""
+    return f"{entry.mean:.{decimals}f}{after}"

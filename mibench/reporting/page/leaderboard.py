@@ -6,11 +6,11 @@ from typing import Any
 
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval
-from mibench.reporting.forms import heading
 from mibench.reporting.page.render import render, visible
 from mibench.reporting.page.rows import origin
 from mibench.reporting.records import Record
 from mibench.reporting.results import Entry, show
+from mibench.reporting.sheet import heading
 from mibench.reporting.verify import Verdict
 from mibench.spec import fingerprint
 

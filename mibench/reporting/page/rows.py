@@ -9,9 +9,9 @@ from typing import Any
 from mibench.benchmarks.row import Row
 from mibench.evaluation import METRICS, Metric
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
-from mibench.reporting.forms import heading, mark, show_reported
 from mibench.reporting.page.render import visible
 from mibench.reporting.results import Entry, Results, show
+from mibench.reporting.sheet import heading, mark, show_reported
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
 from mibench.store import Store
