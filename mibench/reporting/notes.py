@@ -59,6 +59,7 @@ def footnotes(results: Results, bold: str = "*") -> list[str]:
             + " A column without one is a yardstick, which is not tested."
             * any(not METRICS[name].better for name in results.table.columns)
         )
+    notes += twin_notes(results)
     notes += caution_notes(results)
     notes += precision_notes(results)
     notes += fid_note(results)
@@ -151,6 +152,25 @@ def significance_notes(results: Results, bold: str) -> list[str]:
     ):
         if lacking:
             notes.append(f"{why}: {', '.join(dict.fromkeys(lacking))}.")
+    return notes
+
+
+def twin_notes(results: Results) -> list[str]:
+    """Returns the difference of each row from its defense's twin, a line for each column."""
+    notes = []
+    for name in results.table.columns:
+        shown: dict[str, None] = {}
+        for label, entries in results.entries.items():
+            if c := entries[name].twin:
+                p = f" (p = {c.p:.2g})" if c.p is not None else ""
+                shown[f"{_whose(name, label)} {c.test.diff:+.2f}{p}"] = None
+        if shown:
+            notes.append(f"{METRICS[name].title} less that of the twin: {', '.join(shown)}.")
+    if notes:
+        notes[0] = (
+            "A twin has the same recipe and the same change of the network, but no defense; p is "
+            f"after Holm's correction over the rows that have one. {notes[0]}"
+        )
     return notes
 
 
