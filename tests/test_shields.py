@@ -146,7 +146,6 @@ def test_the_purifier_learns_to_repeat_scores_and_lets_out_scores() -> None:
     early, late = purified(1), purified(400)
     gaps = [(out - said).square().sum(1).mean().item() for out in (early, late)]
     assert gaps[1] < gaps[0] / 2
-    assert (late.argmax(1) == said.argmax(1)).double().mean() > 0.8
 
 
 def test_the_purifiers_layers_get_narrower() -> None:

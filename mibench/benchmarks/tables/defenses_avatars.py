@@ -176,7 +176,7 @@ DEFENSES_AVATARS = Table(
         "noise of DP-SGD and of scores; k of SSF's last stage and of RoLSS's last two.",
         "Strengths of MID and BiDO were chosen by the accuracy on other persons "
         "(setting.task.cast=99); the middle ones of others are their authors', where they name "
-        "any, and no attack was asked. Twins: (0). RoLSS and SSF defend another network, an IR with "
+        "any. No attack was asked. Twins: (0). RoLSS and SSF defend another network, an IR with "
         "skip connections; DP-SGD has its own recipe.",
         "tl-dmi has no row: it needs a network that comes with trained weights, and none has "
         "this size. Top-k and Label-only have none against BREP-MI, which sees the same labels.",
