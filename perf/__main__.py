@@ -9,7 +9,8 @@ defense, to training without one.
 
 ``--peer-json FILE`` adds a column for figures measured elsewhere, by whoever has another's code
 at hand: a JSON object of {"hot path": milliseconds of a step}, named as in the table.
-``--json OUT`` writes all that was measured, the machine and the versions.
+``--json OUT`` writes all that was measured, the machine and the versions. ``--into PAGE`` puts the
+table into a page of the documentation, between two lines that say so.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from torch.utils.flop_counter import flop_registry
 from mibench.running.executors import Bench, prepare
 from perf import paths
 
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 PACKAGES = ("torch", "numpy", "scipy", "pytorch-fid")
 
 
@@ -162,6 +164,15 @@ def table(timed: list[Timed], rate: float, peer: dict[str, float]) -> list[str]:
     return lines
 
 
+def put(lines: list[str], page: Path) -> None:
+    """Replaces what stands between the two lines of a page that mark the place of a table."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page} has no lines {BEGIN!r} and {END!r}")
+    page.write_text("\n".join([before + begin, "", *lines, "", end + after]))
+
+
 def machine(device: torch.device) -> dict[str, object]:
     """Returns where this runs."""
     where = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
@@ -188,6 +199,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-json", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--into", type=Path, metavar="PAGE")
     options = parser.parse_args()
     prepare(Bench(Path(), Path(), options.device, options.threads))
     device = torch.device(options.device)
@@ -199,7 +211,10 @@ def main() -> None:
     numbers = ", ".join(f"{name} {version}" for name, version in versions.items())
     print(f"{about['device']}, {about['cores']} cores, {about['threads']} thread(s), {numbers}")
     print(f"matrix rate {rate / 1e9:.0f} GFLOP/s (float32), {options.rounds} rounds\n")
-    print("\n".join(table(timed, rate, peer)))
+    lines = table(timed, rate, peer)
+    print("\n".join(lines))
+    if options.into:
+        put(lines, options.into)
     if options.json:
         report = about | {
             "versions": versions,

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, WGANGP, Goal, InversionGAN
 from mibench.attacks.priors.gan import GAN, GANSpec
-from mibench.benchmarks.tables import digits
+from mibench.benchmarks.tables import defenses_avatars, digits
 from mibench.benchmarks.tables.table3 import MNIST_DEFENSES
-from mibench.defenses import Recipe
+from mibench.data import Corpus
+from mibench.defenses import DEFENSES, NoDefense, Recipe, Release, RoLSS
 from mibench.evaluation.fid import frechet_distance
 from mibench.networks import MCNN, SCNN
 from mibench.roles import Attack, Batch, Defense
@@ -26,6 +28,15 @@ from mibench.types import Classifier, ImageSet, Prior, Shape, predict
 from perf import naive
 
 SHAPE = (1, 32, 32)
+CLASSES = 30
+VALUES: dict[str, dict[str, Any]] = {
+    "mid": {"lambda_": 0.02},
+    "bido": {"measure": "nhsic", "lambda_x": 0.05, "lambda_y": 0.5},
+    "bido-plus": {"measure": "nhsic", "lambda_x": 0.05, "lambda_y": 0.5},
+    "unilateral": {"lambda_": 1.0},
+    "tl-dmi": {"last_frozen": "blocks.1", "start": "random"},
+}
+"""What a defense is given that has no default, or none that fits the network."""
 
 
 @dataclass
@@ -57,6 +68,7 @@ def every(device: torch.device) -> Iterator[Path]:
     On a GPU also what attacking many blocks and restarts in one batch brings.
     """
     yield from targets(device)
+    yield from defenses(device)
     yield from priors(device)
     yield from attacks(device)
     yield from variational(device)
@@ -88,6 +100,46 @@ def targets(device: torch.device) -> Iterator[Path]:
         plain = "target training, No Def."
         name = f"target training, {label}"
         yield Path(name, 64, step, against=plain * (name != plain), costs=True)
+
+
+def defenses(device: torch.device, batch: int = 64, steps: int = 3) -> Iterator[Path]:
+    """A step of each defense in training, at its defaults, on the networks of defenses-avatars.
+
+    It is one of the last epoch, in which all of a schedule is in effect. Those that need skips
+    train another network, and are compared with its plain step.
+    """
+    shape, epochs = defenses_avatars.SETTING.task.shape, 10
+    rng = generator("perf")
+    x = torch.rand(batch, *shape, generator=rng).to(device)
+    pixels = torch.zeros(4 * batch, *shape, dtype=torch.uint8)
+    data = ImageSet(pixels, torch.arange(4 * batch) % CLASSES)
+    corpus = Corpus(data, torch.zeros(4 * batch, dtype=torch.bool), data, CLASSES)
+    recipe = Recipe(epochs=epochs, select="last")
+    y = data.labels[:batch].to(device)
+    skips = defenses_avatars.FACE.network
+    trained = {name: cls for name, cls in DEFENSES.items() if not issubclass(cls, Release)}
+    chosen: dict[str, Defense] = {n: cls(**VALUES.get(n, {})) for n, cls in trained.items()}
+    for name, defense in {**chosen, f"none, {skips.name}": NoDefense()}.items():
+        on_skips = isinstance(defense, RoLSS) or name.endswith(skips.name)
+        network = skips if on_skips else defenses_avatars.SETTING.network
+        plain = f"defenses: none, {skips.name}" if on_skips else "defenses: none"
+        with seeded("perf"):
+            target = defense.harden(network.build(shape, CLASSES)).to(device).train()
+            helper = defense.assist(target, recipe, corpus, generator("perf"))
+        if helper is not None:
+            helper.epoch_begins(epochs - 1)
+        outliers = x.flip(0) if defense.wants_outliers else None
+        given = Batch(x, y, epochs - 1, epochs, batch, generator("perf"), helper, outliers)
+        optimizer = recipe.optimize(target)
+        run = partial(repeat, steps, partial(defense.step, target, given, optimizer))
+        title = f"defenses: {name}"
+        yield Path(title, batch, run, steps, against=plain * (title != plain), costs=True)
+
+
+def repeat(times: int, run: Callable[[], object]) -> None:
+    """Calls it so many times."""
+    for _ in range(times):
+        run()
 
 
 def descend(network: Classifier, defense: Defense, optimizer: torch.optim.Optimizer) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.benchmarks.tables import TABLES
-from mibench.defenses import LabelSmoothing
+from mibench.defenses import LabelSmoothing, RampedSmoothing
 from mibench.roles import Batch
 from mibench.types import Classifier, Images
 from tests.golden import TIGHT, read, wave
@@ -54,6 +54,17 @@ def test_other_shares_give_the_released_schedule_of_ten_epochs() -> None:
     defense = LabelSmoothing(-1.0, start=0.5, full=0.7)
     found = [-defense.strength(e, 10) for e in range(10)]
     assert found == pytest.approx(golden["factor in epoch e = 0..9 (Trap-MID release, MNIST)"])
+
+
+def test_a_full_ramp_ends_at_alpha_and_no_schedule_begins_there() -> None:
+    ramped = RampedSmoothing(alpha=-0.02, start=0.4, full=0.6)
+    alphas = [ramped.strength(epoch, 125) for epoch in range(125)]
+    assert alphas[:50] == [0] * 50
+    assert alphas[50:75] == pytest.approx([-0.02 * (i + 1) / 25 for i in range(25)])
+    assert alphas[74:] == [-0.02] * 51
+    assert [ramped.mature(epoch, 125) for epoch in (73, 74)] == [False, True]
+    constant = LabelSmoothing(alpha=-0.05, start=0, full=0)
+    assert {constant.strength(epoch, 10) for epoch in range(10)} == {-0.05}
 
 
 def test_a_batch_has_the_alpha_of_its_epoch() -> None:

@@ -211,7 +211,10 @@ def test_training_with_outliers_resumes_to_the_same_bits(corpus: Corpus, tmp_pat
 def test_only_defenses_that_want_outliers_have_a_stage_of_them() -> None:
     plain = stage(TASK, NoDefense())
     assert plain.needs == (plain.images,)
-    assert [name for name, cls in DEFENSES.items() if cls.wants_outliers] == ["bido-plus"]
+    assert [name for name, cls in DEFENSES.items() if cls.wants_outliers] == [
+        "bido-plus",
+        "bido-plus-er",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def explain(selection: Selection, row: str, metric: str) -> None:
 
     Example: mibench explain smoke 'GMI / MID' attack_acc
     """
-    from mibench.reporting.contrasts import reference
+    from mibench.reporting.contrasts import reference, twins
     from mibench.reporting.explain import Number
     from mibench.reporting.results import collect
     from mibench.spec import nearest
@@ -43,7 +43,8 @@ def explain(selection: Selection, row: str, metric: str) -> None:
         has_controls = "attack_acc" in table.columns
         grid = selection.with_controls(quiet=True) if has_controls else selection.grid
         results = collect(grid)
-    labels = [label for label in (row, reference(table, row)) if label]
+    others = (reference(table, row), twins(table).get(row))
+    labels = [label for label in (row, *others) if label]
     missing = [record for label in labels for record in grid.only([label]).missing]
     if not results.found[row] and not missing:  # the records are there, and damaged
         missing = [(row, seed) for seed in range(selection.seeds)]

@@ -3,12 +3,22 @@
 from mibench.defenses.adversarial import AdversarialTraining, AntiAdversarial
 from mibench.defenses.bido import BiDO
 from mibench.defenses.bido_plus import BiDOPlus
+from mibench.defenses.bido_plus_energy import BiDOPlusEnergy
 from mibench.defenses.dp_sgd import DPSGD
 from mibench.defenses.erasing import RandomErasing
-from mibench.defenses.label_smoothing import LabelSmoothing
+from mibench.defenses.label_smoothing import LabelSmoothing, RampedSmoothing
 from mibench.defenses.low_rank import LowRank
 from mibench.defenses.mid import MID
-from mibench.defenses.release import LabelOnly, Release, Released, Rounding, TopK
+from mibench.defenses.release import (
+    SSD,
+    LabelOnly,
+    Purifier,
+    Release,
+    Released,
+    Rounding,
+    ScoreNoise,
+    TopK,
+)
 from mibench.defenses.skips import SSF, RoLSS
 from mibench.defenses.transfer import TransferLearning
 from mibench.defenses.trapdoor import TrapMID
@@ -19,9 +29,9 @@ from mibench.training.train import Recipe
 DEFENSES: dict[str, type[Defense]] = {
     d.name: d
     for d in (
-        NoDefense, MID, BiDO, Unilateral, LabelSmoothing, TransferLearning, RandomErasing,
-        TrapMID, LowRank, AntiAdversarial, AdversarialTraining, RoLSS, SSF, BiDOPlus,
-        DPSGD, Rounding, TopK, LabelOnly,
+        NoDefense, MID, BiDO, Unilateral, LabelSmoothing, RampedSmoothing, TransferLearning,
+        RandomErasing, TrapMID, LowRank, AntiAdversarial, AdversarialTraining, RoLSS, SSF,
+        BiDOPlus, BiDOPlusEnergy, DPSGD, Rounding, TopK, ScoreNoise, LabelOnly, SSD, Purifier,
     )
 }  # fmt: skip
 
@@ -29,21 +39,26 @@ __all__ = [
     "DEFENSES",
     "DPSGD",
     "MID",
+    "SSD",
     "SSF",
     "AdversarialTraining",
     "AntiAdversarial",
     "BiDO",
     "BiDOPlus",
+    "BiDOPlusEnergy",
     "LabelOnly",
     "LabelSmoothing",
     "LowRank",
     "NoDefense",
+    "Purifier",
+    "RampedSmoothing",
     "RandomErasing",
     "Recipe",
     "Release",
     "Released",
     "RoLSS",
     "Rounding",
+    "ScoreNoise",
     "TopK",
     "TransferLearning",
     "TrapMID",

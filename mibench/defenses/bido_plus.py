@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mibench.defenses.bido import BiDO
 from mibench.roles import Batch
 from mibench.spec import require
-from mibench.types import Classifier, Scalar
+from mibench.types import Classifier, Images, Logits, Scalar
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,29 @@ class BiDOPlus(BiDO):
         return not self.gamma or epoch >= round(self.start * epochs)
 
     def loss_terms(self, network: Classifier, batch: Batch) -> dict[str, Scalar]:
-        """Returns the terms of BiDO and, from ``start`` on, the entropy of outliers."""
+        """Returns the terms of BiDO and, from ``start`` on, that of outliers."""
         if not self.gamma:
             return super().loss_terms(network, batch)
         assert batch.outliers is not None, "BiDO+ is trained with outliers"
         outliers = batch.outliers[: round(self.share * len(batch.outliers))]
         if not self.mature(batch.epoch, batch.epochs):
-            if self.early:
-                with torch.no_grad():
-                    network.latents(outliers)
-            return super().loss_terms(network, batch)
+            return self.before(network, batch, outliers)
         private = len(batch.x)
         zs = network.latents(torch.cat([batch.x, outliers]))
         logits = network.head(zs[-1])
         terms = self.terms_of(network, batch, tuple(z[:private] for z in zs), logits[:private])
-        log = logits[private:].log_softmax(1)
-        return terms | {"H(outliers)": self.gamma * (log.exp() * log).sum()}
+        return terms | self.exposure(logits[:private], logits[private:], batch)
+
+    def before(self, network: Classifier, batch: Batch, outliers: Images) -> dict[str, Scalar]:
+        """Returns the terms of a step before ``start``."""
+        if self.early:
+            with torch.no_grad():
+                network.latents(outliers)
+        return super().loss_terms(network, batch)
+
+    def exposure(
+        self, private: Logits, outliers: Float[Tensor, "m k"], batch: Batch
+    ) -> dict[str, Scalar]:
+        """Returns what the logits of outliers add from ``start`` on."""
+        log = outliers.log_softmax(1)
+        return {"H(outliers)": self.gamma * (log.exp() * log).sum()}

@@ -16,7 +16,8 @@ class LabelSmoothing(Defense):
 
     A negative alpha takes effect by the released schedule: 0 before ``start``, then a ramp that
     would reach alpha in the last epoch, and all of alpha at once from ``full`` on. Only epochs at
-    all of alpha may be kept. A positive one holds from the first epoch on.
+    all of alpha may be kept. A positive one holds from the first epoch on, as does a negative one
+    with ``start`` and ``full`` at 0, which is what the first release did.
 
     Attributes:
         alpha: Smoothing, at most 1; -0.05 is the authors' for faces, and above 0 it is found to
@@ -41,7 +42,11 @@ class LabelSmoothing(Defense):
             return 0.0
         if self.alpha >= 0 or epoch >= full:
             return self.alpha
-        return self.alpha * ((epoch + 1 - start) / (epochs - start))
+        return self.alpha * ((epoch + 1 - start) / (self._end(full, epochs) - start))
+
+    def _end(self, full: int, epochs: int) -> int:
+        """Returns at which epoch the ramp would reach alpha."""
+        return epochs
 
     def mature(self, epoch: int, epochs: int) -> bool:
         """Whether all of alpha is in effect."""
@@ -53,3 +58,17 @@ class LabelSmoothing(Defense):
         wrong = -network(batch.x).log_softmax(1)
         own = wrong.gather(1, batch.y[:, None])[:, 0]
         return {"task": ((1 - alpha) * own + alpha * wrong.mean(1)).mean()}
+
+
+@dataclass(frozen=True)
+class RampedSmoothing(LabelSmoothing):
+    """Label smoothing whose ramp reaches all of alpha at ``full``, without a jump.
+
+    So it is in LoFt's code: alpha of -0.02 and 125 epochs, 50, a ramp of 25, and 50 more.
+    """
+
+    name: ClassVar[str] = "label-smoothing-ramp"
+
+    def _end(self, full: int, epochs: int) -> int:
+        """Returns where the ramp ends."""
+        return full

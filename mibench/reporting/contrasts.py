@@ -1,4 +1,4 @@
-"""Which rows of a table differ: paired tests between its defenses, corrected together."""
+"""Which rows of a table differ: paired tests of defenses, corrected together."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,6 +85,26 @@ def with_none(table: Table, metric: str, values: Values) -> dict[str, Contrast]:
     bare = _bare(table)
     pairs = [(k, other) for k, c in table.rows.items() if (other := _reference(c, bare))]
     return {c.row: c for c in _compare(table, metric, values, pairs)}
+
+
+def twins(table: Table) -> dict[str, str]:
+    """Returns label → the row of the defense's undefended twin, same recipe and all else.
+
+    Rows whose twin is no defense at all are left out: they are compared with no defense anyway.
+    """
+    rows = {(_conditions(c), c.recipe, c.defense): label for label, c in table.rows.items()}
+    others: dict[str, str] = {}
+    for label, cell in table.rows.items():
+        twin = cell.defense.twin()
+        other = rows.get((_conditions(cell), cell.recipe, twin))
+        if other not in (None, label) and not twin.undefended:
+            others[label] = other
+    return others
+
+
+def with_twin(table: Table, metric: str, values: Values) -> dict[str, Contrast]:
+    """Returns label → its comparison with its twin; all of them are corrected together."""
+    return {c.row: c for c in _compare(table, metric, values, twins(table).items())}
 
 
 def between(table: Table, metric: str, values: Values) -> list[Contrast]:

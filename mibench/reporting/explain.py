@@ -155,6 +155,8 @@ class Number:
             yield "  this is the row without a defense"
         else:
             yield "  with no defense: no such row to compare it with"
+        if twin := self.entry.twin:
+            yield f"  with its twin, {twin.other}: {self._verdict(twin)}"
         for other in self.results.contrasts(self.name):
             if self.row in (other.row, other.other):
                 yield f"  {other.row} with {other.other}: {self._verdict(other)}"

@@ -64,6 +64,7 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
         )
         scores = f": a blind guess scores {guesses}" if guesses else ""
         notes.append(f"It knows {results.classes} classes{scores}. {arrows}")
+    notes += twin_notes(results)
     notes += caution_notes(results)
     notes += precision_notes(results)
     notes += fid_note(results)
@@ -175,6 +176,25 @@ def _power_note(
         "four times in five, before correction (median over defenses, estimated from the spread "
         f"seen here): {each}."
     ]
+
+
+def twin_notes(results: Results) -> list[str]:
+    """Returns the difference of each row from its defense's twin, a line for each column."""
+    notes = []
+    for name in results.table.columns:
+        shown: dict[str, None] = {}
+        for label, entries in results.entries.items():
+            if c := entries[name].twin:
+                p = f" (p = {c.p:.2g})" if c.p is not None else ""
+                shown[f"{_whose(name, label)} {c.test.diff:+.2f}{p}"] = None
+        if shown:
+            notes.append(f"{METRICS[name].title} less that of the twin: {', '.join(shown)}.")
+    if notes:
+        notes[0] = (
+            "A twin has the same recipe and the same change of the network, but no defense; p is "
+            f"after Holm's correction over the rows that have one. {notes[0]}"
+        )
+    return notes
 
 
 def _agreeing(results: Results) -> list[str]:

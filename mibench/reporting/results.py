@@ -21,7 +21,7 @@ from mibench.evaluation.significance import (
 )
 from mibench.precision import FLOAT32, at
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
-from mibench.reporting.contrasts import Contrast, between, with_none
+from mibench.reporting.contrasts import Contrast, between, twins, with_none, with_twin
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
 from mibench.spec import unknown
@@ -47,6 +47,8 @@ class Entry:
         identities: The bootstrap's over identities; None where there are fewer than 20 or the
             metric is not measured on each.
         contrast: The comparison with no defense; None where there is none to compare with.
+        twin: The comparison with the defense's undefended twin; None where the table has no row
+            of that twin.
     """
 
     mean: Number = None
@@ -55,6 +57,7 @@ class Entry:
     values: Mapping[int, float] = field(default_factory=dict)
     identities: Interval | None = None
     contrast: Contrast | None = None
+    twin: Contrast | None = None
 
     @property
     def half(self) -> Number:
@@ -179,8 +182,10 @@ class Results:
         "seeds" is how many the row rests on. Per metric: its mean; ``_std`` within a run;
         ``_t95``, half of Student's 95 % interval over seeds; ``_low`` and ``_high``, that
         interval's ends within what the metric can be; ``_diff``, the paired difference from no
-        defense, and ``_p``, its p value after Holm's correction; ``_id_low`` and ``_id_high``,
-        the bootstrap's over identities, if any row has 20 or more; a paper's ``_reported``.
+        defense, and ``_p``, its p value after Holm's correction; ``_twin_diff`` and ``_twin_p``,
+        the same from the defense's twin, if the table has a row of any; ``_id_low`` and
+        ``_id_high``, the bootstrap's over identities, if any row has 20 or more; a paper's
+        ``_reported``.
 
         With controls, "attack_acc_control" is what samples of the prior get, ``_diff`` the
         attack's Attack Acc less that and ``_p`` its p value, not corrected. If any row's Attack
@@ -189,11 +194,11 @@ class Results:
         import pandas as pd
 
         rows = []
-        cautioned = cautions(self)
+        cautioned, has_twins = cautions(self), bool(twins(self.table))
         for label, entries in self.entries.items():
             row: dict[str, object] = {"row": label, "seeds": self.found[label]}
             for name in self.table.columns:
-                row |= self._numbers(name, entries[name])
+                row |= self._numbers(name, entries[name], has_twins=has_twins)
                 if reported:
                     mean, std = self.table.reported.get(label, {}).get(name, (None, None))
                     row |= {f"{name}_reported": mean, f"{name}_reported_std": std}
@@ -209,7 +214,7 @@ class Results:
         numbers = [c for c in rows[0] if c not in ("row", "seeds", "caution")]
         return pd.DataFrame(rows).set_index("row").astype(dict.fromkeys(numbers, "float64"))
 
-    def _numbers(self, name: str, entry: Entry) -> dict[str, Number]:
+    def _numbers(self, name: str, entry: Entry, *, has_twins: bool) -> dict[str, Number]:
         """Returns the columns of one metric."""
         span = entry.interval and entry.interval.clipped(*METRICS[name].range)
         contrast = entry.contrast
@@ -222,6 +227,10 @@ class Results:
             f"{name}_diff": contrast.test.diff if contrast else None,
             f"{name}_p": contrast.p if contrast else None,
         }
+        if has_twins:
+            test = entry.twin.test if entry.twin else None
+            numbers |= {f"{name}_twin_diff": test.diff if test else None}
+            numbers |= {f"{name}_twin_p": entry.twin.p if entry.twin else None}
         if any(_has_identities(METRICS[name], r.trials.classes) for r in self.table.rows.values()):
             ids = entry.identities
             numbers |= {f"{name}_id_low": ids.low if ids else None}
@@ -291,6 +300,8 @@ def collect(grid: Grid) -> Results:
         values = {label: row[name].values for label, row in entries.items()}
         for label, contrast in with_none(table, name, values).items():
             entries[label][name] = replace(entries[label][name], contrast=contrast)
+        for label, contrast in with_twin(table, name, values).items():
+            entries[label][name] = replace(entries[label][name], twin=contrast)
     there = [label for label, count in found.items() if count]
     warned = tuple(
         text if len(labels) == len(there) else f"{together(labels, there)}: {text}"

@@ -15,6 +15,8 @@ from mibench.benchmarks.tables.celeba import (
 )
 from mibench.benchmarks.tables.celeba300 import CELEBA300
 from mibench.benchmarks.tables.controls import AVATARS_CONTROLS, DIGITS_CONTROLS
+from mibench.benchmarks.tables.defenses_avatars import DEFENSES_AVATARS
+from mibench.benchmarks.tables.defenses_celeba import DEFENSES_CELEBA
 from mibench.benchmarks.tables.digits import DIGITS
 from mibench.benchmarks.tables.faces30 import FACES30
 from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
@@ -45,7 +47,8 @@ TABLES: dict[str, Table] = {
         TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED,
         TABLE4, TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED, TABLE5_DIGITS,
         FIG1, FIG1_DIGITS, CELEBA300, FACES30, SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
-        TRADEOFF_DIGITS, TRADEOFF_AVATARS, TABLE5_AVATARS,
+        TRADEOFF_DIGITS, TRADEOFF_AVATARS, TABLE5_AVATARS, DEFENSES_AVATARS,
+        DEFENSES_CELEBA,
     )
 }  # fmt: skip
 

@@ -82,14 +82,16 @@ def _pattern(label: str) -> str:
 
 
 def _in_words(entry: Entry, metric: Metric) -> str:
-    """Returns a number's interval and its comparison with no defense, in words."""
+    """Returns a number's interval and its comparisons with no defense and its twin, in words."""
     parts = []
     span = entry.interval and entry.interval.clipped(*metric.range)
     if span and span.low is not None:
         parts.append(f"95 % interval {span.low:.2f} to {span.high:.2f}, {span.method}")
-    if (c := entry.contrast) is not None and c.p is not None:
-        other = Row.of(c.other).defended
-        parts.append(f"{c.test.diff:+.2f} against {other}, p = {c.p:.2g} after Holm's correction")
+    for c in (entry.contrast, entry.twin):
+        if c is not None and c.p is not None:
+            other = Row.of(c.other).defended
+            test = f"{c.test.diff:+.2f} against {other}, p = {c.p:.2g} after Holm's correction"
+            parts.append(test)
     return "; ".join(parts)
 
 
