@@ -119,7 +119,9 @@ class PPDGMI(WhiteBox):
         pseudo = max(1, round(self.share * self.candidates))
         groups = [goal] if self.together else one_by_one(goal)
         first, rest = self._shares(target, goal, len(groups), pseudo)
-        made = self.attack.invert(first, prior, replace(goal, samples=self.candidates), work)
+        made = self.attack.invert(
+            first, prior, replace(goal, samples=self.candidates, marks=()), work
+        )
         images = surest(target, goal, made.images, lambda x: x, pseudo, self.ranking)
         results, start = [], 0
         for i, group in enumerate(groups):
@@ -207,7 +209,7 @@ class PPDGMI(WhiteBox):
 def one_by_one(goal: Goal) -> list[Goal]:
     """Returns a goal for each class, which draws from its block's stream."""
     return [
-        replace(goal, blocks=[label[None]], streams=[stream])
+        replace(goal, blocks=[label[None]], streams=[stream], marks=())
         for block, stream in zip(goal.blocks, goal.streams, strict=True)
         for label in block
     ]
