@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mibench.attacks import WGANGP, InversionGAN, Shipped
+from mibench.attacks import PPDGMI, WGANGP, InversionGAN, Shipped, StyleGAN2
 from mibench.attacks.priors import shipped
 from mibench.attacks.priors.shipped import packed
 from mibench.benchmarks.tables import TABLES
@@ -101,6 +101,13 @@ def test_a_digest_is_whole(sha256: str) -> None:
 def test_a_prior_that_asks_the_target_cannot_be_shipped() -> None:
     with pytest.raises(ValueError, match="must not ask the target"):
         Shipped(InversionGAN(**InversionGAN.small), TASK, "0" * 64)
+
+
+def test_ppdg_mi_trains_a_shipped_gan_on_and_no_other_shipped_prior() -> None:
+    attack = PPDGMI(Shipped(SMALL, TASK, "0" * 64), epochs=3, lr=0.5)
+    assert attack._spec == replace(SMALL, epochs=3, lr=0.5)
+    with pytest.raises(ValueError, match="shipped is not: take wgan-gp"):
+        PPDGMI(Shipped(StyleGAN2(), TASK, "0" * 64))
 
 
 @pytest.mark.parametrize("spec", PINNED, ids=lambda p: p.of.name)

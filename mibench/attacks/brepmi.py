@@ -146,7 +146,10 @@ class BREPMI(BlackBox):
             return needed == 0 or target.remaining < reserved + needed
 
         batches = -(-self.pool // self.batch)
-        return rounds(state, advance, batches, goal, work, until=until)
+        return rounds(
+            state, advance, batches, goal, work, until=until,
+            show=lambda: goal.images(prior, state["z"]),
+        )  # fmt: skip
 
     def repel(
         self,
@@ -200,7 +203,11 @@ class BREPMI(BlackBox):
             needed = int(state["moving"].sum()) * (self.points + 1)
             return needed == 0 or target.remaining < needed
 
-        return rounds(state, advance, self.steps, goal, work, until=until)
+        counting = "z" if self.keep == "last" else "kept"
+        return rounds(
+            state, advance, self.steps, goal, work, until=until,
+            show=lambda: goal.images(prior, state[counting].view_as(z)),
+        )  # fmt: skip
 
     def _note(
         self,

@@ -24,6 +24,7 @@ def rounds(
     *,
     result: Callable[[], Payload] | None = None,
     until: Callable[[], bool] | None = None,
+    show: Callable[[], Float[Tensor, "s n c h w"]] | None = None,
     what: str = "a latent",
     every: int = 50,
 ) -> Payload:
@@ -39,6 +40,9 @@ def rounds(
         result: Returns what is left, at the end; by default the state's tensors.
             When a later loop is resumed this one is not run again, and this is what it returns.
         until: Asked before each round whether to stop.
+        show: Returns the images that would count if the attack ended now, (samples, classes,
+            c, h, w) in [0, 1], and asks the target nothing; called without gradients where
+            ``goal.marks`` are passed. What it draws is drawn again afterwards.
         what: Names the tensor that is checked, for the message.
         every: The number of rounds between two checks and reports of progress.
 
@@ -49,30 +53,57 @@ def rounds(
 
     def run() -> Payload:
         done = 0
+        moments: list[Payload] = []
         if (saved := work.load()) is not None:
             restore(state, saved["state"])
             restore(streams, saved["streams"])
             done = saved["rounds"]
+            moments = saved.get("moments", [])
 
         def everything() -> Payload:
-            return {"state": frozen(state), "streams": streams, "rounds": done}
+            return {"state": frozen(state), "streams": streams, "rounds": done, **kept()}
+
+        def kept() -> Payload:
+            return {"moments": moments} if moments else {}
 
         while done < count and not (until is not None and until()):
             value = advance(done)
             done += 1
             work.steps += 1
+            passed = sum(work.queries >= mark * len(goal.labels) for mark in goal.marks)
+            if show is not None and passed > _passed([*goal.moments, *moments]):
+                images = _shown(show, goal, work)
+                moments.append({"passed": passed, "asked": work.queries, "images": images})
             if (tell := done % every == 0 or done == count) and value is not None:
                 check_finite(value, f"{what} after step {done}")
             work.save(everything)
             if tell:
                 work.progress(work.steps, max(goal.planned, work.steps - done + count))
         left = result() if result is not None else _tensors(state)
-        return {"left": left, "streams": {i: s.get_state() for i, s in streams.items()}}
+        ends = {i: s.get_state() for i, s in streams.items()}
+        return {"left": left, "streams": ends, **kept()}
 
     ended = work.part("loop", run)
     restore(streams, ended["streams"])
+    goal.moments.extend(ended.get("moments", []))
     left: Payload = ended["left"]
     return left
+
+
+def _passed(moments: list[Payload]) -> int:
+    """Returns how many marks the last of the moments has passed."""
+    return moments[-1]["passed"] if moments else 0
+
+
+@torch.no_grad()
+def _shown(show: Callable[[], Tensor], goal: Goal, work: Work) -> Float[Tensor, "s n c h w"]:
+    """Returns what ``show`` does, as float16; no stream has moved afterwards."""
+    before = [stream.get_state() for stream in goal.streams]
+    with torch.random.fork_rng([work.device] if work.device.type == "cuda" else []):
+        images = show().half()
+    for stream, state in zip(goal.streams, before, strict=True):
+        stream.set_state(state)
+    return images
 
 
 def descend(
@@ -88,6 +119,7 @@ def descend(
     after: Callable[[], object] | None = None,
     looks: int = 1,
     beside: State | None = None,
+    show: Callable[[], Float[Tensor, "s n c h w"]] | None = None,
 ) -> None:
     """Moves a tensor down the gradient of a loss of images, all classes and copies at once.
 
@@ -106,6 +138,7 @@ def descend(
         after: Called after each step, without gradients.
         looks: As how many images one is computed, where the loss looks at it in several ways.
         beside: What else the loss or ``after`` change, in place, and what is left of it.
+        show: As :func:`rounds` takes it.
     """
     parts = goal.rows(len(moving) if copies is None else copies).parts(
         looks * torch.Size(goal.shape).numel()
@@ -125,7 +158,7 @@ def descend(
         return moving
 
     state = {"moving": moving, "optimizer": optimizer, **beside}
-    left = rounds(state, advance, steps, goal, work)
+    left = rounds(state, advance, steps, goal, work, show=show)
     for name, value in {"moving": moving, **beside}.items():
         if isinstance(value, Tensor):
             value.data.copy_(left[name])

@@ -151,9 +151,15 @@ class MirrorBlackBox(BlackBox):
             needed = len(breeding()) * others
             return needed == 0 or target.remaining < needed
 
-        rounds(state, advance, self.steps, goal, work, until=until, what="a style")
-        best = ordered(state["w"], state["chances"])[0][:, 0]
-        return of_styles(prior, goal, best.view(goal.samples, len(goal.labels), -1))
+        def result() -> Reconstructions:
+            best = ordered(state["w"], state["chances"])[0][:, 0]
+            return of_styles(prior, goal, best.view(goal.samples, len(goal.labels), -1))
+
+        rounds(
+            state, advance, self.steps, goal, work, until=until, what="a style",
+            show=lambda: result().images,
+        )  # fmt: skip
+        return result()
 
     @torch.no_grad()
     def chosen(

@@ -82,7 +82,7 @@ class GMI(WhiteBox):
         steps = self.paid_steps(target, steps, goal.samples * len(goal.labels))
         descend(
             z, optimizer, loss, steps, goal, work, looks=self.queries_per_image,
-            after=lambda: z.clamp_(-self.clip, self.clip),
+            after=lambda: z.clamp_(-self.clip, self.clip), show=lambda: goal.images(prior, z),
         )  # fmt: skip
         return goal.reconstructions(prior, z)
 

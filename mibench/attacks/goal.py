@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mibench.attacks.batches import Part, parts
+from mibench.store import Payload
 from mibench.types import Images, ImageSet, Prior, Reconstructions, Shape
 
 
@@ -72,6 +73,10 @@ class Goal:
         device: Where to compute.
         public: The task's public images, on the CPU, if the attack is ``public``.
         planned: Steps that the whole inversion is expected to take, for progress; 0 if unknown.
+        marks: Numbers of answers for each class, rising; where an attack has spent so many, what
+            it has is kept as a moment.
+        moments: Those kept so far, each with its "images", (samples, classes, c, h, w), the
+            answers "asked" for until then and how many marks are "passed".
     """
 
     blocks: Sequence[Int[Tensor, " _"]]
@@ -81,6 +86,8 @@ class Goal:
     device: torch.device = CPU
     public: ImageSet | None = field(default=None, compare=False, repr=False)
     planned: int = 0
+    marks: tuple[int, ...] = ()
+    moments: list[Payload] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:

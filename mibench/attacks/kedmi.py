@@ -94,7 +94,10 @@ class KEDMI(WhiteBox):
 
         steps = self.paid_steps(target, self.planned_steps(len(goal.blocks)), len(goal.labels))
         looks = self.queries_per_image
-        descend(theta, optimizer, loss, steps, goal, work, latents=draw, copies=1, looks=looks)
+        descend(
+            theta, optimizer, loss, steps, goal, work, latents=draw, copies=1, looks=looks,
+            show=lambda: goal.images(prior, draw(goal.samples)),
+        )  # fmt: skip
         with torch.no_grad():
             return goal.reconstructions(prior, draw(goal.samples))
 

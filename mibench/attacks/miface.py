@@ -88,5 +88,6 @@ class MIFace(WhiteBox):
         descend(
             x, optimizer, for_each, steps, goal, work, looks=self.queries_per_image, beside=beside,
             after=(lambda: x.clamp_(0, 1)) if pixels else None,
+            show=lambda: goal.images(prior, beside["best"].view_as(x)),
         )  # fmt: skip
         return goal.reconstructions(prior, beside["best"].view_as(x))

@@ -113,6 +113,7 @@ class Mirror(WhiteBox):
         descend(
             w, optimizer, noted, steps, goal, work, after=after, looks=self.queries_per_image,
             beside={"schedule": schedule, **beside},
+            show=lambda: of_styles(styled, goal, beside["best"].view_as(w)).images,
         )  # fmt: skip
         return of_styles(styled, goal, beside["best"].view_as(w))
 

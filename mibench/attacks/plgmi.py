@@ -75,5 +75,8 @@ class PLGMI(WhiteBox):
 
         steps = self.planned_steps(len(goal.blocks), goal.samples)
         steps = self.paid_steps(target, steps, goal.samples * len(goal.labels))
-        descend(z, optimizer, loss, steps, goal, work, looks=looks)
+        descend(
+            z, optimizer, loss, steps, goal, work, looks=looks,
+            show=lambda: goal.images(prior, z),
+        )  # fmt: skip
         return goal.reconstructions(prior, z)

@@ -118,7 +118,11 @@ class PPA(WhiteBox):
         def loss(w: Tensor, rows: Rows) -> Tensor:
             return self.wrong(target, drawn(styled, w, clamp=False), rows)
 
-        descend(w, optimizer, loss, steps, goal, work, looks=self.queries_per_image)
+        descend(
+            w, optimizer, loss, steps, goal, work, looks=self.queries_per_image,
+            # Those that the target was surest of at the start: the last choice asks it again.
+            show=lambda: of_styles(styled, goal, w[: goal.samples]).images,
+        )  # fmt: skip
         kept = w.detach()
         if self.candidates > 1:
             kept = surest(

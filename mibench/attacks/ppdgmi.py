@@ -25,6 +25,7 @@ from mibench.attacks.losses import CrossEntropy
 from mibench.attacks.plgmi import PLGMI
 from mibench.attacks.priors.gan import WGANGP, GANSpec
 from mibench.attacks.priors.plg import LOOK
+from mibench.attacks.priors.shipped import Shipped
 from mibench.attacks.selection import surest
 from mibench.attacks.views import Augment, queries_per_image
 from mibench.roles import Attack, IdentityLoss, PriorSpec, View
@@ -44,7 +45,7 @@ class PPDGMI(WhiteBox):
     What the target is asked while the prior trains on counts as the attack's.
 
     Attributes:
-        prior: A GAN, in place of the attack's own.
+        prior: A GAN, in place of the attack's own; it may be a shipped one.
         attack: GMI, KED-MI or PLG-MI.
         candidates: Results of each class in the first attack; 1,000 as released for GMI and
             KED-MI, 200 for PLG-MI.
@@ -87,7 +88,7 @@ class PPDGMI(WhiteBox):
             raise ValueError(
                 f"PPDGMI.attack must be gmi, ked-mi or plg-mi, and {self.attack.name} is not"
             )
-        if not isinstance(self.prior, GANSpec) or self.prior.access not in ("none", "white"):
+        if not isinstance(self._gan, GANSpec) or self._gan.access not in ("none", "white"):
             raise ValueError(
                 f"PPDGMI.prior must be a GAN that asks the target for no scores, and "
                 f"{self.prior.name} is not: take wgan-gp, inversion-gan or plg-gan"
@@ -118,7 +119,9 @@ class PPDGMI(WhiteBox):
         pseudo = max(1, round(self.share * self.candidates))
         groups = [goal] if self.together else one_by_one(goal)
         first, rest = self._shares(target, goal, len(groups), pseudo)
-        made = self.attack.invert(first, prior, replace(goal, samples=self.candidates), work)
+        made = self.attack.invert(
+            first, prior, replace(goal, samples=self.candidates, marks=()), work
+        )
         images = surest(target, goal, made.images, lambda x: x, pseudo, self.ranking)
         results, start = [], 0
         for i, group in enumerate(groups):
@@ -143,7 +146,6 @@ class PPDGMI(WhiteBox):
         The attack gets its share of the answers that are left for both attacks.
         """
         assert goal.public is not None
-        assert isinstance(self.prior, GANSpec)
         if not isinstance(target, Watched):
             return target, 0
         classes = len(goal.labels)
@@ -169,8 +171,13 @@ class PPDGMI(WhiteBox):
     @property
     def _spec(self) -> GANSpec:
         """The prior's further training."""
-        assert isinstance(self.prior, GANSpec)
-        return replace(self.prior, epochs=self.epochs, lr=self.lr)
+        assert isinstance(self._gan, GANSpec)
+        return replace(self._gan, epochs=self.epochs, lr=self.lr)
+
+    @property
+    def _gan(self) -> PriorSpec:
+        """The prior, or what was trained for one that is shipped."""
+        return self.prior.of if isinstance(self.prior, Shipped) else self.prior
 
     def _trained_on(
         self,
@@ -202,7 +209,7 @@ class PPDGMI(WhiteBox):
 def one_by_one(goal: Goal) -> list[Goal]:
     """Returns a goal for each class, which draws from its block's stream."""
     return [
-        replace(goal, blocks=[label[None]], streams=[stream])
+        replace(goal, blocks=[label[None]], streams=[stream], marks=())
         for block, stream in zip(goal.blocks, goal.streams, strict=True)
         for label in block
     ]

@@ -144,7 +144,10 @@ class RLBMI(BlackBox):
             state["best"].copy_(torch.where(better[:, None], kept, state["best"]))
             return agent.actor[0]
 
-        left = rounds(state, advance, steps, goal, work, what="a weight of the agents")
+        left = rounds(
+            state, advance, steps, goal, work, what="a weight of the agents",
+            show=lambda: goal.images(prior, state["best"].view(goal.samples, -1, d)),
+        )  # fmt: skip
         return goal.reconstructions(prior, left["best"].view(goal.samples, -1, d))
 
     def moved(self, z: Float[Tensor, "r d"], action: Float[Tensor, "r d"]) -> Tensor:

@@ -16,7 +16,9 @@ from mibench.commands.shared import check_writable, refusing
 @click.command()
 @click.argument(
     "name",
-    type=click.Choice(["1", "3", "4", "training", "reconstructions", "tradeoff", "traits", "row"]),
+    type=click.Choice(
+        ["1", "3", "4", "training", "reconstructions", "tradeoff", "traits", "queries", "row"]
+    ),
 )
 @of_table
 @click.argument("row", required=False)
@@ -40,11 +42,14 @@ def figure(
 
     traits: which traits of a person leak, where the task knows the true ones. CSV too.
 
+    queries: Attack Acc against answers of the target, of rows for which mibench run TABLE
+    --until queries has computed it. CSV too.
+
     row: what was recovered in ROW (a label, or a pattern like '*BiDO-HSIC'), as PNG.
 
     Example: mibench figure row smoke 'GMI / MID'
     """
-    from mibench.reporting import figures, leaks
+    from mibench.reporting import figures, leaks, queries
 
     name = figures.NUMBERS.get(name, name)
     with refusing():
@@ -66,9 +71,13 @@ def figure(
             figures.draw_reconstructions(grid, paths[0], private=private)
         else:
             paths = [out / f"{table.name}-{name}-figure.{suffix}" for suffix in ("pdf", "png")]
-            if name == "traits":
+            if name in ("traits", "queries"):
                 paths.append(paths[0].with_suffix(".csv"))
+            if name == "traits":
                 leaks.draw(grid, paths)
+            elif name == "queries":
+                command = selection.filling(selection.rows, grid.seeds) + " --until queries"
+                queries.write(queries.points(grid.records, grid.store), paths, command)
             else:
                 for path in paths:
                     figures.draw_figure(name, grid, path, private=private)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Picture = Callable[[Path], bool | list[Path]]
 
+FURTHER = ("dependence", "queries")
+"""What ``--until`` computes beside a table's records."""
 SHOWN = ("nhsic", "coco_frobenius")
 """Measures of dependence that are printed and drawn unless others are named: those that defenses
 train with."""
@@ -34,9 +36,12 @@ train with."""
 @options.controls
 @click.option(
     "--until",
-    type=click.Choice(["images", "classifier", "prior", "inversion", "evidence", "dependence"]),
+    type=click.Choice(
+        ["images", "classifier", "prior", "inversion", "evidence", "dependence", "queries"]
+    ),
     help="Compute stages of this kind and what they need; write no table. dependence: how "
-    "targets depend on their input, and whether that goes with leakage.",
+    "targets depend on their input, and whether that goes with leakage. queries: Attack Acc "
+    "against answers of the target.",
 )
 @click.option(
     "--measure", "measures", multiple=True, metavar="NAME",
@@ -80,8 +85,8 @@ def run(
             raise ValueError(unknown("measure", strange[0], MEASURES))
         if measures and until != "dependence":
             raise ValueError("--measure goes with --until dependence")
-        if controls and until == "dependence":
-            raise ValueError("--controls goes with scores, not with --until dependence")
+        if controls and until in FURTHER:
+            raise ValueError(f"--controls goes with scores, not with --until {until}")
         if mix_precision and precision is None:
             raise ValueError("--mix-precision goes with --precision")
         tasks = {cell.setting.task for cell in selection.table.rows.values()}
@@ -106,11 +111,13 @@ def run(
     printed: set[str] = set()
 
     def show(complete: bool) -> None:
-        if until not in (None, "dependence"):
+        if until not in (None, *FURTHER):
             show_accuracy(stages, grid.store)
             return
         if until is None:
             text, files, pictures = results(grid)
+        elif until == "queries":
+            text, files, pictures = query_curves(grid)
         else:
             text, files, pictures = dependence(grid, measures or SHOWN)
         if text and text not in printed:  # all is made again if a picture finds a damaged stage
@@ -145,8 +152,11 @@ def plain_records(selection: Selection) -> "Records":
 def stages_until(records: "Records", until: str | None) -> "list[Stage]":
     """Returns the stages of the records, or those of one kind, and what they need before them."""
     from mibench.reporting.diagnostics import dependence_stages
+    from mibench.reporting.queries import curve_stages
     from mibench.running.stages import graph
 
+    if until == "queries":
+        return graph(stage for own in curve_stages(records).values() for stage in own)
     if until == "dependence":
         return graph(stage for own in dependence_stages(records).values() for stage in own)
     stages = graph(record for own in records.values() for record in own)
@@ -316,6 +326,16 @@ def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
         text += "\n" + tradeoff.text(comparison) + "\n"
         pictures["-curves"] = lambda p: figures.draw_curves(comparison, p)
     return text, files, pictures
+
+
+def query_curves(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
+    """Returns what :func:`results` does, of the answers that the table's attacks spend."""
+    from mibench.reporting import queries
+
+    if not (points := queries.points(grid.records, grid.store)):
+        return "", {}, {}
+    files = {"-queries.csv": queries.table(points)}
+    return queries.text(points) + "\n", files, {"-queries.png": lambda p: queries.draw(points, p)}
 
 
 def dependence(

@@ -119,6 +119,7 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
     """
     from mibench.benchmarks.tables import TABLES
     from mibench.reporting.diagnostics import dependence_stages
+    from mibench.reporting.queries import curve_stages
 
     kept: set[str] = set()
     unread: set[str] = set()
@@ -130,6 +131,8 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
             continue
         kept |= {stage.key for stage in grid.stages()}
         kept |= {s.key for own in dependence_stages(grid.records).values() for s in own}
+        curves = (s for own in curve_stages(grid.records).values() for s in own)
+        kept |= {stage.key for curve in curves for stage in (curve, curve.inversion)}
     if unread:
         names = ", ".join(sorted(unread))
         click.echo(f"keeping all of {names}: the data is not readable under {data}", err=True)

@@ -60,7 +60,9 @@ class InversionStage(Stage):
         steps = self.attack.planned_steps(len(rngs), self.samples) or 0
         shape = self.target.images.task.shape
         public = self.target.images.splits(load).public if self.attack.public else None
-        goal = Goal(self.blocks, self.samples, rngs, shape, work.device, public, steps)
+        goal = Goal(
+            self.blocks, self.samples, rngs, shape, work.device, public, steps, self.moments_at
+        )
         with seeded(*name, "noise"):  # for targets that draw on their own
             made = self.attack.invert(seen, prior, goal, work)
         self._check(made)
@@ -74,6 +76,7 @@ class InversionStage(Stage):
                 **{name: count for name, count in optional.items() if count},
             },
             **({"counts": made.counts} if made.counts else {}),
+            **({"moments": goal.moments} if self.moments_at else {}),
         }
 
     def _check(self, made: object) -> None:
@@ -132,6 +135,16 @@ class InversionStage(Stage):
         named = self.attack.identity.students if isinstance(self.attack, WhiteBox) else ()
         images, seed = self.target.images, self.prior.seed
         return tuple(StudentStage(images, self.target.trained, s, seed) for s in named)
+
+    @property
+    def moments_at(self) -> tuple[int, ...]:
+        """Answers for each class at which the attack's images are kept as moments."""
+        return ()
+
+    @property
+    def taught(self) -> list[Stage]:
+        """What asks the target before the attack: its prior, if it does, and students."""
+        return [*[self.prior] * (self.prior.target is not None), *self.students]
 
     @cached_property
     def needs(self) -> tuple[Stage, ...]:

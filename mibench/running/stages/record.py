@@ -116,14 +116,12 @@ class RecordStage(Stage):
         spent = [load(e.inversion)["budget"] for e in self.evidence]
         return {
             **{name: sum(s.get(name, 0) for s in spent) for name in _names(spent)},
-            "prior_queries": sum(load(stage)["queries"] for stage in self._taught),
+            "prior_queries": sum(load(s)["queries"] for s in self._taught),
         }
 
     @property
     def _taught(self) -> list[Stage]:
-        """What asked the target before the attack: its prior, if it did, and students."""
-        run = self.evidence[0].inversion
-        return [*[run.prior] * (run.prior.target is not None), *run.students]
+        return self.evidence[0].inversion.taught
 
     @cached_property
     def needs(self) -> tuple[Stage, ...]:

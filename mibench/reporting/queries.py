@@ -1,0 +1,145 @@
+"""Query curves of a table: Attack Acc against answers of the target, by row and seed."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from mibench.evaluation.significance import interval
+from mibench.reporting.canvas import ATTACK_ACC, STYLES, finish, look, new_figure, own_style, save
+from mibench.running.stages import RecordStage
+from mibench.running.stages.curve import CurveStage, curve_stage
+from mibench.spec import fingerprint
+from mibench.store import Store
+
+VERSION = 1
+SHARED = (
+    "Answers that served all classes (of a prior and of students before the attack, of public "
+    "images) are divided among the attacked classes."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an attack had at one moment; the fields are the columns of the CSV.
+
+    Attributes:
+        row: The row's label.
+        seed: Of all three kinds.
+        mark: Answers for each class whose number was just passed; 0 at the attack's end.
+        answers: Answers of the target for each attacked class, the shared ones among them.
+        shared: Those that a prior and students had before the attack, for each attacked class.
+        attack_acc: In percent.
+    """
+
+    row: str
+    seed: int
+    mark: int
+    answers: float
+    shared: float
+    attack_acc: float
+
+
+def curve_stages(records: Mapping[str, Sequence[RecordStage]]) -> dict[str, list[CurveStage]]:
+    """Returns label → its curves, one per seed."""
+    return {label: [curve_stage(record) for record in own] for label, own in records.items()}
+
+
+def points(records: Mapping[str, Sequence[RecordStage]], store: Store) -> list[Point]:
+    """Returns the points of all curves in the store; computes nothing."""
+    result = []
+    for label, stages in curve_stages(records).items():
+        for seed, stage in enumerate(stages):
+            if store.state(stage) != "done":
+                continue
+            payload, classes = store.load(stage), stage.inversion.classes
+            shared = payload["shared"] / classes
+            for p in payload["points"]:
+                answers = p["asked"] / classes + shared
+                result.append(Point(label, seed, p["mark"], answers, shared, p["attack_acc"]))
+    return result
+
+
+def table(all_points: Iterable[Point]) -> str:
+    """Returns the points as CSV; the same bytes for the same store."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(f.name for f in fields(Point))
+    for point in all_points:
+        writer.writerow(f"{v:.10g}" if isinstance(v, float) else v for v in astuple(point))
+    return text.getvalue()
+
+
+def means(all_points: Iterable[Point]) -> dict[str, list[tuple[float, float, float | None]]]:
+    """Returns label → answers, Attack Acc and half of its 95 % interval, means over seeds.
+
+    Points of the same mark belong together; where seeds pass it in rounds of other lengths,
+    their answers are averaged too.
+    """
+    rows: dict[str, dict[int, list[Point]]] = {}
+    for point in all_points:
+        rows.setdefault(point.row, {}).setdefault(point.mark, []).append(point)
+    lines = {}
+    for label, marks in rows.items():
+        own = [
+            (statistics.fmean(p.answers for p in same), interval([p.attack_acc for p in same]))
+            for same in marks.values()
+        ]
+        lines[label] = [(x, y.mean, y.half) for x, y in sorted(own, key=lambda p: p[0])]
+    return lines
+
+
+def text(all_points: Sequence[Point]) -> str:
+    """Returns what a terminal shows: each row's answers of a class and Attack Acc, in percent."""
+    lines = means(all_points)
+    width = max(map(len, lines))
+    shown = [
+        f"{label:{width}}  " + "  ".join(f"{x:,.0f}: {y:.2f}" for x, y, _ in line)
+        for label, line in lines.items()
+    ]
+    return "\n".join(["Answers for each class: Attack Acc, %, means over seeds.", *shown, SHARED])
+
+
+@own_style()
+def draw(all_points: Sequence[Point], path: Path) -> bool:
+    """Draws a line per row, the bars being Student's 95 % intervals; PNG or PDF.
+
+    A row that asks the target nothing has no place on the axis and is left out.
+    """
+    lines = {
+        label: kept
+        for label, line in means(all_points).items()
+        if (kept := [point for point in line if point[0] > 0])
+    }
+    if not lines:
+        return False
+    figure = new_figure((7.2, 4.2))
+    axes = figure.add_subplot(1, 1, 1)
+    for number, (label, line) in enumerate(lines.items()):
+        x, y, half = zip(*line, strict=True)
+        axes.errorbar(
+            x, y, yerr=[h or 0 for h in half] if any(half) else None, label=label, markersize=4,
+            linewidth=1, elinewidth=0.6, linestyle=STYLES[number % len(STYLES)], **look(number),
+        )  # fmt: skip
+    axes.set_xscale("log")
+    finish(axes, "Answers of the target for each attacked class", ATTACK_ACC)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
+    save(figure, path, fingerprint(["queries", VERSION, [astuple(p) for p in all_points]]))
+    return True
+
+
+def write(all_points: Sequence[Point], paths: Iterable[Path], command: str) -> None:
+    """Writes the curves, by each path's suffix as a picture or as CSV.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not all_points:
+        raise ValueError(f"no row has a query curve in the store; compute them with: {command}")
+    for path in paths:
+        if path.suffix == ".csv":
+            path.write_text(table(all_points), encoding="utf-8")
+        else:
+            draw(all_points, path)
