@@ -29,10 +29,12 @@ from perf import naive
 
 SHAPE = (1, 32, 32)
 CLASSES = 30
+DEPENDENCE = {"measure": "nhsic", "lambda_x": 0.05, "lambda_y": 0.5}
 VALUES: dict[str, dict[str, Any]] = {
     "mid": {"lambda_": 0.02},
-    "bido": {"measure": "nhsic", "lambda_x": 0.05, "lambda_y": 0.5},
-    "bido-plus": {"measure": "nhsic", "lambda_x": 0.05, "lambda_y": 0.5},
+    "bido": DEPENDENCE,
+    "bido-plus": DEPENDENCE,
+    "bido-plus-er": DEPENDENCE,
     "unilateral": {"lambda_": 1.0},
     "tl-dmi": {"last_frozen": "blocks.1", "start": "random"},
 }
