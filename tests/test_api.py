@@ -67,6 +67,25 @@ def test_records_give_what_the_table_of_them_says(made: Path) -> None:
         assert np.allclose(means[name], summary.loc[means.index, name], rtol=1e-12)
 
 
+def test_the_tradeoff_is_a_figure_with_a_panel_for_each_attack(made: Path) -> None:
+    table = smoke(ROW, "GMI / No Def.", "KED-MI / MID")
+    results = mibench.load(table, store=made / "store", data=made)
+    figure = results.plot_tradeoff()
+    assert [axes.get_title() for axes in figure.axes] == ["GMI"]
+    (axes,) = figure.axes
+    names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert sorted(names) == ["MID", "No Def."]
+    points = {
+        (round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6))
+        for line in axes.lines
+        if len(line.get_xdata()) == 1
+    }
+    marks = results.tradeoff().values()
+    assert points >= {(round(m.accuracy, 6), round(m.attack_acc, 6)) for m in marks}
+    with pytest.raises(ValueError, match="no row has both Accuracy and Attack Acc"):
+        replace(results, entries={}).plot_tradeoff()
+
+
 def test_published_results_give_what_the_published_csv_has() -> None:
     folder = Path(__file__).parents[1] / "results" / "table5-digits"
     csv = pd.read_csv(folder / "table5-digits.csv").set_index("row")

@@ -4,13 +4,14 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mibench.reporting.results import Mark
+from mibench.benchmarks.row import Row
 
 COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999933",
@@ -20,6 +21,23 @@ MARKERS = "osD^vPX<"
 STYLES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 ACCURACY = "Accuracy of the target, %"
 ATTACK_ACC = "Attack Acc, % (lower is more private)"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of Attack Acc against Accuracy, both in percent.
+
+    Attributes:
+        accuracy: Where it lies from left to right.
+        attack_acc: Where it lies from bottom to top.
+        dx: Half of the horizontal error bar; None where there is none.
+        dy: Half of the vertical one.
+    """
+
+    accuracy: float
+    attack_acc: float
+    dx: float | None = None
+    dy: float | None = None
 
 
 @contextmanager
@@ -94,6 +112,33 @@ def tradeoff(axes: Any, lines: Mapping[str, Sequence[Mark]], **style: Any) -> No
                 **{**look(number), **style},
             )
     finish(axes, ACCURACY, ATTACK_ACC)
+
+
+def tradeoff_figure(marks: Mapping[str, Mark], *, joined: bool) -> Any:  # noqa: ANN401
+    """Returns Attack Acc against Accuracy, one panel per attack.
+
+    Args:
+        marks: Label → its mark; at least one.
+        joined: Whether a line joins the weights of one defense; else each is for itself.
+    """
+    panels: dict[str, dict[str, list[Mark]]] = {}
+    for label, mark in marks.items():
+        row = Row.of(label)
+        lines = panels.setdefault(row.attack, {})
+        lines.setdefault(row.defense if joined else row.defended, []).append(mark)
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    figure = new_figure((0.8 + 3.1 * len(panels), 3.2))
+    for i, (attack, lines) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        ordered = {n: sorted(lines.get(n, []), key=lambda m: m.accuracy) for n in names}
+        style = {"linestyle": "-", "linewidth": 1} if joined else {"linestyle": ""}
+        tradeoff(axes, ordered, capsize=3, **style)
+        axes.set_title(attack, fontsize=9)
+        axes.margins(x=0.2)
+        if i:
+            axes.set_ylabel("")
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
+    return figure
 
 
 def strip(axes: Any, label: str, images: Tensor, per_class: int) -> float:  # noqa: ANN401

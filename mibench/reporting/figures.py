@@ -11,6 +11,7 @@ from torch import Tensor
 from mibench.benchmarks.row import Row
 from mibench.reporting.canvas import (
     STYLES,
+    Mark,
     finish,
     look,
     new_figure,
@@ -19,9 +20,10 @@ from mibench.reporting.canvas import (
     save_both,
     strip,
     tradeoff,
+    tradeoff_figure,
 )
 from mibench.reporting.gallery import gallery
-from mibench.reporting.results import Mark, Results, collect
+from mibench.reporting.results import Results, collect
 from mibench.reporting.tradeoff import Tradeoff, front
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
@@ -130,28 +132,12 @@ def draw_tradeoff(results: Results, path: Path, key: str = "", *, joined: bool =
         key: Names the results: a picture of the same ones is not drawn again. "" names none.
         joined: Whether a line joins the weights of one defense; else each is for itself.
     """
-    panels: dict[str, dict[str, list[Mark]]] = {}
-    for label, mark in results.tradeoff().items():
-        row = Row.of(label)
-        lines = panels.setdefault(row.attack, {})
-        lines.setdefault(row.defense if joined else row.defended, []).append(mark)
-    if not panels:
+    marks = results.tradeoff()
+    if not marks:
         return False
     if _current(path, stamp := fingerprint(["tradeoff", VERSION, key]) if key else ""):
         return True
-    names = dict.fromkeys(name for lines in panels.values() for name in lines)
-    figure = new_figure((0.8 + 3.1 * len(panels), 3.2))
-    for i, (attack, lines) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), i + 1)
-        ordered = {n: sorted(lines.get(n, []), key=lambda m: m.accuracy) for n in names}
-        style = {"linestyle": "-", "linewidth": 1} if joined else {"linestyle": ""}
-        tradeoff(axes, ordered, capsize=3, **style)
-        axes.set_title(attack, fontsize=9)
-        axes.margins(x=0.2)
-        if i:
-            axes.set_ylabel("")
-    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
-    save(figure, path, stamp)
+    save(tradeoff_figure(marks, joined=joined), path, stamp)
     return True
 
 

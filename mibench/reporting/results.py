@@ -20,6 +20,7 @@ from mibench.evaluation.significance import (
     paired,
 )
 from mibench.precision import FLOAT32, at
+from mibench.reporting.canvas import Mark, own_style, tradeoff_figure
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.reporting.contrasts import Contrast, between, twins, with_none, with_twin
 from mibench.running.grid import Grid
@@ -63,23 +64,6 @@ class Entry:
     def half(self) -> Number:
         """Half the width of the interval over seeds; None where there is none."""
         return self.interval.half if self.interval else None
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A point of Attack Acc against Accuracy, both in percent.
-
-    Attributes:
-        accuracy: Where it lies from left to right.
-        attack_acc: Where it lies from bottom to top.
-        dx: Half of the horizontal error bar; None where there is none.
-        dy: Half of the vertical one.
-    """
-
-    accuracy: float
-    attack_acc: float
-    dx: float | None = None
-    dy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +233,23 @@ class Results:
                 dy = y.std if self.seeds == 1 else y.half
                 marks[label] = Mark(x.mean, y.mean, x.half, dy)
         return marks
+
+    def plot_tradeoff(self, *, joined: bool = False) -> Any:  # noqa: ANN401 - matplotlib has no stubs
+        """Returns a figure of Attack Acc against Accuracy, one panel per attack.
+
+        It is matplotlib's: a notebook shows it, and ``savefig`` writes it.
+
+        Args:
+            joined: Whether a line joins the weights of one defense; else each is for itself.
+
+        Raises:
+            ValueError: If no row has both numbers.
+        """
+        marks = self.tradeoff()
+        if not marks:
+            raise ValueError("no row has both Accuracy and Attack Acc")
+        with own_style():
+            return tradeoff_figure(marks, joined=joined)
 
     def contrasts(self, name: str) -> list[Contrast]:
         """Returns a metric's comparisons between defenses under one attack."""

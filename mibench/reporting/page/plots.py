@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from mibench.reporting.results import Mark
+from mibench.reporting.canvas import Mark
 
 WIDTH, HEIGHT = 360, 280
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 42
