@@ -171,7 +171,7 @@ def estimate(stage: Stage, steps: int | None, took: Taken) -> float | None:
     """Returns a stage's seconds; None if nothing like it was measured.
 
     What a stage does besides its steps, such as to select among candidates, takes as long
-    whatever their number. Runs of several lengths tell it apart, by a straight line through
+    whatever their number. Runs of several lengths show how long, by a straight line through
     them; runs of one length do not, and all their time counts as that of steps.
     """
     runs = took.get(shape(stage))
