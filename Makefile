@@ -17,6 +17,7 @@ fmt:  ## format, and repair what ruff can
 check:  ## what has to pass before a merge
 	$(RUN) ruff format --check
 	$(RUN) ruff check
+	$(RUN) codespell
 	$(RUN) mypy
 	$(RUN) pytest
 

@@ -32,7 +32,15 @@ STAMP = VENV / "quickstart.json"
 """What the environment holds; it says nothing while an installation is under way."""
 EXTRAS = ("", "[test]", "[dev]")
 """Each holds the one before."""
-LEVELS = {"pytest": 1, "ruff": 2, "mypy": 2, "pre-commit": 2, "make": 2, "sphinx-build": 2}
+LEVELS = {
+    "pytest": 1,
+    "ruff": 2,
+    "codespell": 2,
+    "mypy": 2,
+    "pre-commit": 2,
+    "make": 2,
+    "sphinx-build": 2,
+}
 """Command → the extra it needs."""
 
 

@@ -20,30 +20,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from safetensors.torch import save as write_tensors
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.data import Sizes, Task
 from mibench.defenses import BiDO
-from mibench.roles import NetworkSpec, PriorSpec
 from mibench.running.executors import Bench, Executor, Local, Ray, Serial, execute
 from mibench.running.grid import record_stages
-from mibench.running.plan import known_sizes, planned_steps
+from mibench.running.plan import known_sizes, planned_steps, stored
 from mibench.running.progress import Watcher
-from mibench.running.stages import (
-    ClassifierStage,
-    ImagesStage,
-    InversionStage,
-    PriorStage,
-    RecordStage,
-    graph,
-)
+from mibench.running.stages import ImagesStage, RecordStage, graph
 from mibench.spec import canonical, field_values
 from mibench.store import Stage, Store, pack, seal
 from perf.naps import Nap
@@ -247,35 +236,10 @@ def told(
     """Returns a line of the grid's table; "?" where sizes are not known without the data."""
     counts = [steps[key] for key in stages]
     total = "?" if None in counts else f"{sum(c or 0 for c in counts) / 1e6:.2f}"
-    bytes_ = [stored(s, sizes) for s in stages.values()]
+    bytes_ = [stored(s, sizes[s.task] if isinstance(s, ImagesStage) else None)
+              for s in stages.values()]  # fmt: skip
     room = "?" if None in bytes_ else f"{sum(b or 0 for b in bytes_) / 1e9:.2f}"
     return f"| {name} | {rows} | {cells} | {len(stages)} | {total} | {room} |"
-
-
-def stored(stage: Stage, sizes: Mapping[Task, Sizes | None]) -> int | None:
-    """Returns about how many bytes a finished stage takes: its tensors."""
-    if isinstance(stage, ImagesStage):
-        size = sizes[stage.task]
-        if size is None:
-            return None
-        images = size.private + size.evaluation + size.public
-        return images * prod(stage.task.shape)
-    if isinstance(stage, ClassifierStage):
-        return 4 * weights(stage.network, stage.images.task)
-    if isinstance(stage, PriorStage):
-        return 4 * weights(stage.spec, stage.images.task)
-    if isinstance(stage, InversionStage):
-        moments = 1 + getattr(stage.attack, "snapshots", 0)
-        return 2 * moments * stage.samples * stage.classes * prod(stage.target.images.task.shape)
-    return 0  # evidence and records: logits, features and scores, small beside the others
-
-
-@cache
-def weights(spec: NetworkSpec | PriorSpec, task: Task) -> int:
-    """Returns how many numbers a network has, buffers included; made without memory."""
-    with torch.device("meta"):
-        network = spec.build(task.shape, task.num_classes)
-    return sum(t.numel() for t in network.state_dict().values())
 
 
 def main() -> None:

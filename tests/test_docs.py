@@ -30,7 +30,7 @@ PLACEHOLDERS = {
 ELSEWHERE = (
     "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
     "--until dependence", "--executor ray", "publish ", "compare results/digits",
-    "--by-key results/digits", "score FOLDER", "figure traits",
+    "--by-key results/digits", "score FOLDER", "figure traits", "--calibrate",
 )  # fmt: skip
 """Commands that need what only a reader has, or hours: only their options are checked."""
 

@@ -1,4 +1,4 @@
-"""The ledger in docs/equations.md is true: every equation has one home, which names it."""
+"""The ledger in docs/deviations.md is true: every equation has one home, which names it."""
 
 import ast
 import importlib
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LEDGER = (ROOT / "docs" / "equations.md").read_text()
+LEDGER = (ROOT / "docs" / "deviations.md").read_text()
 ROW = re.compile(r"^\| (Eq\. \(\w+\)|Appendix C|Algorithm 1) \|[^|]*\| `([\w.]+)`", re.MULTILINE)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,11 @@ train with."""
     f"{' and '.join(SHOWN)} by default; the CSV has every measure.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the stages and compute nothing.")
+@click.option(
+    "--calibrate", "calibrated", is_flag=True,
+    help="With --dry-run: time some steps of each kind of stage on this machine, without data, "
+    "and print hours, memory and disk.",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--executor", default="auto", show_default=True,
@@ -65,7 +71,7 @@ train with."""
 @click.option("--verbose", is_flag=True, help="A line for every stage that starts and ends.")
 def run(
     selection: Selection, out: Path, controls: bool, until: str | None, measures: Sequence[str],
-    dry_run: bool, device: str, executor: str, address: str | None, threads: int,
+    dry_run: bool, calibrated: bool, device: str, executor: str, address: str | None, threads: int,
     precision: str | None, mix_precision: bool, download: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Compute a table and print it.
@@ -77,6 +83,7 @@ def run(
     """
     from mibench.defenses.dependence import MEASURES
     from mibench.running.executors import Bench, choose_executor
+    from mibench.running.executors.base import device_here
     from mibench.running.mixing import settled
     from mibench.spec import unknown
 
@@ -89,6 +96,10 @@ def run(
             raise ValueError(f"--controls goes with scores, not with --until {until}")
         if mix_precision and precision is None:
             raise ValueError("--mix-precision goes with --precision")
+        if calibrated and (not dry_run or precision == "auto"):
+            raise ValueError(
+                "--calibrate goes with --dry-run, and times one --precision, not auto"
+            )
         tasks = {cell.setting.task for cell in selection.table.rows.values()}
         if download and not dry_run:
             fetch(tasks, selection.data)
@@ -103,7 +114,11 @@ def run(
         if not dry_run:
             check_writable(selection.root, out)
     if dry_run:
-        show_plan(labelled(grid), bench, until, place.slots(bench), plain_records(selection))
+        with refusing():
+            if calibrated:
+                bench = replace(bench, device=device_here(bench.device))
+        plain = plain_records(selection)
+        show_plan(labelled(grid), bench, until, place.slots(bench), plain, calibrated=calibrated)
         return
     stages = stages_until(labelled(grid), until)
     with refusing():
@@ -164,8 +179,9 @@ def stages_until(records: "Records", until: str | None) -> "list[Stage]":
 
 
 def show_plan(
-    records: "Records", bench: "Bench", until: str | None, slots: int | None, plain: "Records"
-) -> None:
+    records: "Records", bench: "Bench", until: str | None, slots: int | None, plain: "Records",
+    *, calibrated: bool,
+) -> None:  # fmt: skip
     """Prints every row's stages, whether they are in the store, their steps, and the time left.
 
     Args:
@@ -174,9 +190,10 @@ def show_plan(
         until: The last kind of stage.
         slots: Stages that would run side by side, if that is known.
         plain: Of the table without options, whose stages may have been measured too.
+        calibrated: Whether stages that nothing was measured of are timed, some steps each.
     """
     from mibench.precision import AUTO, PRECISIONS
-    from mibench.running import plan
+    from mibench.running import calibrate, plan
     from mibench.store import Store
 
     steps: dict[str, int | None] = {}
@@ -205,11 +222,19 @@ def show_plan(
                 state = states[stage.key]
                 click.echo(f"  {state:8s} {stage.describe():40s} {text:>14s}  {key}")
     to_do = [s for s in stages if states[s.key] != "done"]
+    lines: list[str] = []
+    if calibrated:
+        found = calibrate.calibrate(
+            to_do, steps, sizes, bench, times, partial(click.echo, err=True)
+        )
+        times = {**found.taken, **times}
+        lines = calibrate.lines(found, to_do, sizes, bench)
     unknown = [steps[s.key] for s in to_do].count(None)
     left = f"{sum(steps[s.key] or 0 for s in to_do):,} steps to do"
     left += f" and those of {unknown} stages, whose number is unknown" * bool(unknown)
     seconds = {s.key: plan.estimate(s, steps[s.key], times) for s in to_do}
-    for line in (*plan.time_lines(stages, seconds, slots), *plan.doubts(to_do, steps, times)):
+    lines += plan.doubts(to_do, steps, times)
+    for line in (*plan.time_lines(stages, seconds, slots), *lines):
         click.echo(line)
     click.echo(f"{count_states(states)}; {left}")
 

@@ -16,7 +16,7 @@ from mibench.benchmarks.row import Row
 COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999933",
 )  # fmt: skip
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow darkened."""
+"""Okabe and Ito's palette, which colour-blind readers can distinguish; its yellow darkened."""
 MARKERS = "osD^vPX<"
 STYLES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 ACCURACY = "Accuracy of the target, %"

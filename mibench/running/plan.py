@@ -4,15 +4,21 @@ import dataclasses
 import heapq
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from mibench.data import Sizes, Task
 from mibench.precision import FLOAT32
+from mibench.roles import Attack, NetworkSpec, PriorSpec
 from mibench.running.executors.base import Schedule
 from mibench.running.stages import (
     ClassifierStage,
     EvidenceStage,
+    ImagesStage,
     InversionStage,
     PriorStage,
     RecordStage,
@@ -51,6 +57,49 @@ def known_sizes(task: Task, data: Path) -> Sizes | None:
         return task.sizes(data)
     except (OSError, ValueError):
         return task.official if task == type(task)() else None
+
+
+# Room -------------------------------------------------------------------------------------
+
+
+def stored(stage: Stage, sizes: Sizes | None) -> int | None:
+    """Returns about how many bytes a finished stage takes: its tensors.
+
+    Args:
+        stage: Any stage.
+        sizes: How many images its task has, if that is known.
+
+    Returns:
+        None if it is not known; 0 for evidence and records, whose logits, features and scores
+        are small beside weights and images.
+    """
+    if isinstance(stage, ImagesStage):
+        if sizes is None:
+            return None
+        return (sizes.private + sizes.evaluation + sizes.public) * prod(stage.task.shape)
+    if isinstance(stage, ClassifierStage):
+        return 4 * weights(stage.network, stage.images.task)
+    if isinstance(stage, StudentStage):
+        return 4 * weights(stage.student.network, stage.images.task)
+    if isinstance(stage, PriorStage):
+        return 4 * weights(stage.spec, stage.images.task)
+    if isinstance(stage, InversionStage):
+        moments = 1 + snapshots(stage.attack)
+        return 2 * moments * stage.samples * stage.classes * prod(stage.target.images.task.shape)
+    return 0
+
+
+@cache
+def weights(spec: NetworkSpec | PriorSpec, task: Task) -> int:
+    """Returns how many numbers a network has, buffers included; made without memory."""
+    with torch.device("meta"):
+        network = spec.build(task.shape, task.num_classes)
+    return sum(t.numel() for t in network.state_dict().values())
+
+
+def snapshots(attack: Attack) -> int:
+    """Returns of how many earlier moments of an attack images are kept."""
+    return getattr(attack, "snapshots", 0)
 
 
 # Time -------------------------------------------------------------------------------------
@@ -122,7 +171,7 @@ def estimate(stage: Stage, steps: int | None, took: Taken) -> float | None:
     """Returns a stage's seconds; None if nothing like it was measured.
 
     What a stage does besides its steps, such as to select among candidates, takes as long
-    whatever their number. Runs of several lengths tell it apart, by a straight line through
+    whatever their number. Runs of several lengths show how long, by a straight line through
     them; runs of one length do not, and all their time counts as that of steps.
     """
     runs = took.get(shape(stage))

@@ -20,7 +20,7 @@ SHAPES = (
     "M-5,-5l3,-1l2,3l2,-3l3,1l-3,5l3,5l-3,1l-2,-3l-2,3l-3,-1l3,-5z",
     "M0,-6l5.5,4l-2,6.5h-7l-2,-6.5z",
 )  # fmt: skip
-"""Outlines of markers around the origin, so that colour is not all that tells rows apart."""
+"""Outlines of markers around the origin, so that rows differ in more than colour."""
 
 
 @dataclass(frozen=True)
