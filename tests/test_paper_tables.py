@@ -118,3 +118,52 @@ def test_vmis_table_runs_from_official_files_to_table(
     assert done.exit_code == 0, done.output
     assert ("liked best" in done.stdout) == (table == "table4")
     assert "FID per identity" in done.stdout
+
+
+def students(where: str) -> list[str]:
+    """Returns what makes the tables' three students small."""
+    sizes = [
+        "0.network.pretrained=false", "0.network.width=0.05", "1.network.width=0.05",
+        "2.network.width=0.1", "2.network.blocks=[1,1,1,1]", "2.network.size=32",
+    ]  # fmt: skip
+    recipes = [f"{i}.recipe.{field}" for i in range(3) for field in ("epochs=1", "batch_size=8")]
+    return [f"{where}.students.{end}" for end in sizes + recipes]
+
+
+STYLES = [
+    *(s for s in FACES if not s.startswith("attack.")), "attack.pool=8",
+    "attack.prior.kimg=0.016", "attack.prior.batch_size=8", "attack.prior.z_dim=8",
+    "attack.prior.w_dim=8", "attack.prior.channel_base=64", "attack.prior.channel_max=4",
+]  # fmt: skip
+LATER = {
+    "*MI*": ("table-lomma", [*FACES, *DISCRIMINATION, *students("attack.identity")]),
+    "[GKP]*MI": ("table-plg", [*FACES, *DISCRIMINATION, "attack.prior.per_class=4"]),
+    "PPA": (
+        "table-ppa",
+        [*STYLES, "attack.candidates=2", "attack.final.0.looks=2", "attack.steps=2"],
+    ),
+    "IF-GMI": ("table-ppa", [*STYLES, "attack.steps=[1,1]"]),
+    "BREP-MI": (
+        "table-labelonly",
+        [*FACES, "attack.pool=64", "attack.batch=16", "attack.points=4"],
+    ),
+    "LOKT": (
+        "table-labelonly",
+        [
+            *FACES, *students("attack.prior"), "attack.prior.warm_up=1",
+            "attack.prior.per_class=4",
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", LATER)
+def test_later_attacks_run_from_official_files_to_table(
+    attack: str, celeba: Path, tmp_path: Path
+) -> None:
+    table, settings = LATER[attack]
+    done = run(table, celeba, tmp_path, [f"{attack}, VGG16"], settings)
+    assert done.exit_code == 0, done.output
+    csv = (tmp_path / "out" / f"{table}-modified.csv").read_text().splitlines()
+    assert len(csv) == 1 + len(TABLES[table].only([f"{attack}, VGG16"]).rows)
+    assert all(",1," in line for line in csv[1:])

@@ -96,7 +96,8 @@ def two_loops(work: Work, marks: tuple[int, ...]) -> list[tuple[int, int, float]
         def show(state: Any = state) -> Tensor:
             goal.noise(3)
             torch.rand(3)
-            return (state["x"] / 10).expand(1, 2, *SHAPE)
+            x: Tensor = state["x"] / 10
+            return x.expand(1, 2, *SHAPE)
 
         rounds(state, advance, length, goal, work, show=show)
         work.queries += 7
@@ -108,6 +109,7 @@ def test_a_moment_is_the_first_at_which_so_many_answers_were_spent() -> None:
     got = two_loops(Work(), (1, 2, 5, 8, 14, 100))
     assert [m[:2] for m in got] == [(2, 5), (3, 10), (4, 27), (5, 32)]
     assert [round(m[2], 2) for m in got] == [0.1, 0.2, 0.1, 0.2]
+    assert [m[:2] for m in two_loops(Work(), (1, 2, 5, 14))] == [(2, 5), (3, 10), (4, 32)]
     assert two_loops(Work(), ()) == []
 
 

@@ -14,6 +14,7 @@ from mibench.benchmarks.tables.celeba import (
     TABLE5,
     TABLE5_CONTROLLED,
 )
+from mibench.benchmarks.tables.celeba64 import TABLE_LABELONLY, TABLE_LOMMA, TABLE_PLG, TABLE_PPA
 from mibench.benchmarks.tables.celeba300 import CELEBA300
 from mibench.benchmarks.tables.controls import AVATARS_CONTROLS, DIGITS_CONTROLS
 from mibench.benchmarks.tables.defenses_avatars import DEFENSES_AVATARS
@@ -47,6 +48,7 @@ TABLES: dict[str, Table] = {
         MNIST_PRIOR_LENGTH, MNIST_OTHERS,
         TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED,
         TABLE4, TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED, TABLE5_DIGITS,
+        TABLE_LOMMA, TABLE_PLG, TABLE_PPA, TABLE_LABELONLY,
         FIG1, FIG1_DIGITS, CELEBA300, FACES30, SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
         TRADEOFF_DIGITS, TRADEOFF_AVATARS, TABLE5_AVATARS, DEFENSES_AVATARS,
         DEFENSES_CELEBA,
