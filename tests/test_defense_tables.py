@@ -97,7 +97,8 @@ SMALL = [
     "setting.task.public=8", "setting.task.size=32", "setting.network.pretrained=false",
     "setting.network.width=0.05", "setting.network.size=32", "setting.network.blocks=[1,1,1,1]",
     "setting.evaluators.0.network.width=0.1", "setting.evaluators.0.network.size=32",
-    "setting.evaluators.0.network.blocks=[1,1,1,1]", "trials.classes=4", "trials.samples=1", "trials.block=2", "defense.measure=nhsic",
+    "setting.evaluators.0.network.blocks=[1,1,1,1]", "trials.classes=4", "trials.samples=1",
+    "trials.block=2",
 ]  # fmt: skip
 
 
