@@ -100,20 +100,18 @@ RELEASED: dict[str, Strengths] = {
     "SSD": {f"{x:g}": SSD(epsilon=x) for x in (0.1, 0.5, 1.5)},
     "Purifier": {f"{x:g}": Purifier(lambda_=x) for x in (0.05, 0.2, 1)},
 }
+ONE = Trials(classes=PERSONS, samples=1)
 LOOKS = (Augment(scale=(0.5, 0.9), ratio=(0.8, 1.2), looks=10),)
 ATTACKS: dict[str, tuple[Attack, Trials]] = {
     "KED-MI": (KED, TWENTY),
     "PPA": (
         PPA(STYLEGAN, pool=500, candidates=2, final=LOOKS, steps=70),
-        Trials(classes=PERSONS, samples=1),
+        ONE,
     ),
-    "BREP-MI": (
-        BREPMI(WGAN, pool=4096, points=12, patience=50, steps=50),
-        Trials(classes=PERSONS, samples=3),
-    ),
+    "BREP-MI": (BREPMI(WGAN, pool=5000, points=16, patience=10, steps=100), ONE),
     "MIRROR": (
         MirrorBlackBox(STYLEGAN, pool=2000, population=20, steps=15),
-        Trials(classes=PERSONS, samples=1),
+        ONE,
     ),
 }
 BY_SCORES = ("Top-k", "Label-only")
