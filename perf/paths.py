@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mibench.attacks import GMI, KEDMI, WGANGP, Goal, InversionGAN
 from mibench.attacks.priors.gan import GAN, GANSpec
-from mibench.benchmarks.tables import defenses_avatars, digits
+from mibench.benchmarks.tables import avatars, defenses_avatars, digits
 from mibench.benchmarks.tables.table3 import MNIST_DEFENSES
 from mibench.data import Corpus
 from mibench.defenses import DEFENSES, NoDefense, Recipe, Release, RoLSS
@@ -110,7 +110,7 @@ def defenses(device: torch.device, batch: int = 64, steps: int = 3) -> Iterator[
     It is one of the last epoch, in which all of a schedule is in effect. Those that need skips
     train another network, and are compared with its plain step.
     """
-    shape, epochs = defenses_avatars.SETTING.task.shape, 10
+    shape, epochs = avatars.SETTING.task.shape, 10
     rng = generator("perf")
     x = torch.rand(batch, *shape, generator=rng).to(device)
     pixels = torch.zeros(4 * batch, *shape, dtype=torch.uint8)
@@ -123,7 +123,7 @@ def defenses(device: torch.device, batch: int = 64, steps: int = 3) -> Iterator[
     chosen: dict[str, Defense] = {n: cls(**VALUES.get(n, {})) for n, cls in trained.items()}
     for name, defense in {**chosen, f"none, {skips.name}": NoDefense()}.items():
         on_skips = isinstance(defense, RoLSS) or name.endswith(skips.name)
-        network = skips if on_skips else defenses_avatars.SETTING.network
+        network = skips if on_skips else avatars.SETTING.network
         plain = f"defenses: none, {skips.name}" if on_skips else "defenses: none"
         with seeded("perf"):
             target = defense.harden(network.build(shape, CLASSES)).to(device).train()

@@ -1,7 +1,7 @@
 """Every defense at three strengths on drawn portraits, beside its twin, against four attacks.
 
 Strengths of MID and BiDO are those of ``tradeoff-avatars``; the middle ones of others are their
-authors', where they name any.
+authors', where they name any that fit.
 """
 
 from collections.abc import Mapping
@@ -75,10 +75,10 @@ TRAINED: dict[str, Strengths] = {
         f"{x:g}": BiDOPlus("nhsic", lambda_x=0.05, lambda_y=0.5, gamma=x)
         for x in (1e-4, 1e-3, 1e-2)
     },
-    "Unilateral": {f"{x:g}": Unilateral(lambda_=x) for x in (1, 10, 100)},
+    "Unilateral": {f"{x:g}": Unilateral(lambda_=x) for x in (1, 10, 30)},
     "Label smoothing": {f"{x:g}": LabelSmoothing(alpha=x) for x in (-0.01, -0.05, -0.2)},
     "MIDRE": {f"{x:g}": RandomErasing(area_max=x) for x in (0.2, 0.4, 0.8)},
-    "LoFt": {f"{x}": LowRank(rank=x) for x in (12, 8, 4)},
+    "LoFt": {f"{x}": LowRank(rank=x) for x in (24, 16, 8)},
     "Trap-MID": {f"{x:g}": TrapMID(beta=x) for x in (0.05, 0.2, 0.5)},
     "AT-AT": {f"{x:g}": AntiAdversarial(weight=x) for x in (0.02, 0.08, 0.3)},
     "Adversarial training": {
@@ -100,20 +100,18 @@ RELEASED: dict[str, Strengths] = {
     "SSD": {f"{x:g}": SSD(epsilon=x) for x in (0.1, 0.5, 1.5)},
     "Purifier": {f"{x:g}": Purifier(lambda_=x) for x in (0.05, 0.2, 1)},
 }
+ONE = Trials(classes=PERSONS, samples=1)
 LOOKS = (Augment(scale=(0.5, 0.9), ratio=(0.8, 1.2), looks=10),)
 ATTACKS: dict[str, tuple[Attack, Trials]] = {
     "KED-MI": (KED, TWENTY),
     "PPA": (
         PPA(STYLEGAN, pool=500, candidates=2, final=LOOKS, steps=70),
-        Trials(classes=PERSONS, samples=1),
+        ONE,
     ),
-    "BREP-MI": (
-        BREPMI(WGAN, pool=4096, points=12, patience=50, steps=50),
-        Trials(classes=PERSONS, samples=3),
-    ),
+    "BREP-MI": (BREPMI(WGAN, pool=5000, points=16, patience=10, steps=100), ONE),
     "MIRROR": (
         MirrorBlackBox(STYLEGAN, pool=2000, population=20, steps=15),
-        Trials(classes=PERSONS, samples=1),
+        ONE,
     ),
 }
 BY_SCORES = ("Top-k", "Label-only")
@@ -174,7 +172,7 @@ DEFENSES_AVATARS = Table(
         "are those of BiDO-HSIC (0.05, 0.5); α of label smoothing; the largest area that MIDRE "
         "erases; rank of LoFt; β of Trap-MID; weight of AT-AT; ε of adversarial training and SSD; "
         "noise of DP-SGD and of scores; k of SSF's last stage and of RoLSS's last two.",
-        "Strengths of MID and BiDO were chosen by the accuracy on other persons "
+        "Strengths of MID, BiDO, Unilateral and LoFt were chosen by the accuracy on other persons "
         "(setting.task.cast=99); the middle ones of others are their authors', where they name "
         "any. No attack was asked. Twins: (0). RoLSS and SSF defend another network, an IR with "
         "skip connections; DP-SGD has its own recipe.",
