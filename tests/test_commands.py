@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 
 from mibench.benchmarks.tables import TABLES
@@ -60,6 +61,12 @@ def test_the_help_lists_every_command_once_below_its_purpose() -> None:
         section = text.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
         assert [line.split()[0] for line in section.splitlines()] == [c.name for c in commands]
     assert not any(re.search(rf"^  {old} ", text, re.MULTILINE) for old in RENAMED)
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    shell = BashComplete(main, {}, "mibench", "_MIBENCH_COMPLETE")
+    assert [c.value for c in shell.get_completions([], "tab")] == ["table"]
+    assert [c.value for c in shell.get_completions(["table"], "--deci")] == ["--decimals"]
 
 
 def test_every_former_name_is_known() -> None:
