@@ -9,7 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mibench.convolution import InBf16
 from mibench.machine import device_name, machine
 
 FLOAT32, BF16, AUTO = "float32", "bf16", "auto"
@@ -64,7 +65,8 @@ def mixed(method: F) -> F:
             x = x.contiguous(memory_format=torch.channels_last)
         if torch.is_autocast_enabled(x.device.type):  # inside another network
             return method(self, x, *args, **kwargs)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        here = InBf16() if x.device.type == "cpu" else nullcontext()
+        with torch.autocast(x.device.type, torch.bfloat16), here:
             result = method(self, x, *args, **kwargs)
         return tree_map_only(Tensor, _widened, result)
 

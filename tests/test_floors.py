@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = [
-    {"types", "roles", "seeding", "spec", "override", "ties", "machine", "precision", "store"},
+    {"types", "roles", "seeding", "spec", "override", "ties", "machine", "precision", "store"}
+    | {"convolution"},
     {"data", "networks", "training"},
     {"defenses", "attacks", "evaluation"},
     {"benchmarks"},

@@ -120,6 +120,7 @@ class InBoth(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.wide, self.narrow = layer, copy.deepcopy(layer).bfloat16()
+        self.narrow.to(memory_format=torch.channels_last)  # as mibench.convolution reads them
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the layer makes, in bf16 where that is asked for."""

@@ -100,6 +100,8 @@ class IR(nn.Module):
 class FaceIR(Face):
     """The network of :class:`FaceNet`, :class:`FaceNet64` and :class:`IR152`."""
 
+    channels_last = True
+
     def __init__(self, spec: "FaceNet", num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -130,6 +132,8 @@ class Decoder(nn.Linear):
 
 class FaceIRSE(Face):
     """The network of :class:`IRSE50`."""
+
+    channels_last = True
 
     def __init__(self, spec: "IRSE50", num_classes: int) -> None:
         super().__init__()

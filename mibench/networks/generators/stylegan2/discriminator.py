@@ -3,10 +3,10 @@
 from math import sqrt
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.convolution import conv2d
 from mibench.networks.generators.stylegan2.layers import (
     Dense,
     Filtered,
@@ -46,9 +46,9 @@ class Conv(Filtered):
         b = self.bias.to(x.dtype)
         if self.down:
             x = smooth(x, self.resample_filter, padding=2)
-            y = F.conv2d(x, w, b, stride=2)
+            y = conv2d(x, w, b, stride=2)
         else:
-            y = F.conv2d(x, w, b, padding=w.shape[2] // 2)
+            y = conv2d(x, w, b, padding=w.shape[2] // 2)
         return activate(y, gain, self.clamp)
 
 
@@ -63,7 +63,7 @@ class Skip(Filtered):
     def forward(self, x: Maps, gain: float) -> Maps:
         """Returns maps of half the side, times ``gain``."""
         x = smooth(x, self.resample_filter, padding=1, down=2)
-        return F.conv2d(x, (self.weight * (self.weight_gain * gain)).to(x.dtype))
+        return conv2d(x, (self.weight * (self.weight_gain * gain)).to(x.dtype))
 
 
 class DiscriminatorBlock(Filtered):

@@ -5,10 +5,10 @@ from math import prod, sqrt
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.convolution import conv2d, conv_transpose2d
 from mibench.networks.generators.stylegan2.layers import (
     Dense,
     Filtered,
@@ -58,9 +58,9 @@ def modulated_convolution(
     y = x * styles.to(x.dtype)[:, :, None, None]
     w = weight.to(x.dtype)
     if kernel is None:
-        y = F.conv2d(y, w, padding=weight.shape[2] // 2)
+        y = conv2d(y, w, padding=weight.shape[2] // 2)
     else:
-        y = F.conv_transpose2d(y, w.transpose(0, 1), stride=2)
+        y = conv_transpose2d(y, w.transpose(0, 1), stride=2)
         y = smooth(y, kernel, padding=1, gain=4)
     if not demodulate:
         return y
