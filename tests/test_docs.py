@@ -29,8 +29,9 @@ PLACEHOLDERS = {
 """What the commands' capital words stand for here."""
 ELSEWHERE = (
     "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
-    "--until dependence", "--executor ray", "publish ", "compare results/digits",
-    "--by-key results/digits", "score FOLDER", "figure traits", "--calibrate",
+    "--until dependence", "--until queries", "--executor ray", "publish ",
+    "compare results/digits", "--by-key results/digits", "score FOLDER", "figure traits",
+    "figure queries", "--calibrate", "audit ",
 )  # fmt: skip
 """Commands that need what only a reader has, or hours: only their options are checked."""
 
