@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mibench.api import evaluator, load, run, score, target
+    from mibench.auditing import audit
     from mibench.benchmarks.cell import Cell
     from mibench.benchmarks.tables import Table
     from mibench.reporting.results import Results
@@ -26,6 +27,7 @@ __all__ = [
     "Reconstructions",
     "Results",
     "Table",
+    "audit",
     "evaluator",
     "load",
     "run",
@@ -40,6 +42,7 @@ def __getattr__(name: str) -> object:
 
     homes = {
         "mibench.api": ("evaluator", "load", "run", "score", "target"),
+        "mibench.auditing": ("audit",),
         "mibench.benchmarks.cell": ("Cell",),
         "mibench.benchmarks.tables": ("Table",),
         "mibench.reporting.results": ("Results",),

@@ -69,7 +69,7 @@ def run(
     """
     done = Store(Path(store))
     grid = _planned(_table(table), seeds, data, done)
-    _complete(
+    complete(
         grid.stages(), done, data, device, executor, threads, precision, mix=mix_precision,
         quiet=quiet,
     )  # fmt: skip
@@ -238,7 +238,7 @@ def score(
     record = _record(replace(chosen, rows={row: judged}, curves={}), row, seed, data)
     done = Store(Path(store))
     networks = graph(s for s in graph([record]) if s.kind not in GIVEN)
-    at = _complete(networks, done, data, device).device
+    at = complete(networks, done, data, device).device
     work = Work(device=at, data=Path(data))
     made: dict[str, Payload] = {
         "inversion": {"images": x, "budget": {"steps": 0, "queries": 0, "gradients": 0}},
@@ -334,11 +334,11 @@ def _record(table: Table, row: str, seed: int, data: Folder) -> RecordStage:
 
 def _trained(stage: ClassifierStage, store: Folder, data: Folder, device: str) -> Classifier:
     done = Store(Path(store))
-    at = _complete([*stage.needs, stage], done, data, device).device
+    at = complete([*stage.needs, stage], done, data, device).device
     return stage.classifier(done.load, torch.device(at))
 
 
-def _complete(
+def complete(
     stages: Iterable[Stage],
     store: Store,
     data: Folder,

@@ -15,6 +15,7 @@ FLOORS = [
     {"running"},
     {"reporting"},
     {"api"},
+    {"auditing"},
     {"commands"},
     {"cli"},
 ]
@@ -129,6 +130,7 @@ def test_these_names_are_the_public_ones() -> None:
         "Results", "Table",
     }  # fmt: skip
     functions = {"evaluator", "load", "run", "score", "target"}
-    assert set(mibench.__all__) == types | functions
+    assert set(mibench.__all__) == types | functions | {"audit"}
+    assert mibench.audit.__module__ == "mibench.auditing"
     assert all(isinstance(getattr(mibench, name), type) for name in types)
     assert all(getattr(mibench, name).__module__ == "mibench.api" for name in functions)

@@ -3,6 +3,7 @@
 To add one: write it, and name it here below its purpose.
 """
 
+from mibench.commands.audit import audit
 from mibench.commands.check import check
 from mibench.commands.data import data_
 from mibench.commands.describe import describe, list_
@@ -17,7 +18,7 @@ from mibench.commands.stores import store_
 from mibench.commands.tables import status, table
 
 COMMANDS = {
-    "Compute": (run, status, score),
+    "Compute": (run, status, score, audit),
     "Read what was computed": (table, explain, report, figure, compare),
     "Publish": (records_,),
     "Find out what there is": (list_, describe),

@@ -75,6 +75,17 @@ def cautions(results: "Results") -> dict[str, list[str]]:
 
 
 def _reasons(results: "Results", label: str) -> Iterator[str]:
+    yield from weaknesses(results, label)
+    control = results.controls.get(label)
+    if control and control.contrast and is_above(control.contrast) is False:
+        yield (
+            "Attack Acc is not significantly above that of samples of the prior, so nothing shows "
+            "that the attack worked: this says nothing about leakage"
+        )
+
+
+def weaknesses(results: "Results", label: str) -> Iterator[str]:
+    """Yields why the evaluation classifier of a row is too weak to judge, if it is."""
     judges = [acc for acc, labels in results.evaluators.items() if label in labels]
     evaluator = min(judges, default=100.0)  # unknown where no record names it
     accuracy = results.entries[label].get("accuracy")
@@ -86,10 +97,4 @@ def _reasons(results: "Results", label: str) -> Iterator[str]:
             f"the evaluation classifier is right about {evaluator:.2f} % of its test images, "
             f"below {than}: a low Attack Acc may be its error, and a high one its "
             "mistake: this says nothing about leakage"
-        )
-    control = results.controls.get(label)
-    if control and control.contrast and is_above(control.contrast) is False:
-        yield (
-            "Attack Acc is not significantly above that of samples of the prior, so nothing shows "
-            "that the attack worked: this says nothing about leakage"
         )

@@ -108,7 +108,7 @@ Taken: TypeAlias = Mapping[object, Sequence[tuple[int, float]]]
 """Shape → planned steps and seconds of each finished stage of it."""
 FAR = 10
 """Ratio to the steps of the longest run measured above which an estimate is rough."""
-LENGTHS = ("epochs", "steps", "kimg", "seed", "repeat", "digest")
+LENGTHS = ("epochs", "milestones", "steps", "kimg", "seed", "repeat", "digest")
 """Fields that say how long a stage goes on, or which of several alike it is."""
 
 

@@ -21,7 +21,7 @@ LEFT_OUT = (
 
 
 def page(
-    grids: Sequence[tuple[Grid, Sequence[str]]],
+    grids: Sequence[tuple[Grid, Sequence[str] | None]],
     *,
     with_private: bool = False,
     identities: int = IDENTITIES,
@@ -30,7 +30,7 @@ def page(
 
     Args:
         grids: What to show, each with the arguments of ``mibench run`` that made it, without
-            its rows.
+            its rows; None where another command did.
         with_private: Whether private images of people may be shown too.
         identities: Reconstructions of a row, at most.
 
@@ -46,7 +46,12 @@ def page(
 
 
 def _chapter(
-    number: int, grid: Grid, command: Sequence[str], *, with_private: bool, identities: int
+    number: int,
+    grid: Grid,
+    command: Sequence[str] | None,
+    *,
+    with_private: bool,
+    identities: int,
 ) -> dict[str, Any]:
     table, store = grid.table, grid.store
     results = collect(grid)

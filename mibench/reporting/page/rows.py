@@ -36,7 +36,7 @@ def column(name: str, results: Results) -> dict[str, Any]:
 
 
 def row(
-    anchor: str, label: str, grid: Grid, command: Sequence[str], results: Results
+    anchor: str, label: str, grid: Grid, command: Sequence[str] | None, results: Results
 ) -> dict[str, Any]:
     """Returns what the template shows of a row, its numbers by metric."""
     row = Row.of(label)
@@ -71,7 +71,9 @@ def row(
         "defense": visible(row.defended),
         "numbers": numbers,
         "found": results.found[label],
-        "command": shlex.join(["mibench", "run", *command, "--rows", _pattern(label)]),
+        "command": ""
+        if command is None
+        else shlex.join(["mibench", "run", *command, "--rows", _pattern(label)]),
         "runs": [_provenance(r, grid.store) for r in grid.only([label]).done[label].values()],
     }
 

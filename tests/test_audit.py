@@ -1,0 +1,514 @@
+"""An audit of somebody's own model: a ResNet-18 of torchvision, a state dict and three folders."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+import mibench
+from mibench.auditing import normalisation
+from mibench.benchmarks.audit import SHARES, audit_table
+from mibench.cli import main
+from mibench.data import Avatars, Folder, Sizes, Splits
+from mibench.evaluation.significance import paired
+from mibench.networks import SCNN
+from mibench.networks.foreign import given
+from mibench.networks.foreign.given import Given, give
+from mibench.reporting.audit import NO_PROOF, verdict
+from mibench.reporting.contrasts import Contrast
+from mibench.reporting.results import Entry, Results
+from mibench.running.own_model import check_model, lay_out
+from mibench.seeding import seeded
+from mibench.types import ImageSet
+
+CLASSES, SIZE = 8, 16
+TASK = Avatars(
+    num_classes=CLASSES, size=SIZE, images=16, tests=8, evaluation=4, strangers=64, each=2
+)
+MEAN, STD = given.NORMALISATIONS["imagenet"]
+
+
+def export(images: ImageSet, place: Path, first: int = 0) -> None:
+    for i, (pixels, label) in enumerate(zip(images.pixels, images.labels.tolist(), strict=True)):
+        folder = place / f"person {label - first:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{i:04d}.png")
+
+
+def trained(images: ImageSet) -> nn.Module:
+    """A ResNet-18, as its owner would have trained it."""
+    normalise = Normalize(MEAN, STD)
+    with seeded("owner"):
+        network: nn.Module = models.resnet18(num_classes=CLASSES)
+        adam = torch.optim.Adam(network.parameters(), 1e-3)
+        for epoch in range(9):
+            for group in adam.param_groups:
+                group["lr"] = 1e-3 if epoch < 7 else 1e-4
+            for index in torch.randperm(len(images)).split(32):  # type: ignore[no-untyped-call]
+                batch = images.take(index)
+                loss = nn.functional.cross_entropy(network(normalise(batch.images)), batch.labels)
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class World:
+    """What an owner has: folders, a file of weights, and the accuracy measured there."""
+
+    root: Path
+    network: nn.Module
+    splits: Splits
+    accuracy: float
+
+    def folders(self, **others: Path) -> dict[str, Path]:
+        return {n: self.root / n for n in ("train", "test", "public")} | others
+
+    def arguments(
+        self, out: Path, *more: str, model: str = "model.pt", **others: Path
+    ) -> list[str]:
+        words = ["audit", str(self.root / model), "--arch", "torchvision:resnet18"]
+        words += ["--classes", str(CLASSES), "--size", str(SIZE), "--mean", "imagenet"]
+        for name, folder in self.folders(**others).items():
+            words += [f"--{name}", str(folder)]
+        return [*words, "--store", str(out / "store"), "-o", str(out / "report"), *more]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("owner")
+    splits = TASK.load(root)
+    export(splits.private.train, root / "train")
+    export(splits.private.test, root / "test")
+    export(splits.public, root / "public", first=CLASSES)
+    for folder in (root / "public").iterdir():
+        folder.rename(folder.with_name(folder.name.replace("person", "stranger")))
+    network = trained(splits.private.train)
+    torch.save(network.state_dict(), root / "model.pt")
+    data = ImageFolder(str(root / "test"), Compose([ToTensor(), Normalize(MEAN, STD)]))
+    x, y = torch.stack([x for x, _ in data]), torch.tensor(data.targets)
+    with torch.no_grad():
+        accuracy = 100 * float((network(x).argmax(1) == y).float().mean())
+    return World(root, network, splits, accuracy)
+
+
+@pytest.fixture(scope="module")
+def audited(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """All attacks at their shortest, however slow the machine is."""
+    place = tmp_path_factory.mktemp("audit")
+    options = ("--budget", "600", "--threads", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mibench.auditing.SHARES", SHARES[-1:])
+        return CliRunner().invoke(main, world.arguments(place, *options)), place
+
+
+def test_one_command_leads_from_a_state_dict_to_a_report(
+    audited: tuple[Result, Path], world: World
+) -> None:
+    done, place = audited
+    assert done.exit_code == 0, done.output
+    assert f"The model is right about {world.accuracy:.2f} % of the 64 test images" in done.stdout
+    assert world.accuracy > 60
+    assert NO_PROOF in done.stdout
+    for attack in ("MI-Face", "GMI", "KED-MI"):
+        assert re.search(rf"^ *{attack} / your model .*\d", done.stdout, re.MULTILINE), done.stdout
+    assert "Attack Acc of prior samples" in done.stdout
+    assert "steps that were timed here: MI-Face" in done.stderr
+    page = (place / "report" / "index.html").read_text()
+    assert NO_PROOF in page
+    assert "mibench run" not in page
+    assert "private training images are left out" in page
+    with Image.open(place / "report" / "audit.png") as picture:
+        assert picture.size[0] > 100
+    assert sorted(done.stdout.splitlines()[-2:]) == [
+        str(place / "report" / "audit.png"), str(place / "report" / "index.html"),
+    ]  # fmt: skip
+
+
+def test_a_real_process_finds_what_is_there_and_names_the_test_images_in_train(
+    audited: tuple[Result, Path], world: World, tmp_path: Path
+) -> None:
+    """Those of one class, copied; train images are shown if that is asked for."""
+    train = tmp_path / "train"
+    shutil.copytree(world.root / "train", train)
+    for i, file in enumerate(sorted((world.root / "test" / "person 03").iterdir())):
+        shutil.copy(file, train / "person 03" / f"more {i}.png")
+    words = world.arguments(
+        tmp_path, "--budget", "0.1", "--attacks", "MI-Face", "--with-private", "--quiet",
+        train=train,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "mibench.cli", *words], capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "8 of 64 test images are train images too" in done.stdout
+    assert "private/test/person 03/" in done.stderr
+    assert (
+        "This page shows private training images"
+        in (tmp_path / "report" / "index.html").read_text()
+    )
+
+
+def test_a_wrong_normalisation_is_named(world: World, tmp_path: Path) -> None:
+    words = world.arguments(tmp_path)
+    words[words.index("imagenet")] = "bytes"
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "Wrong: normalisation: with --mean imagenet the model is right about" in done.stderr
+    assert "class order" not in done.stderr
+    assert "--anyway" in done.stderr
+    assert not (tmp_path / "report" / "index.html").exists()
+
+
+def test_shuffled_classes_are_named_and_an_order_mends_them(world: World, tmp_path: Path) -> None:
+    shuffled = {k: v.clone() for k, v in world.network.state_dict().items()}
+    order = torch.tensor([2, 0, 1, 4, 3, 5, 7, 6])
+    for name in ("fc.weight", "fc.bias"):
+        shuffled[name] = shuffled[name][order]
+    torch.save(shuffled, world.root / "shuffled.pt")
+    words = world.arguments(tmp_path, model="shuffled.pt")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "Wrong: class order: the model's outputs are not in the order" in done.stderr
+    assert "output 0 answers to person 02, not to person 00" in done.stderr
+    assert "normalisation" not in done.stderr
+    file = tmp_path / "report" / "order.txt"
+    names = [f"person {i:02d}" for i in order.tolist()]
+    assert file.read_text().splitlines() == names
+    _, checked = reading(world, tmp_path / "data", shuffled, names)
+    assert checked.faults == ()
+    assert checked.accuracy == pytest.approx(world.accuracy)
+
+
+def reading(
+    world: World, place: Path, state: dict[str, Tensor], order: list[str]
+) -> tuple[Given, Any]:
+    """What is found of a model whose outputs are in an order."""
+    names, _ = lay_out(place / "images", *world.folders().values(), order)
+    task = Folder("images", CLASSES, SIZE)
+    network = given.torchvision_network("resnet18", CLASSES, SIZE, state, "these")
+    spec, _ = give(network, task.shape, MEAN, STD)
+    return spec, check_model(spec, task.load(place), names)
+
+
+def test_a_sound_model_has_no_faults_and_one_that_guesses_has(
+    world: World, tmp_path: Path
+) -> None:
+    _, checked = reading(world, tmp_path, world.network.state_dict(), [])
+    assert checked.faults == ()
+    assert checked.order == tuple(f"person {i:02d}" for i in range(CLASSES))
+    assert checked.accuracy == pytest.approx(world.accuracy)
+    blind = {k: torch.zeros_like(v) if k.startswith("fc") else v
+             for k, v in world.network.state_dict().items()}  # fmt: skip
+    _, checked = reading(world, tmp_path, blind, [])
+    assert [fault.partition(":")[0] for fault in checked.faults] == ["accuracy"]
+
+
+def test_a_module_is_audited_from_python_and_stays_as_it_was(world: World, tmp_path: Path) -> None:
+    """With a second network that judges, and in an order of the classes."""
+    network = Net()
+    network.train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(ValueError, match=r"accuracy: the model is right about 12\.50 %"):
+        mibench.audit(
+            network, **world.folders(), size=SIZE, mean="half", store=tmp_path, out=tmp_path / "o"
+        )
+    audit = mibench.audit(
+        network, **world.folders(), size=SIZE, mean="half", evaluator=world.network,
+        attacks=["MI-Face"], budget=0.1, store=tmp_path, out=tmp_path / "out", anyway=True,
+        device="cpu", threads=1,
+    )  # fmt: skip
+    assert audit.accuracy == 12.5
+    assert any(warning.startswith("accuracy:") for warning in audit.warnings)
+    assert audit.results.evaluator is not None
+    assert list(audit.results.entries) == ["MI-Face / your model"]
+    assert audit.page.is_file()
+    assert audit.picture.is_file()
+    assert network.training
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert not any(m._forward_pre_hooks for m in network.modules())
+
+
+class Net(nn.Module):
+    """Answers always the same; what is linear is called in another order than it is named."""
+
+    def __init__(self, answer: str = "logits") -> None:
+        super().__init__()
+        with seeded("net"):
+            self.fc = nn.Linear(5, CLASSES)
+            self.body = nn.Linear(3 * SIZE * SIZE, 5)
+        nn.init.zeros_(self.fc.weight)
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Any:
+        logits: Tensor = self.fc(self.body(x.flatten(1)))
+        if self.answer == "logits":
+            return logits
+        if self.answer == "softmax":
+            return logits.softmax(1)
+        return (logits,) if self.answer == "tuple" else logits.sin()
+
+
+def test_the_last_latent_is_what_enters_the_linear_layer_that_is_called_last() -> None:
+    shape = (3, SIZE, SIZE)
+    for answer in ("logits", "softmax"):
+        spec, outputs = give(Net(answer), shape, MEAN, STD)
+        assert (spec.last, outputs) == ("fc", CLASSES)
+        network = spec.build(shape, CLASSES)
+        x = torch.full((2, *shape), 0.7)
+        (z,) = network.latents(x)
+        own = Net(answer)
+        expected = own.body(Normalize(MEAN, STD)(x).flatten(1))
+        assert torch.allclose(z, expected, atol=1e-5)
+        assert torch.allclose(network(x), own.fc(expected), atol=1e-5)
+    with pytest.raises(ValueError, match="has 8 outputs, and there are 9 classes"):
+        spec.build(shape, 9)
+
+
+@pytest.mark.parametrize(
+    ("answer", "last", "sentence"),
+    [
+        ("tuple", "", "must return logits"),
+        ("sine", "", "is not what its layer fc returns"),
+        ("logits", "body", "is not what its layer body returns"),
+        ("logits", "fcc", "unknown layer 'fcc'.*did you mean 'fc'"),
+    ],
+)
+def test_a_network_without_such_a_layer_is_refused(answer: str, last: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        give(Net(answer), (3, SIZE, SIZE), MEAN, STD, last)
+
+
+def test_a_network_that_takes_other_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not take images of 1 x 16 x 16"):
+        give(Net(), (1, SIZE, SIZE), (0.5,), (0.5,))
+    with pytest.raises(ValueError, match="mean has 3 numbers, and images have 1 channels"):
+        give(Net(), (1, SIZE, SIZE), MEAN, (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "layer"),
+    [
+        ("squeezenet1_1", "classifier", "classifier"),
+        ("mobilenet_v3_small", "", "classifier.3"),
+        ("shufflenet_v2_x0_5", "", "fc"),
+    ],
+)
+def test_networks_of_torchvision_are_taken_by_name(name: str, last: str, layer: str) -> None:
+    with seeded("torchvision"):
+        state = models.get_model(name, num_classes=5).state_dict()
+    network = given.torchvision_network(name, 5, 64, state, "these")
+    spec, outputs = give(network, (3, 64, 64), MEAN, STD, last)
+    assert (spec.last, outputs) == (layer, 5)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own = network.eval()(Normalize(MEAN, STD)(x))
+        assert torch.allclose(spec.build((3, 64, 64), 5).eval()(x), own, atol=1e-5)
+
+
+def test_weights_change_what_names_a_module_and_another_process_cannot_build_it() -> None:
+    spec, _ = give(Net(), (3, SIZE, SIZE), MEAN, STD)
+    assert give(Net(), (3, SIZE, SIZE), MEAN, STD)[0] == spec
+    other = Net()
+    nn.init.ones_(other.fc.weight)
+    assert give(other, (3, SIZE, SIZE), MEAN, STD)[0] != spec
+    with pytest.raises(ValueError, match="handed over in another process"):
+        replace(spec, digest="0").build((3, SIZE, SIZE), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--arch", "torchvision:resnet81"], "unknown network of torchvision 'resnet81'"),
+        (["--arch", "resnet18"], "must be torchvision:NAME"),
+        (["--arch", "nothing.py"], "no file nothing.py"),
+        (["--mean", "imagnet"], "unknown normalisation 'imagnet'"),
+        (["--mean", "0.5"], "need numbers as std"),
+        (["--attacks", "PPA"], "unknown attack 'PPA'"),
+        (["--classes", "9"], "fc.weight (8, 512) for (9, 512)"),
+        (["--evaluator", "x.pt"], "--evaluator and --evaluator-arch go together"),
+        (["--public", "nowhere"], "no folder nowhere"),
+        (["--size", "24"], "this GAN draws square images of 8, 16, 32"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    change: list[str], sentence: str, world: World, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(main, [*world.arguments(tmp_path), *change])
+    assert done.exit_code == 2, done.output
+    assert sentence in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == (
+        done.stderr.splitlines()[-1:]
+    )
+
+
+def test_other_networks_come_by_a_file(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "resnets_of_ours.py"
+    file.write_text(
+        "from torchvision.models import resnet18\n\n\ndef build(classes):\n"
+        "    return resnet18(num_classes=classes)\n"
+    )
+    from mibench.commands.audit import network_of
+
+    with seeded("file"):
+        network = network_of(str(file), world.root / "model.pt", CLASSES, SIZE)
+    own = world.network.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in network.state_dict().items())
+    other = tmp_path / "nothing_of_ours.py"
+    other.write_text("build = None\n")
+    with pytest.raises(ValueError, match="must define build"):
+        network_of(str(other), world.root / "model.pt", CLASSES, SIZE)
+    pickled = tmp_path / "whole.pt"
+    torch.save(world.network, pickled)
+    with pytest.raises(ValueError, match="nothing in it is executed"):
+        network_of("torchvision:resnet18", pickled, CLASSES, SIZE)
+
+
+def test_many_public_images_are_thinned_evenly(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mibench.running.own_model.MOST_PUBLIC", 50)
+    _, counts = lay_out(tmp_path / "images", *world.folders().values())
+    assert counts == (43, 128)
+    public = tmp_path / "images" / "public"
+    assert len(list(public.glob("*/*.png"))) == 43
+    assert {folder.name for folder in public.iterdir()} >= {"stranger 00", "stranger 63"}
+
+
+def test_an_order_must_name_every_folder_once(world: World, tmp_path: Path) -> None:
+    names = [f"person {i:02d}" for i in range(CLASSES)]
+    for order in ([*names[1:], "somebody"], names[1:], [*names, names[0]]):
+        with pytest.raises(ValueError, match="must name each folder"):
+            lay_out(tmp_path / "images", *world.folders().values(), order)
+
+
+def test_a_normalisation_has_a_name_or_numbers() -> None:
+    assert normalisation("half") == ((0.5,), (0.5,))
+    assert normalisation("imagenet", (1.0,)) == (MEAN, (1.0,))
+    assert normalisation((0.1, 0.2, 0.3), (1, 1, 1)) == ((0.1, 0.2, 0.3), (1, 1, 1))
+
+
+# Words -----------------------------------------------------------------------------------------
+
+
+def results(acc: list[float], control: list[float], evaluator: float = 99.0) -> Results:
+    """Those of two attacks with the same scores, class by class."""
+    spec = Given("0", (0.5,), (0.5,), "fc")
+    task = Folder("images", CLASSES, SIZE)
+    table = audit_table(task, spec, None, ["GMI", "KED-MI"], Sizes(64, 64, 64), 1)
+    test = paired(acc, control)
+    mean = sum(control) / len(control)
+    beside = Entry(mean, contrast=Contrast("x", "y", (0,), test, test.p, 1, None))
+    entries = {
+        label: {"accuracy": Entry(90.0), "attack_acc": Entry(sum(acc) / len(acc) - i)}
+        for i, label in enumerate(table.rows)
+    }
+    return Results(
+        table, 1, entries, dict.fromkeys(table.rows, 1), {evaluator: tuple(table.rows)}, {},
+        CLASSES, controls=dict.fromkeys(table.rows, beside),
+    )  # fmt: skip
+
+
+HIGH = [60.0, 80, 40, 100, 60, 80, 90, 70]
+NOISE = [10.0, 20, 0, 10, 30, 0, 20, 10]
+
+
+def test_the_paragraph_says_what_was_recovered_and_how_sure_that_is() -> None:
+    text = verdict(results(HIGH, NOISE))
+    assert text.startswith("GMI and KED-MI tried to rebuild images of all 8 classes")
+    assert "the attacked class in 72.5 % of its 24 reconstructions" in text
+    assert "it recognises 12.5 %; a blind guess gets 12.5 %" in text
+    p = paired(HIGH, NOISE).p
+    assert p is not None
+    assert f"over 8 classes, p = {p:.2g} after correction for 2 attacks" in text  # p / 2 * 2
+    assert "the model gives away something" in text
+    assert text.endswith(NO_PROOF)
+
+
+def test_what_is_not_significant_is_said_to_show_nothing() -> None:
+    text = verdict(results(NOISE, HIGH))
+    assert "these attacks do not show that the model gives anything away" in text
+    weak = [n + 4 if i % 4 else n - 7 for i, n in enumerate(NOISE)]
+    assert "p = 1 after" not in verdict(results(weak, NOISE))
+    assert "not significant" in verdict(results(weak, NOISE))
+    assert "gives away something" not in verdict(results(weak, NOISE))
+
+
+def test_a_weak_evaluator_is_named() -> None:
+    assert "But the evaluation classifier is right about 50.00 %" in verdict(
+        results(HIGH, NOISE, evaluator=50.0)
+    )
+    assert "But" not in verdict(results(HIGH, NOISE))
+
+
+# Lengths ---------------------------------------------------------------------------------------
+
+
+def test_lengths_go_with_the_share_and_the_network_with_the_size() -> None:
+    spec = Given("0", (0.5,), (0.5,), "fc")
+    sizes = Sizes(640, 640, 6400)
+
+    def row(share: float, name: str) -> Any:
+        table = audit_table(Folder("images", 25, SIZE), spec, None, [name], sizes, share)
+        return table.rows[f"{name} / your model"]
+
+    assert [row(s, "GMI").attack.steps for s in (0, 0.5, 1, 2)] == [5, 150, 300, 600]
+    assert [row(s, "GMI").attack.prior.epochs for s in (0, 0.5, 1, 2)] == [1, 12, 25, 50]
+    assert [row(s, "KED-MI").attack.prior.epochs for s in (0, 1)] == [1, 12]
+    judges = [row(s, "GMI").setting.evaluators[0].recipe.epochs for s in (0, 0.1, 0.5, 1)]
+    assert judges == [1, 15, 30, 60]
+    assert row(1, "GMI").trials.classes == 20
+    assert SHARES[0] == 16
+    assert SHARES[-1] == 1 / 16
+    assert isinstance(row(1, "GMI").setting.evaluators[0].network, SCNN)
+
+
+def test_the_budget_decides_the_length(audited: tuple[Result, Path], world: World) -> None:
+    """What a longer budget runs is longer, and what takes too long is left out."""
+    from mibench import auditing
+    from mibench.running.executors import Bench
+    from mibench.store import Store
+
+    _, place = audited
+    network = given.torchvision_network(
+        "resnet18", CLASSES, SIZE, torch.load(world.root / "model.pt"), "these"
+    )
+    task = Folder("images", CLASSES, SIZE)
+    spec, _ = give(network, task.shape, MEAN, STD)
+    data, store = place / "report" / "data", Store(place / "store")
+    lengths = auditing._Lengths(task, spec, None, ("GMI", "KED-MI"), task.sizes(data), store, data)
+    timed = [lengths.grid(lengths.table(0)), lengths.grid(lengths.table(SHARES[-1]))]
+    assert all(not grid.missing for grid in timed)
+
+    def longest(left: float) -> tuple[dict[str, int], str]:
+        grid, line = lengths.longest(left, timed, Bench(place / "store", data))
+        rows: Any = grid.table.rows
+        return {k.partition(" ")[0]: c.attack.steps for k, c in rows.items()}, line
+
+    assert longest(1e9)[0] == {"GMI": 4800, "KED-MI": 8000}
+    whole = lengths.seconds(lengths.grid(lengths.table(SHARES[0])), timed, Bench(store.root, data))
+    some = [longest(whole * part)[0]["GMI"] for part in (1, 0.5, 0.1, 0.02)]
+    assert some == sorted(some, reverse=True)
+    assert len(set(some)) > 2
+    steps, line = longest(0.0)  # the shortest of all attacks is there
+    assert list(steps) == ["GMI", "KED-MI"]
+    assert "about 0.0 s." in line
+    steps, line = longest(-1.0)
+    assert list(steps) == ["GMI"]
+    assert "That is more than the 0.0 s left of the budget" in line
+    assert "Left out, since they take longer: KED-MI" in line
