@@ -1,5 +1,6 @@
 """The tables of all defenses: what stands in them, and that they run from files to table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mibench.benchmarks.tables.avatars import AVATARS
 from mibench.benchmarks.tables.defenses_avatars import TRAINED
 from mibench.benchmarks.tables.defenses_celeba import DEFENSES as DEFENSES_CELEBA
 from mibench.cli import main
+from mibench.data import CelebA
 from mibench.defenses import DEFENSES, DPSGD, Release
 from mibench.reporting.contrasts import reference, twins
 from mibench.running.stages import graph, record_stage
@@ -102,9 +104,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_defenses_celeba_runs_from_official_files_to_table(tmp_path: Path) -> None:
-    folder = tmp_path / "celeba" / "img_align_celeba"
+def official_files(root: Path) -> None:
+    """Writes CelebA's list, of twelve identities, and images of noise."""
+    folder = root / "celeba" / "img_align_celeba"
     folder.mkdir(parents=True)
     lines: list[str] = []
     rng = np.random.default_rng(0)
@@ -114,7 +116,28 @@ def test_defenses_celeba_runs_from_official_files_to_table(tmp_path: Path) -> No
             pixels = rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name)
             lines.append(f"{name} {identity}")
-    (tmp_path / "celeba" / "identity_CelebA.txt").write_text("\n".join(lines) + "\n")
+    (root / "celeba" / "identity_CelebA.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_outliers_of_celeba_are_of_identities_that_are_neither_private_nor_public(
+    tmp_path: Path,
+) -> None:
+    official_files(tmp_path)
+    task = CelebA(num_classes=4, min_images=8, public=8, size=8)
+    outliers = task.outliers(tmp_path)
+    counts = outliers.labels.bincount()
+    assert counts[8:].tolist() == [9, 8, 9, 8]  # identities 6, 7, 11 and 12
+    assert not counts[:8].any()  # four private ones, and four with fewer images
+    assert outliers.pixels.shape == (34, 3, 8, 8)
+    splits = task.load(tmp_path)
+    assert not {*splits.public.labels.tolist()} & {*outliers.labels.tolist()}
+    with pytest.raises(ValueError, match="celeba has no images that are neither"):
+        replace(task, num_classes=8).outliers(tmp_path)
+
+
+@pytest.mark.slow
+def test_defenses_celeba_runs_from_official_files_to_table(tmp_path: Path) -> None:
+    official_files(tmp_path)
     places = ["--data", str(tmp_path), "--store", str(tmp_path / "store")]
     places += ["--out", str(tmp_path / "out"), "--executor", "serial", "--quiet"]
     settings = [argument for text in SMALL for argument in ("--set", text)]

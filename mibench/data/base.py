@@ -130,7 +130,8 @@ class Task(ABC):
         """Returns images like the task's, of people or things neither private nor public.
 
         Some defenses train with them. Their labels serve only to prove that they share no class
-        with the others; their files are part of ``digest``. Raises like ``digest``.
+        with the others; their files, or a list that names these, are part of ``digest``.
+        Raises like ``digest``.
 
         Raises:
             ValueError: If the task has none.

@@ -18,6 +18,7 @@ from mibench.data.reading import read_images
 from mibench.seeding import generator
 from mibench.spec import require
 from mibench.store import remark
+from mibench.types import ImageSet
 
 INF = float("inf")
 ALIGNED: Frame = (178, 218)
@@ -144,6 +145,24 @@ class CelebA(AlignedFaces):
         drawn = torch.randperm(len(pool), generator=generator("celeba", "public"))[: self.public]
         parts["public"] = [pool[i] for i in sorted(drawn.tolist())]
         return parts
+
+    def outliers(self, root: Path) -> ImageSet:
+        """Decodes all images of identities with ``min_images`` that are not private.
+
+        The digest holds the list that names these files, and not the files.
+        """
+        images = by_identity(read_identities(root))
+        many = sorted(i for i, names in images.items() if len(names) >= self.min_images)
+        others = many[self.num_classes :]
+        if not others:
+            return super().outliers(root)
+        first = self.num_classes + len(images) - len(many)  # behind the labels of public images
+        files = [
+            (locate(root, name), first + k)
+            for k, identity in enumerate(others)
+            for name in sorted(images[identity])
+        ]
+        return read_images({"outliers": files}, self.size, 3, (ALIGNED, self.box))["outliers"]
 
 
 HOW = (
