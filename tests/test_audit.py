@@ -61,7 +61,7 @@ def trained(images: ImageSet) -> nn.Module:
                 batch = images.take(index)
                 loss = nn.functional.cross_entropy(network(normalise(batch.images)), batch.labels)
                 adam.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
     return network.eval()
 
@@ -75,8 +75,12 @@ class World:
     splits: Splits
     accuracy: float
 
-    def folders(self, **others: Path) -> dict[str, Path]:
-        return {n: self.root / n for n in ("train", "test", "public")} | others
+    @property
+    def places(self) -> tuple[Path, Path, Path]:
+        return self.root / "train", self.root / "test", self.root / "public"
+
+    def folders(self, **others: Path) -> dict[str, Any]:
+        return dict(zip(("train", "test", "public"), self.places, strict=True)) | others
 
     def arguments(
         self, out: Path, *more: str, model: str = "model.pt", **others: Path
@@ -199,7 +203,7 @@ def reading(
     world: World, place: Path, state: dict[str, Tensor], order: list[str]
 ) -> tuple[Given, Any]:
     """What is found of a model whose outputs are in an order."""
-    names, _ = lay_out(place / "images", *world.folders().values(), order)
+    names, _ = lay_out(place / "images", *world.places, order)
     task = Folder("images", CLASSES, SIZE)
     network = given.torchvision_network("resnet18", CLASSES, SIZE, state, "these")
     spec, _ = give(network, task.shape, MEAN, STD)
@@ -383,7 +387,7 @@ def test_many_public_images_are_thinned_evenly(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mibench.running.own_model.MOST_PUBLIC", 50)
-    _, counts = lay_out(tmp_path / "images", *world.folders().values())
+    _, counts = lay_out(tmp_path / "images", *world.places)
     assert counts == (43, 128)
     public = tmp_path / "images" / "public"
     assert len(list(public.glob("*/*.png"))) == 43
@@ -394,7 +398,7 @@ def test_an_order_must_name_every_folder_once(world: World, tmp_path: Path) -> N
     names = [f"person {i:02d}" for i in range(CLASSES)]
     for order in ([*names[1:], "somebody"], names[1:], [*names, names[0]]):
         with pytest.raises(ValueError, match="must name each folder"):
-            lay_out(tmp_path / "images", *world.folders().values(), order)
+            lay_out(tmp_path / "images", *world.places, order)
 
 
 def test_a_normalisation_has_a_name_or_numbers() -> None:

@@ -97,8 +97,8 @@ def audit(
         if (evaluator is None) != (evaluator_arch is None):
             raise ValueError("--evaluator and --evaluator-arch go together")
         check_writable(store, out)
-        from mibench.auditing import ATTACKS
         from mibench.auditing import audit as run
+        from mibench.benchmarks.audit import ATTACKS
         from mibench.data.images import subfolders
         from mibench.reporting.forms import render
 

@@ -13,7 +13,7 @@ from mibench.data.images import image_files, subfolders
 from mibench.networks.foreign.given import NORMALISATIONS, Given
 from mibench.seeding import generator
 from mibench.ties import in_top
-from mibench.types import ImageSet, predict
+from mibench.types import ImageSet, Shape, predict
 
 MOST_PUBLIC = 6400
 """Public images that are used at most, evenly over all: a hundred steps of a prior's training."""
@@ -107,7 +107,7 @@ def check_model(spec: Given, splits: Splits, names: Sequence[str]) -> Checked:
         names: Of its classes.
     """
     private = splits.private
-    shape = tuple(private.train.pixels.shape[1:])
+    shape = _shape(private.train)
     readings = {"": (spec.mean, spec.std)}
     readings |= {k: v for k, v in _normalisations(private.train).items() if v != readings[""]}
     parts = [p.take(_evenly(len(p), MOST_CHECKED)) for p in (private.train, private.test)]
@@ -148,9 +148,14 @@ def check_model(spec: Given, splits: Splits, names: Sequence[str]) -> Checked:
     return Checked(accuracy, train_accuracy, len(private.test), tuple(faults), ordered)
 
 
+def _shape(images: ImageSet) -> Shape:
+    _, channels, height, width = images.pixels.shape
+    return channels, height, width
+
+
 def _accuracies(spec: Given, private: Corpus) -> tuple[float, float]:
     """Returns the accuracy on all test and all train images, in percent."""
-    shape = tuple(private.train.pixels.shape[1:])
+    shape = _shape(private.train)
     network = spec.build(shape, private.num_classes).eval()
     test, train = (
         100 * in_top(predict(network, part, generator("check"))[0], part.labels).mean().item()
