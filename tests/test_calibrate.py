@@ -39,7 +39,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     times: list[float] = []
     seconds = itertools.count()
     monkeypatch.setattr(
-        calibrate.time, "perf_counter", lambda: times.pop(0) if times else float(next(seconds))
+        "mibench.running.calibrate.time.perf_counter",
+        lambda: times.pop(0) if times else float(next(seconds)),
     )
     return times
 

@@ -78,11 +78,11 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
     notes += results.warnings
     if results.table.worst:
         notes += worst_note(results)
-    short = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
-    if short:
+    incomplete = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
+    if incomplete:
         few = seeds >= FEWEST_VALUES and 2 in results.found.values()
         aside = f" With the value of each of two: an interval takes {FEWEST_VALUES} seeds." * few
-        notes.append(f"Fewer seeds so far: {', '.join(short)}.{aside}")
+        notes.append(f"Fewer seeds so far: {', '.join(incomplete)}.{aside}")
     notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
     return [*notes, *results.remarks, *results.table.notes]
 
