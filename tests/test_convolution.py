@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mibench import convolution
-from mibench.convolution import ROWS, InBf16, weight_gradient
+from mibench.convolution import FEW_ROWS, ROWS, InBf16, weight_gradient
 from mibench.seeding import generator, seeded
 
 CONVOLUTIONS = [
     lambda: nn.Conv2d(3, 6, 3, 1, 1),
     lambda: nn.Conv2d(4, 6, 5, 2, 2, bias=False),
     lambda: nn.Conv2d(4, 6, (3, 5), (1, 2), (0, 1)),
+    lambda: nn.Conv2d(4, 6, (3, 5), 1, (0, 2)),
     lambda: nn.ConvTranspose2d(4, 3, 5, 2, 2, 1),
     lambda: nn.ConvTranspose2d(4, 6, 3, 1, 0, bias=False),
     lambda: nn.Conv2d(4, 6, 3, dilation=2),
@@ -46,11 +47,12 @@ def gradients(layer: Any, x: Tensor, *, narrow: bool) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("make", CONVOLUTIONS)
-@pytest.mark.parametrize("rows", [0, 10**6], ids=["torch's own", "product"])
+@pytest.mark.parametrize("rows", [0, 10**6], ids=["torch's own", "products"])
 def test_values_and_gradients_are_those_of_float32(
     make: Any, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "ROWS", rows)
+    monkeypatch.setattr(convolution, "FEW_ROWS", rows)
     with seeded("test"):
         layer = make()
     x = data(2, getattr(layer, "in_channels", 4), 8, 9)
@@ -97,7 +99,25 @@ def test_a_product_is_taken_of_small_maps_only(monkeypatch: pytest.MonkeyPatch) 
     assert [len(small) for small in computed] == [ROWS]
 
 
-@pytest.mark.parametrize("make", [CONVOLUTIONS[0], CONVOLUTIONS[3], CONVOLUTIONS[8]])
+def test_a_convolution_is_a_product_where_its_maps_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: list[int] = []
+    whole = convolution._by_product
+
+    def noted(x: Tensor, *rest: Any) -> Tensor:
+        rows.append(len(x))
+        return whole(x, *rest)
+
+    monkeypatch.setattr(convolution, "_by_product", noted)
+    for n in (FEW_ROWS, FEW_ROWS + 1):
+        x, w = data(n, 4, 2, 2).requires_grad_(), data(4, 4, 3, 3)
+        with torch.autocast("cpu", torch.bfloat16), InBf16():
+            F.conv2d(x, w, padding=1).float().sum().backward()
+    assert rows == [FEW_ROWS, FEW_ROWS]
+
+
+@pytest.mark.parametrize("make", [CONVOLUTIONS[0], CONVOLUTIONS[4], CONVOLUTIONS[9]])
 def test_gradients_have_gradients(make: Any) -> None:
     """As a gradient penalty needs them."""
     with seeded("test"):
