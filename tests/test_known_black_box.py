@@ -129,7 +129,7 @@ def hits(attack: Attack, make: Callable[[Attack, Any], Prior], *, known: bool) -
 STUDENT = Student(MLP(32), Recipe(20, batch_size=50, lr=2e-3, select="last"))
 LOOK = (Augment(scale=(0.9, 1.0), flip=0.0),)
 SCORES: dict[str, tuple[Any, Callable[[Attack, Any], Prior]]] = {
-    "rlb-mi": (RLBMI(steps=300, hidden=32, batch=32, lr=3e-3), linear),
+    "rlb-mi": (RLBMI(steps=120, hidden=16, batch=16, lr=3e-3), linear),
     "mirror-blackbox": (MirrorBlackBox(pool=60, population=20, steps=60, enough=1.0), layers),
     "inversion-network": (
         Decoding(InversionNetwork(width=8, epochs=20, batch_size=50, lr=2e-3)),
