@@ -107,6 +107,14 @@ def test_progress_counts_as_its_share_of_the_steps(clock: list[float]) -> None:
         watch.progress(1, 20)  # another part of the stage
 
 
+def test_of_slow_training_one_epoch_is_timed(clock: list[float]) -> None:
+    clock += [0.0, 50.0]
+    watch = Stopwatch("cpu", Path(), steps=40)
+    with pytest.raises(EnoughError):
+        watch.progress(1, 10)
+    assert watch.read() == (12.5, 0.0)
+
+
 def test_without_steps_all_the_time_counts(clock: list[float]) -> None:
     clock += [0.0, 7.0]
     assert Stopwatch("cpu", Path()).read() == (0.0, 7.0)

@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from click.testing import CliRunner, Result
 from mibench.cli import main
 from mibench.evaluation import METRICS
 from mibench.reporting.columns import Scored
+from mibench.reporting.results import collect
+from mibench.reporting.sheet import Look, sheet
 from mibench.running.grid import Grid, record_stages
 from mibench.store import Store
 from tests.made import SMOKE, commit, fill, smoke
@@ -67,6 +70,18 @@ def test_tables_side_by_side_share_rows_and_need_no_run(both: Path) -> None:
     assert [text.strip() for text in rows["GMI / MID"][2:]] == ["", ""]
     attacks = [label.split(" / ")[0] for label in rows]
     assert attacks == sorted(attacks, key=attacks.index)  # each in one piece
+
+
+def test_rows_of_an_attack_stand_together(tmp_path: Path) -> None:
+    rows = {"one": ("GMI / No Def.", "VMI / No Def."), "two": ("GMI / MID",)}
+    tables = [
+        collect(Grid.plan(replace(smoke(*labels), name=name), 1, tmp_path, Store(tmp_path)))
+        for name, labels in rows.items()
+    ]
+    made = sheet(tables, Look(), "*")
+    assert [row[0] for row in made.body] == ["GMI / No Def.", "GMI / MID", "VMI / No Def."]
+    assert made.breaks == {2}
+    assert (made.transposed.breaks, made.transposed.parts) == (frozenset(), ())
 
 
 def test_latex_names_each_table_over_its_columns(both: Path) -> None:

@@ -89,7 +89,9 @@ class Stopwatch(Work):
             raise EnoughError
         self._marks.append((done, now))
         first, begun = self._marks[0]
-        if done > first and (done - first >= STEPS or now - begun > SECONDS):
+        enough = done > first and (done - first >= STEPS or now - begun > SECONDS)
+        is_slow = self._steps is not None and now - self._first > 2 * SECONDS
+        if enough or is_slow:  # of slow training the first epoch has to do
             raise EnoughError
 
     def _now(self) -> float:
