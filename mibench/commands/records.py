@@ -211,7 +211,7 @@ def compare(a: Path, b: Path, by_key: bool, margins: Sequence[str]) -> None:
         if by_key:
             text = bits.in_text(bits.agreement(*sides))
         else:
-            text = in_text(side_by_side(*sides, within))
+            text = in_text(side_by_side(sides[0], sides[1], within))
     click.echo(text, nl=False)
 
 
