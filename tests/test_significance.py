@@ -320,7 +320,8 @@ def test_the_smallest_difference_is_found_four_times_in_five() -> None:
     assert np.mean(np.abs(t) > 2.7764) == pytest.approx(0.8, abs=0.01)  # t's quantile, 4 degrees
     assert smallest_difference([d + 9 for d in diffs]) == pytest.approx(size)
     stricter = smallest_difference(diffs, 0.01)
-    assert stricter is not None and stricter > size
+    assert stricter is not None
+    assert stricter > size
     assert smallest_difference([2.0, 2.0]) is None
     with pytest.raises(ValueError, match="two or more"):
         smallest_difference([1.0])
