@@ -274,6 +274,7 @@ KNOWN = {
     "attack_acc_any": 100.0,
     "most_frequent": 50.0,  # the evaluator's favourite is class 0
     "attack_acc_mean": (100 + 50 + 50 + 0) / 4,
+    "attack_acc_second": 25.0,
     "attack_acc_vote": 25.0,  # the other evaluator, which is surer, decides
     "attack_acc_all": 25.0,
     "attack_acc_corrected": 100 * (0.75 - 0.25) / (1 - 0.25),

@@ -57,6 +57,19 @@ def attack_acc_mean(e: Evidence) -> Float[Tensor, " n"]:
     return torch.stack([topk_hits(logits, e.labels, 1) for logits in _panel(e)]).mean(0)
 
 
+@metric("Attack Acc (2)", "image", "lower", "percent", PERCENT)
+def attack_acc_second(e: Evidence) -> Float[Tensor, " n"]:
+    """Attack Acc by the setting's second evaluator.
+
+    Raises:
+        UndefinedError: If there is one evaluator only.
+    """
+    panel = _panel(e)
+    if len(panel) < 2:
+        raise UndefinedError("the setting has one evaluator; add to its evaluators")
+    return topk_hits(panel[1], e.labels, 1)
+
+
 @metric("Ensemble's Attack Acc", "image", "lower", "percent", PERCENT, version=2)
 def attack_acc_vote(e: Evidence) -> Float[Tensor, " n"]:
     """Attack Acc by the evaluators' mean probabilities, as one ensemble."""

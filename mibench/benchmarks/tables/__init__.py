@@ -20,7 +20,7 @@ from mibench.benchmarks.tables.controls import AVATARS_CONTROLS, DIGITS_CONTROLS
 from mibench.benchmarks.tables.defenses_avatars import DEFENSES_AVATARS
 from mibench.benchmarks.tables.defenses_celeba import DEFENSES_CELEBA
 from mibench.benchmarks.tables.digits import DIGITS
-from mibench.benchmarks.tables.faces30 import FACES30
+from mibench.benchmarks.tables.faces30 import FACES30, FACES30_64
 from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
 from mibench.benchmarks.tables.mnist_others import MNIST_OTHERS
 from mibench.benchmarks.tables.prior_length import DIGITS_PRIOR_LENGTH, MNIST_PRIOR_LENGTH
@@ -49,7 +49,8 @@ TABLES: dict[str, Table] = {
         TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED,
         TABLE4, TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED, TABLE5_DIGITS,
         TABLE_LOMMA, TABLE_PLG, TABLE_PPA, TABLE_LABELONLY,
-        FIG1, FIG1_DIGITS, CELEBA300, FACES30, SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
+        FIG1, FIG1_DIGITS, CELEBA300, FACES30, FACES30_64,
+        SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
         TRADEOFF_DIGITS, TRADEOFF_AVATARS, TABLE5_AVATARS, DEFENSES_AVATARS,
         DEFENSES_CELEBA,
     )
