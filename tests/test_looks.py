@@ -133,8 +133,8 @@ def test_short_notes_say_what_numbers_arrows_and_marks_mean() -> None:
     assert notes[0].startswith("Mean over 5 seeds ± half of Student's 95 % interval")
     assert notes[1].startswith("* better, † worse for the defender")
     assert notes[2] == "Arrows point to what is better for the defender."
-    assert "needs about so many more seeds" in full
-    assert "needs about so many more seeds" not in short
+    assert "is found four times in five" in full
+    assert "is found four times in five" not in short
     assert "Evaluation classifier" not in short
 
 

@@ -184,7 +184,7 @@ def twin_notes(results: Results) -> list[str]:
     for name in results.table.columns:
         shown: dict[str, None] = {}
         for label, entries in results.entries.items():
-            if c := entries[name].twin:
+            if (entry := entries.get(name)) and (c := entry.twin):
                 p = f" (p = {c.p:.2g})" if c.p is not None else ""
                 shown[f"{_whose(name, label)} {c.test.diff:+.2f}{p}"] = None
         if shown:

@@ -138,8 +138,9 @@ def against(title: str, defenses: Strengths) -> dict[str, Cell]:
     attack, trials = ATTACKS[title]
     cells = {}
     for label, defense in defenses.items():
-        setting = FACE if isinstance(defense, RoLSS) or label == BARE else SETTING
-        recipe = POISSON if isinstance(defense, DPSGD) else RECIPE
+        name = Row.of(label).defense
+        setting = FACE if name in ("RoLSS", "SSF") or label == BARE else SETTING
+        recipe = POISSON if name == "DP-SGD" else RECIPE
         cells[f"{title} / {label}"] = Cell(setting, recipe, defense, attack, trials, PROTOCOL)
     return cells
 
