@@ -76,7 +76,8 @@ CASES: dict[str, set[str]] = {
     },
     "nothing but the least": TRAITS
     | {
-        "attack_acc_best", "attack_acc_corrected", "false_positives", "evaluator_agreement",
+        "attack_acc_best", "attack_acc_corrected", "attack_acc_second", "false_positives",
+        "evaluator_agreement",
         "evaluator_kappa", "confidence", "fid_stretched", "fid_successful_stretched",
         "fid_inception", "fid_inception_successful", "ssim", "pixel_distance",
     },
