@@ -5,6 +5,7 @@ oneDNN has its quickest kernels. The gradient of weights over small maps is one 
 oneDNN takes several times as long there, since its time grows with the weights.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ def _instance_norm(
     return normed.contiguous(memory_format=torch.channels_last)
 
 
-HERE = {
+HERE: dict[Any, Callable[..., Tensor | None]] = {
     torch.conv2d: _conv2d,
     torch.conv_transpose2d: _conv_transpose2d,
     F.instance_norm: _instance_norm,
