@@ -116,6 +116,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert CliRunner().invoke(main, ["run", "smoke"]).exit_code == 0
+        written = CliRunner().invoke(main, ["records", "write", "smoke", "-o", "out"])
+        assert written.exit_code == 0, written.output
         yield place
 
 
