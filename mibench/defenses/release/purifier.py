@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mibench.defenses.release.base import Answer, Release
 from mibench.roles import Defense, NoDefense
+from mibench.seeding import seeded
 from mibench.spec import require
 from mibench.store import Work
 from mibench.types import Images, ImageSet, Scalar
@@ -74,7 +75,7 @@ class Purifier(Release):
         rng: torch.Generator,
     ) -> Float[Tensor, "n k"]:
         """Returns the purified scores, rounded; rows need not sum to 1."""
-        with torch.device("meta"):  # where no weights are drawn
+        with torch.device("meta"), seeded("shapes only"):
             network = autoencoder(probs.shape[1])
         wide = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
         network.load_state_dict(wide, assign=True)
