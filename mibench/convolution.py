@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 ROWS = 16
-"""A weight's gradient is a product where it has at most so many times as many rows as channels."""
+"""The greatest ratio of rows to channels at which the gradient of weights is one product."""
 
 FEW_ROWS = 2
-"""A convolution itself is a product where its maps have at most so many times as many pixels."""
+"""The greatest ratio of pixels, over all images, to channels at which a convolution is a product."""
 
 
 class InBf16(TorchFunctionMode):

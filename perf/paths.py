@@ -139,7 +139,7 @@ def defenses(device: torch.device, batch: int = 64, steps: int = 3) -> Iterator[
 
 
 def repeat(times: int, run: Callable[[], object]) -> None:
-    """Calls it so many times."""
+    """Calls a function a number of times."""
     for _ in range(times):
         run()
 

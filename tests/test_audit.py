@@ -401,6 +401,16 @@ def test_an_order_must_name_every_folder_once(world: World, tmp_path: Path) -> N
             lay_out(tmp_path / "images", *world.places, order)
 
 
+def test_files_that_are_no_links_are_not_removed(world: World, tmp_path: Path) -> None:
+    place = tmp_path / "images"
+    lay_out(place, *world.places)
+    lay_out(place, *world.places)  # its own links are
+    (place / "holiday.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"holiday.png would be removed"):
+        lay_out(place, *world.places)
+    assert (place / "holiday.png").read_bytes() == b"mine"
+
+
 def test_a_normalisation_has_a_name_or_numbers() -> None:
     assert normalisation("half") == ((0.5,), (0.5,))
     assert normalisation("imagenet", (1.0,)) == (MEAN, (1.0,))

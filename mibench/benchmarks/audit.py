@@ -100,5 +100,5 @@ def _steps(usual: int, share: float) -> int:
 
 
 def _epochs(steps: int, images: int, share: float) -> int:
-    """Returns the passes over images that come nearest to so many steps."""
+    """Returns the number of passes over the images that comes nearest to a number of steps."""
     return max(1, round(steps * share / max(1, images // BATCH)))

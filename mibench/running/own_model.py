@@ -1,5 +1,6 @@
 """Somebody's own trained model and images: laid out as a task, and checked for usual mistakes."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ def lay_out(
     """Makes a folder of links as the task ``folder`` reads it: ``private``, ``public``.
 
     Args:
-        place: The folder; what was laid out there before is removed.
+        place: The folder; links that were laid out there before are removed.
         train: A folder of images for each class.
         test: The same of images that the model was not trained on.
         public: Images, or folders of them, of others.
@@ -61,7 +62,8 @@ def lay_out(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If there is no class, or the order names others.
+        ValueError: If there is no class, the order names others, or the folder holds files that
+            are no links, which are nobody's to remove.
     """
     for folder in (train, test, public):
         if not folder.is_dir():
@@ -74,6 +76,11 @@ def lay_out(
         raise ValueError(
             f"the order must name each folder in {train} once: {', '.join(wrong[:3])} is not"
         )
+    for folder, _, files_there in os.walk(place):
+        if kept := [name for name in files_there if not Path(folder, name).is_symlink()]:
+            raise ValueError(
+                f"{Path(folder, kept[0])} would be removed: name another folder as out"
+            )
     shutil.rmtree(place, ignore_errors=True)
     digits = len(str(len(names)))
     for part, source in (("train", train), ("test", test)):
@@ -214,5 +221,5 @@ def _percent(right: Tensor) -> str:
 
 
 def _evenly(count: int, most: int) -> Tensor:
-    """Returns at most so many of ``count`` positions, evenly over all."""
+    """Returns at most ``most`` of ``count`` positions, evenly over all."""
     return torch.arange(count)[:: max(1, -(-count // most))]

@@ -25,7 +25,7 @@ class CurveInversion(InversionStage):
     """The same run of an attack, which also keeps what it had at stated numbers of answers.
 
     Its last images are those of the other stage. A moment is the state after the first round at
-    whose end so many were spent; what counts then is the attack's own choice.
+    whose end that number was spent; what counts then is the attack's own choice.
 
     Attributes:
         marks: Answers for each attacked class.
