@@ -18,7 +18,7 @@ ROWS = 16
 """The greatest ratio of rows to channels at which the gradient of weights is one product."""
 
 FEW_ROWS = 2
-"""The greatest ratio of pixels, over all images, to channels at which a convolution is a product."""
+"""The greatest ratio of all images' pixels to channels at which a convolution is one product."""
 
 
 class InBf16(TorchFunctionMode):

@@ -73,8 +73,8 @@ class Goal:
         device: Where to compute.
         public: The task's public images, on the CPU, if the attack is ``public``.
         planned: Steps that the whole inversion is expected to take, for progress; 0 if unknown.
-        marks: Numbers of answers for each class, rising; where an attack has spent that number, what
-            it has is kept as a moment.
+        marks: Numbers of answers for each class, rising; where an attack has spent that number,
+            what it has is kept as a moment.
         moments: Those kept so far, each with its "images", (samples, classes, c, h, w), the
             answers "asked" for until then and how many marks are "passed".
     """
