@@ -76,10 +76,10 @@ def lay_out(
         raise ValueError(
             f"the order must name each folder in {train} once: {', '.join(wrong[:3])} is not"
         )
-    for folder, _, files_there in os.walk(place):
-        if kept := [name for name in files_there if not Path(folder, name).is_symlink()]:
+    for inside, _, files_there in os.walk(place):
+        if kept := [name for name in files_there if not Path(inside, name).is_symlink()]:
             raise ValueError(
-                f"{Path(folder, kept[0])} would be removed: name another folder as out"
+                f"{Path(inside, kept[0])} would be removed: name another folder as out"
             )
     shutil.rmtree(place, ignore_errors=True)
     digits = len(str(len(names)))
