@@ -341,3 +341,32 @@ def test_the_examples_run(example: str, row: str) -> None:
     done = call("run", str(path), *small)
     assert done.exit_code == 0, done.output
     assert row in done.stdout
+
+
+def test_a_table_that_is_meant_for_a_gpu_says_so_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from dataclasses import replace\n"
+        "from mibench.benchmarks.tables import TABLES\n"
+        "TABLE = replace(TABLES['smoke'], name='mine', heavy=True)\n"
+    )
+    images = ["--until", "images", *places(tmp_path), "--executor", "serial"]
+    told = call("run", str(mine), *images)
+    assert told.exit_code == 0, told.output
+    assert "note: mine is meant for a GPU and runs without one here" in told.stderr
+    for quiet in (["smoke"], [str(mine), "--device", "cpu"]):
+        done = call("run", *quiet, *images)
+        assert done.exit_code == 0, done.output
+        assert "meant for a GPU" not in done.stderr
+
+
+def test_tables_of_celeba_and_cifar_are_meant_for_a_gpu() -> None:
+    from mibench.benchmarks.tables import TABLES
+
+    for name, table in TABLES.items():
+        tasks = {type(cell.setting.task).__name__ for cell in table.rows.values()}
+        large = tasks <= {"CelebA", "CelebAVMI", "CIFAR10"} or name == "celeba300"
+        assert table.heavy == large, name

@@ -195,6 +195,48 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return csv(root)
 
 
+@needs_package("submitit")
+@pytest.mark.parametrize(
+    ("slurm", "bench", "device", "gpus"),
+    [
+        ("slurm[cluster=local]", {}, "cpu", 0),
+        ("slurm[cluster=local]", {"heavy": True}, "cuda", 1),
+        ("slurm[cluster=local,gpus=1]", {}, "cuda", 1),
+        ("slurm[cluster=local,gpus=0]", {"heavy": True}, "cpu", 0),
+        ("slurm[cluster=local]", {"heavy": True, "asked": "cpu"}, "cpu", 0),
+        ("slurm[cluster=local]", {"asked": "cuda"}, "cuda", 1),
+    ],
+)
+def test_jobs_ask_for_a_gpu_where_the_work_is_meant_for_one(
+    slurm: str, bench: dict[str, object], device: str, gpus: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import submitit
+
+    asked = {}
+
+    class Submitted(submitit.AutoExecutor):  # type: ignore[misc]
+        def update_parameters(self, **parameters: object) -> None:
+            asked.update(parameters)
+            raise InterruptedError
+
+    monkeypatch.setattr(submitit, "AutoExecutor", Submitted)
+    monkeypatch.chdir(tmp_path)
+    place = choose_executor(slurm)
+    asking = str(bench.pop("asked", "auto"))
+    there = place.check(Bench(tmp_path, tmp_path, asking, **bench))  # type: ignore[arg-type]
+    assert there.device == device
+    with pytest.raises(InterruptedError):
+        execute([Nap(1)], there, Watcher(), place)
+    assert asked["gpus_per_node"] == gpus
+
+
+@needs_package("submitit")
+def test_a_gpu_that_jobs_may_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs a GPU for each job"):
+        choose_executor("slurm[cluster=local,gpus=0]").check(Bench(tmp_path, tmp_path, "cuda"))
+
+
 @pytest.mark.slow
 @needs_package("submitit")
 def test_jobs_of_slurm_give_the_same_table(serial: bytes, tmp_path: Path) -> None:

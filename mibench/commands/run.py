@@ -30,6 +30,11 @@ SHOWN = ("nhsic", "coco_frobenius")
 """Measures of dependence that are printed and drawn unless others are named: those that defenses
 train with."""
 
+NO_GPU = (
+    "note: {0} is meant for a GPU and runs without one here, which may take weeks: "
+    "mibench run {0} --dry-run --calibrate tells"
+)
+
 
 @click.command()
 @of_table
@@ -108,7 +113,8 @@ def run(
         grid = selection.with_controls() if controls else selection.grid
         place = choose_executor(executor, address)
         own = precision or "float32"
-        bench = Bench(selection.root, selection.data, device, threads, selection.file, own)
+        heavy = selection.table.heavy
+        bench = Bench(selection.root, selection.data, device, threads, selection.file, own, heavy)
         if not dry_run or place.package is None:  # a plan needs no cluster
             bench = place.check(bench)
         if not dry_run:
@@ -120,6 +126,8 @@ def run(
         plain = plain_records(selection)
         show_plan(labelled(grid), bench, until, place.slots(bench), plain, calibrated=calibrated)
         return
+    if heavy and (device, bench.device) == ("auto", "cpu"):
+        click.echo(NO_GPU.format(selection.table.name), err=True)
     stages = stages_until(labelled(grid), until)
     with refusing():
         bench = settled(bench, stages, precision, place, mix=mix_precision)

@@ -34,6 +34,7 @@ class Table:
         worst: Whether a footnote names each defense's worst attack.
         curves: Name → labels of the rows that sweep one defense, to be compared at equal
             Accuracy. They decide no number and enter no key.
+        heavy: Whether it is meant for a GPU: on a CPU it takes weeks.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Table:
     notes: tuple[str, ...] = ()
     worst: bool = False
     curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    heavy: bool = False
 
     def __post_init__(self) -> None:
         if strange := [c for c in self.columns if c not in METRICS]:

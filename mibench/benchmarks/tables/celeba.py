@@ -131,6 +131,7 @@ ABLATED = (
 
 TABLE1 = Table(
     name="table1",
+    heavy=True,
     caption="GMI on CelebA, as published.",
     source="Table 1, Peng et al. 2022",
     rows=versus(SETTING, ATTACK_GMI, TRIALS, KDD22, DEFENSES, "GMI"),
@@ -153,6 +154,7 @@ TABLE1 = Table(
 )
 TABLE2 = Table(
     name="table2",
+    heavy=True,
     caption="KED-MI on CelebA, as published.",
     source="Table 2, Peng et al. 2022",
     rows=versus(SETTING, ATTACK_KED, TRIALS, KDD22, DEFENSES, "KED-MI"),
@@ -180,6 +182,7 @@ TABLE2 = Table(
 )
 TABLE5 = Table(
     name="table5",
+    heavy=True,
     caption="Ablation of BiDO against KED-MI on CelebA, as published.",
     source="Table 5, Peng et al. 2022",
     rows=versus(SETTING, ATTACK_KED, TRIALS, KDD22, ABLATION, "KED-MI"),

@@ -55,6 +55,7 @@ ATTACKS = {
 
 CELEBA300 = Table(
     name="celeba300",
+    heavy=True,
     caption="Privacy leakage of 300 CelebA identities.",
     rows={
         label: cell

@@ -58,6 +58,7 @@ def table(
     """Returns a table of attacks on each of the three targets."""
     return Table(
         name=name,
+        heavy=True,
         caption=caption,
         source=source,
         rows={

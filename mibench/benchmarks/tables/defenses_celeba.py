@@ -69,6 +69,7 @@ ATTACKS = {
 
 DEFENSES_CELEBA = Table(
     name="defenses-celeba",
+    heavy=True,
     caption="Defenses of today on CelebA, 64x64, each with its authors' recipe.",
     rows={
         f"{title} / {label}": Cell(setting, recipe, defense, attack, TRIALS, RAW)

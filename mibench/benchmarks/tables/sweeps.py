@@ -43,6 +43,8 @@ def sweep(
     defenses: Mapping[str, tuple[Recipe, Defense]],
     reported: Mapping[str, Reported],
     notes: tuple[str, ...] = (),
+    *,
+    heavy: bool = False,
 ) -> Table:
     """Returns the table of a grid."""
     return Table(
@@ -56,6 +58,7 @@ def sweep(
             table3.MEASURES,
             *notes,
         ),
+        heavy=heavy,
     )
 
 
@@ -87,6 +90,7 @@ SWEEP_CELEBA = sweep(
         "them, for weights selected on the test images.",
         celeba.AS_RELEASED[2],
     ),
+    heavy=True,
 )
 SWEEP_MNIST = sweep(
     "sweep-mnist",
@@ -107,4 +111,5 @@ SWEEP_CIFAR10 = sweep(
     Protocol(),
     grid(table3.CIFAR_CONTROLLED, {"COCO": SMALL, "HSIC": SMALL}),
     {},
+    heavy=True,
 )

@@ -131,6 +131,7 @@ TABLE3_MNIST_SHORT = replace(
 )
 TABLE3_CIFAR10 = Table(
     name="table3-cifar10",
+    heavy=True,
     caption="KED-MI on CIFAR-10, as published.",
     source="Table 3, Peng et al. 2022",
     rows=versus(ON_CIFAR10, KED, TRIALS, KDD22, CIFAR_DEFENSES, "KED-MI"),
@@ -139,6 +140,7 @@ TABLE3_CIFAR10 = Table(
 )
 TABLE3_CIFAR10_CONTROLLED = Table(
     name="table3-cifar10-controlled",
+    heavy=True,
     caption="KED-MI on CIFAR-10, under control.",
     source="Table 3, Peng et al. 2022",
     rows=versus(

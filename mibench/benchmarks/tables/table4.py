@@ -46,6 +46,7 @@ COLUMNS = ("accuracy", "attack_acc", "attack_acc5", "fid_identity", "fid_identit
 
 TABLE4 = Table(
     name="table4",
+    heavy=True,
     caption="VMI on CelebA, as published.",
     source="Table 4, Peng et al. 2022",
     columns=COLUMNS,
@@ -72,6 +73,7 @@ TABLE4 = Table(
 )  # fmt: skip
 TABLE4_CONTROLLED = Table(
     name="table4-controlled",
+    heavy=True,
     caption="VMI on CelebA, under control.",
     source="Table 4, Peng et al. 2022",
     columns=COLUMNS,

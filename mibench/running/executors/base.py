@@ -43,6 +43,7 @@ class Bench:
         threads: CPU threads of each stage; another number may change the last bits.
         user_file: The user's Python file, whose classes other processes must know too.
         precision: Of networks: "float32" or "bf16".
+        heavy: Whether the work is meant for a GPU, which a cluster is then asked for.
     """
 
     store: Path
@@ -51,6 +52,7 @@ class Bench:
     threads: int = 1
     user_file: Path | None = None
     precision: str = precision.FLOAT32
+    heavy: bool = False
 
 
 @dataclass

@@ -40,7 +40,7 @@ class Slurm(Executor):
         jobs: How many jobs, and so stages side by side.
         partition: Of the cluster; "" is its default.
         minutes: Wall time of a job; one that runs out is queued again and goes on.
-        gpus: GPUs of a job, 0 or 1.
+        gpus: GPUs of a job, 0 or 1. None: 1 where the stages are to run on one.
         memory: GB of a job.
         folder: Where submitit keeps jobs and their logs; on a file system that all nodes see.
         cluster: "slurm", or "local": processes of this machine, to try it out.
@@ -52,14 +52,16 @@ class Slurm(Executor):
     jobs: int = 1
     partition: str = ""
     minutes: int = 240
-    gpus: int = 0
+    gpus: int | None = None
     memory: int = 8
     folder: str = "mibench-slurm"
     cluster: Literal["slurm", "local"] = "slurm"
 
     def __post_init__(self) -> None:
         inf = float("inf")
-        require(self, jobs=(1, inf), minutes=(1, inf), gpus=(0, 1), memory=(1, inf))
+        require(self, jobs=(1, inf), minutes=(1, inf), memory=(1, inf))
+        if self.gpus is not None:
+            require(self, gpus=(0, 1))
         choose(self, cluster=("slurm", "local"))
 
     def check(self, bench: Bench) -> Bench:
@@ -73,8 +75,8 @@ class Slurm(Executor):
 
         if self.cluster == "slurm" and submitit.SlurmExecutor.affinity() < 0:
             raise ValueError("there is no Slurm here (no srun); log in to a node that has it")
-        bench = elsewhere(bench, lambda: self.gpus > 0)
-        if bench.device == "cuda" and not self.gpus:
+        bench = elsewhere(bench, lambda: bench.heavy if self.gpus is None else self.gpus > 0)
+        if bench.device == "cuda" and self.gpus == 0:
             raise ValueError("--device cuda needs a GPU for each job: slurm[N,gpus=1]")
         return bench
 
@@ -94,7 +96,7 @@ class Slurm(Executor):
             name="mibench",
             timeout_min=self.minutes,
             cpus_per_task=bench.threads,
-            gpus_per_node=self.gpus,
+            gpus_per_node=int(bench.device == "cuda") if self.gpus is None else self.gpus,
             mem_gb=self.memory,
             slurm_array_parallelism=jobs,
             **({"slurm_partition": self.partition} if self.partition else {}),
