@@ -33,6 +33,7 @@ from mibench.reporting.results import Entry, Results
 from mibench.running.own_model import check_model, lay_out
 from mibench.seeding import seeded
 from mibench.types import ImageSet
+from tests.browsing import opened, scrolls_sideways, violations
 
 CLASSES, SIZE = 8, 16
 TASK = Avatars(
@@ -141,6 +142,24 @@ def test_one_command_leads_from_a_state_dict_to_a_report(
     assert sorted(done.stdout.splitlines()[-2:]) == [
         str(place / "report" / "audit.png"), str(place / "report" / "index.html"),
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_the_page_of_an_audit_has_no_error_and_no_violation(
+    audited: tuple[Result, Path], browser: Any, width: int, scheme: str
+) -> None:
+    _, place = audited
+    page, wrong = opened(browser, place / "report" / "index.html", width, scheme)
+    for summary in page.query_selector_all("details > summary"):
+        summary.evaluate("s => s.parentElement.open = true")
+    assert not scrolls_sideways(page)
+    assert not violations(page)
+    assert page.evaluate("document.querySelectorAll('img:not([alt])').length") == 0
+    assert not wrong
+    page.close()
 
 
 def test_a_real_process_finds_what_is_there_and_names_the_test_images_in_train(

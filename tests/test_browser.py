@@ -4,8 +4,6 @@ Skipped where there is no browser, unless MIBENCH_REQUIRE names "browser".
 """
 
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +12,11 @@ from click.testing import CliRunner
 
 from mibench.cli import main
 from mibench.store import Store
+from tests.browsing import opened, scrolls_sideways, violations
 from tests.made import fill, smoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 WIDTHS = (360, 1440)
-
-
-def needed(what: str) -> bool:
-    return what in os.environ.get("MIBENCH_REQUIRE", "").split(",")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None and not needed("browser"):
-        pytest.skip("no chromium here")
-    assert CHROMIUM, "MIBENCH_REQUIRE asks for a browser, and there is no chromium"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +43,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def opened(browser: Any, path: Path, width: int, scheme: str) -> tuple[Any, list[str]]:
-    """Returns the page and what it complained of, requests for other files included."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    wrong: list[str] = []
-    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: wrong.append(str(e)))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith(("data:", path.as_uri())) else wrong.append(r.url),
-    )
-    page.goto(path.as_uri())
-    page.wait_for_load_state("load")
-    return page, wrong
-
-
 BACKGROUNDS = """async () => {
   const marks = [...document.querySelectorAll('.px')];
   const urls = new Set(marks.map(m => getComputedStyle(m).backgroundImage));
@@ -99,8 +63,6 @@ BACKGROUNDS = """async () => {
 def test_a_page_has_no_error_and_no_violation(
     browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     page, wrong = opened(browser, pages[name], width, scheme)
     assert not wrong
     for summary in page.query_selector_all("details > summary"):
@@ -113,16 +75,11 @@ def test_a_page_has_no_error_and_no_violation(
         assert mute == 0
         unnamed = page.evaluate("document.querySelectorAll('.px:not([aria-label])').length")
         assert unnamed == 0
-    wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert wide[0] <= wide[1], "the page scrolls sideways"
+    assert not scrolls_sideways(page)
     if where := os.environ.get("MIBENCH_SCREENSHOTS"):
         Path(where).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=f"{where}/{name}-{width}-{scheme}.png", full_page=True)
-    found = Axe().run(page)
-    told = [
-        (v["id"], [n["html"][:200] for n in v["nodes"]][:3]) for v in found.response["violations"]
-    ]
-    assert not told
+    assert not violations(page)
     page.close()
     assert not wrong
 

@@ -215,7 +215,7 @@ def test_jobs_ask_for_a_gpu_where_the_work_is_meant_for_one(
 
     asked = {}
 
-    class Submitted(submitit.AutoExecutor):  # type: ignore[misc]
+    class Submitted(submitit.AutoExecutor):
         def update_parameters(self, **parameters: object) -> None:
             asked.update(parameters)
             raise InterruptedError
