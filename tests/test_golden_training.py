@@ -697,6 +697,27 @@ def test_without_noise_and_clip_it_is_its_twin_with_group_normalisations(corpus:
     assert not same(train(corpus, DPSGD(noise=0, clip=0.1)), plain)
 
 
+def test_steps_without_noise_and_clip_are_those_of_its_twin() -> None:
+    after = {}
+    for name, defense in {"loose": DPSGD(noise=0, clip=1e6), "twin": DPSGD().twin()}.items():
+        with seeded("test"):
+            built = FaceNet(width=0.05, size=16, blocks=(1, 1, 1, 1)).build((3, 16, 16), 4)
+        network = defense.harden(built).double().train()
+        for layer in network.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0  # what is dropped for single images is not what a batch drops
+        optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+        images = generator("test")
+        for _ in range(5):
+            x = torch.rand(10, 3, 16, 16, generator=images, dtype=torch.float64)
+            batch = Batch(x, torch.arange(10) % 4, expected=10, rng=generator("noise"))
+            defense.step(network, batch, optimizer)
+        after[name] = {k: p.detach() for k, p in network.named_parameters()}
+    assert set(after["loose"]) == set(after["twin"])
+    for name, weights in after["twin"].items():
+        torch.testing.assert_close(after["loose"][name], weights, rtol=1e-9, atol=1e-12)
+
+
 def test_normalisation_is_by_group_and_no_vector_is_zeroed() -> None:
     with seeded("test"):
         # Sixteen channels before the neck: each would be a group of its own.
