@@ -39,6 +39,21 @@ def _each_file_is_checked_once() -> Iterator[None]:
         yield
 
 
+CONTROLLED = [p for p in PUBLISHED if (p / f"{p.name}-controls.md").exists()]
+
+
+@pytest.mark.parametrize("place", CONTROLLED, ids=lambda p: p.name)
+def test_a_published_table_with_its_controls_is_read_from_its_records(place: Path) -> None:
+    *_, seeds = shlex.split((place / "command.txt").read_text())
+    told = call(
+        "table", place.name, "--records", place / "records", "--seeds", seeds, "--controls",
+        "--format", "markdown",
+    )  # fmt: skip
+    assert told.exit_code == 0, told.output
+    assert told.stdout == (place / f"{place.name}-controls.md").read_text()
+    assert "Attack Acc of prior samples" in told.stdout
+
+
 @pytest.mark.parametrize("place", PUBLISHED, ids=lambda p: p.name)
 def test_a_published_table_is_read_from_its_records_with_all_their_seeds(place: Path) -> None:
     told = call("table", place.name, "--records", place / "records", "--format", "csv")
