@@ -221,3 +221,23 @@ def test_seeds_are_averaged_mark_by_mark() -> None:
     (line,) = queries.means(points).values()
     assert [(x, y) for x, y, _ in line] == [(12.0, 30.0), (41.0, 70.0)]
     assert all(half is not None and half > 0 for *_, half in line)
+
+
+def test_answers_are_plain_numbers_and_no_two_rows_look_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(queries, "save", lambda figure, *_: drawn.append(figure))
+    points = [
+        queries.Point(f"row {i}", 0, mark, float(mark), 0.0, 50.0)
+        for i in range(20)
+        for mark in (10, 2000)
+    ]
+    assert queries.draw(points, tmp_path / "curves.png")
+    (axes,) = drawn[0].axes
+    drawn[0].canvas.draw()
+    told = {text.get_text() for text in axes.get_xticklabels()}
+    assert {"10", "100", "1,000"} <= told
+    assert not any(text.get_text() for text in axes.get_xticklabels(minor=True))
+    looks = {(line.get_color(), line.get_marker()) for line in axes.lines if line.get_label()}
+    assert len({look for look in looks if look[1] not in ("None", "")}) == 20

@@ -80,8 +80,9 @@ def new_figure(size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib h
 
 
 def look(number: int) -> dict[str, str]:
-    """Returns colour and marker of the curve or point of that number."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+    """Returns colour and marker of the curve or point of that number; both repeat after 64."""
+    rounds, colour = divmod(number, len(COLOURS))
+    return {"color": COLOURS[colour], "marker": MARKERS[(number + rounds) % len(MARKERS)]}
 
 
 def finish(axes: Any, xlabel: str, ylabel: str) -> None:  # noqa: ANN401

@@ -14,7 +14,7 @@ from mibench.running.stages.curve import CurveStage, curve_stage
 from mibench.spec import fingerprint
 from mibench.store import Store
 
-VERSION = 1
+VERSION = 2
 SHARED = (
     "Answers that served all classes (of a prior and of students before the attack, of public "
     "images) are divided among the attacked classes."
@@ -124,6 +124,8 @@ def draw(all_points: Sequence[Point], path: Path) -> bool:
             linewidth=1, elinewidth=0.6, linestyle=STYLES[number % len(STYLES)], **look(number),
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.10g}")  # no powers in TeX's notation, which is off here
+    axes.xaxis.set_minor_formatter("")
     finish(axes, "Answers of the target for each attacked class", ATTACK_ACC)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     save(figure, path, fingerprint(["queries", VERSION, [astuple(p) for p in all_points]]))
