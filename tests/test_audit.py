@@ -218,6 +218,49 @@ def test_shuffled_classes_are_named_and_an_order_mends_them(world: World, tmp_pa
     assert checked.accuracy == pytest.approx(world.accuracy)
 
 
+class Coded(nn.Module):
+    """Reads a class off the brightness of its images; outputs are in the given order."""
+
+    def __init__(self, order: list[int]) -> None:
+        super().__init__()
+        self.fc = nn.Linear(len(order), len(order), bias=False)
+        self.fc.weight.data = torch.eye(len(order))[order]
+
+    def forward(self, x: Tensor) -> Tensor:
+        read = (x.mean((1, 2, 3)) * 255 / 6).round().long().clamp(0, self.fc.in_features - 1)
+        answers: Tensor = self.fc(nn.functional.one_hot(read, self.fc.in_features).float())
+        return answers
+
+
+@pytest.mark.parametrize("swapped", [0, 2])
+def test_two_swapped_classes_of_many_are_named(swapped: int) -> None:
+    classes = 40
+    task = replace(TASK, num_classes=classes, images=8, tests=6)
+    splits = task.load(Path())
+    for part in (splits.private.train, splits.private.test):
+        part.pixels[:] = (6 * part.labels[:, None, None, None]).to(torch.uint8)
+    order = [*reversed(range(swapped)), *range(swapped, classes)]
+    with seeded("coded"):
+        network = Coded(order)
+    spec, _ = give(network, (3, SIZE, SIZE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    checked = check_model(spec, splits, [str(i) for i in range(classes)])
+    assert checked.accuracy == pytest.approx(100 * (1 - swapped / classes))
+    assert ["class order" in fault for fault in checked.faults] == [True] * (swapped > 0)
+    assert list(checked.order) == [str(i) for i in order]
+
+
+def test_an_interrupt_says_what_is_kept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mibench.auditing.audit", interrupted)
+    done = CliRunner().invoke(main, world.arguments(tmp_path))
+    assert done.exit_code == 1
+    assert "interrupted; what has finished is kept in" in done.stderr
+
+
 def reading(
     world: World, place: Path, state: dict[str, Tensor], order: list[str]
 ) -> tuple[Given, Any]:
@@ -342,6 +385,14 @@ def test_networks_of_torchvision_are_taken_by_name(name: str, last: str, layer: 
     with torch.no_grad():
         own = network.eval()(Normalize(MEAN, STD)(x))
         assert torch.allclose(spec.build((3, 64, 64), 5).eval()(x), own, atol=1e-5)
+
+
+def test_weights_of_another_network_or_of_more_classes_are_refused() -> None:
+    with seeded("torchvision"):
+        state = models.resnet18(num_classes=5).state_dict()
+    for name, classes in (("resnet18", 4), ("resnet34", 5)):
+        with pytest.raises(ValueError, match=rf"is this a {name} of {classes} classes\?"):
+            given.torchvision_network(name, classes, 64, state, "these")
 
 
 def test_weights_change_what_names_a_module_and_another_process_cannot_build_it() -> None:

@@ -109,6 +109,26 @@ def test_explain_says_by_which_version_of_a_metric_a_record_was_scored(
     assert f"  record/{json.loads(path.read_text())['key']}  record gmi on mid" in told
 
 
+def test_a_copy_of_a_record_is_one_and_another_of_the_same_cell_is_refused(
+    made: Path, tmp_path: Path
+) -> None:
+    first, *_ = sorted((made / "files").glob("gmi-mid-seed0-*.json"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / first.name).write_bytes(first.read_bytes())
+    assert Published(tmp_path).tables() == ["smoke"]
+    record = json.loads(first.read_text())
+    record["payload"]["scores"]["accuracy"]["mean"] += 1
+    sound = verify.Verdict(tmp_path / "b" / first.name, record, "")
+    with pytest.MonkeyPatch.context() as patch:
+        real = published.check
+        patch.setattr(
+            published, "check", lambda path: sound if path.parent.name == "b" else real(path)
+        )
+        with pytest.raises(ValueError, match="tells other things"):
+            Published(tmp_path)
+
+
 def test_stages_have_the_keys_that_the_records_tell_of(made: Path) -> None:
     done = Published(made / "files")
     table = smoke("GMI / No Def.", "GMI / MID", "VMI / No Def.")

@@ -119,6 +119,11 @@ def audit(
                 device=device, threads=threads, with_private=with_private, anyway=anyway,
                 quiet=quiet,
             )  # fmt: skip
+        except KeyboardInterrupt:
+            fail(
+                f"interrupted; what has finished is kept in {store}; run the same command again "
+                "to go on where it was"
+            )
         except RuntimeError as error:
             fail(str(error))
     click.echo(render(done.results, "text"))

@@ -28,7 +28,7 @@ class Published(Store):
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a file in it is not sound, or two tell of one cell.
+        ValueError: If a file in it is not sound, or two tell different things of one cell.
     """
 
     def __init__(self, root: Path) -> None:
@@ -38,9 +38,12 @@ class Published(Store):
             if verdict.record is None:
                 raise ValueError(f"{verdict.path}: {verdict.problem}")
             cell = fingerprint(verdict.record["payload"]["cell"])
-            if cell in self._records:
-                raise ValueError(f"{verdict.path} tells of a cell that another file tells of too")
-            self._records[cell] = verdict.record
+            known = self._records.setdefault(cell, verdict.record)
+            if known["payload"] != verdict.record["payload"]:
+                raise ValueError(
+                    f"{verdict.path} tells of a cell of which another file in {root} tells other "
+                    "things: name a folder that holds one of them"
+                )
         self._runs = {k: v for r in self._records.values() for k, v in r["runs"].items()}
 
     def tables(self) -> list[str]:

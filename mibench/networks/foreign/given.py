@@ -208,7 +208,13 @@ def torchvision_network(
             )
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ValueError(f"torchvision's {name} does not take images of {size} pixels") from error
-    load_exactly(network, state, what)
+    try:
+        load_exactly(network, state, what)
+    except ValueError as error:
+        raise ValueError(
+            f"is this a {name} of {classes} classes? Check the architecture and the number of "
+            f"classes: {error}"
+        ) from error
     return network
 
 
