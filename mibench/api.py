@@ -71,7 +71,7 @@ def run(
     grid = _planned(_table(table), seeds, data, done)
     complete(
         grid.stages(), done, data, device, executor, threads, precision, mix=mix_precision,
-        quiet=quiet,
+        quiet=quiet, heavy=grid.table.heavy,
     )  # fmt: skip
     return collect(grid)
 
@@ -349,11 +349,12 @@ def complete(
     *,
     mix: bool = False,
     quiet: bool = True,
+    heavy: bool = False,
 ) -> Bench:
     """Computes the stages that are missing; returns where they were computed."""
     stages = list(stages)
     place = choose_executor(executor)
-    bench = place.check(Bench(store.root, Path(data), device, threads))
+    bench = place.check(Bench(store.root, Path(data), device, threads, heavy=heavy))
     store.set_aside_damaged(stages)
     bench = settled(bench, stages, precision, place, mix=mix)
     states = store.states(stages)

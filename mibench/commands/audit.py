@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mibench.commands import options
+from mibench.commands.run import interruption
 from mibench.commands.shared import check_writable, fail, refusing
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def audit(
         from mibench.benchmarks.audit import ATTACKS
         from mibench.data.images import subfolders
         from mibench.reporting.forms import render
+        from mibench.store import Store
 
         if not train.is_dir():
             raise FileNotFoundError(f"no folder {train}")
@@ -119,11 +121,8 @@ def audit(
                 device=device, threads=threads, with_private=with_private, anyway=anyway,
                 quiet=quiet,
             )  # fmt: skip
-        except KeyboardInterrupt:
-            fail(
-                f"interrupted; what has finished is kept in {store}; run the same command again "
-                "to go on where it was"
-            )
+        except KeyboardInterrupt as error:
+            fail(interruption(error, (), Store(store)))
         except RuntimeError as error:
             fail(str(error))
     click.echo(render(done.results, "text"))

@@ -136,7 +136,7 @@ def check_model(spec: Given, splits: Splits, names: Sequence[str]) -> Checked:
         own = ""
     order, mapped, plain = fits[own]
     count = len(parts[0])
-    moved = (order != torch.arange(len(order)))[parts[1].labels]  # others are right either way
+    moved = (order != torch.arange(len(order)))[parts[1].labels]  # for others nothing changes
     if _better(mapped[count:][moved], plain[count:][moved]):
         wrong = next(i for i, c in enumerate(order.tolist()) if i != c)
         faults.append(
