@@ -13,6 +13,7 @@ import mibench
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.reporting import records
 from mibench.reporting.results import Results
+from mibench.running.executors import Bench, Serial
 from mibench.running.grid import Grid
 from mibench.store import Store
 from tests.made import fill, smoke
@@ -218,3 +219,17 @@ def test_images_that_do_not_fit_are_refused(
         mibench.score(np.full(shape, value), labels, TABLE, ROW, store=place, data=place)
     with pytest.raises(ValueError, match="unknown row 'MID'"):
         mibench.score(np.full(shape, value), labels, TABLE, "MID", store=place, data=place)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_a_cluster_is_told_whether_a_table_is_meant_for_a_gpu(
+    heavy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cluster(Serial):
+        def check(self, bench: Bench) -> Bench:
+            assert bench.heavy == heavy
+            raise InterruptedError
+
+    monkeypatch.setattr("mibench.api.choose_executor", lambda _: Cluster())
+    with pytest.raises(InterruptedError):
+        mibench.run(replace(TABLES["smoke"], heavy=heavy), store=tmp_path, executor="slurm[2]")
