@@ -75,6 +75,9 @@ def test_what_the_tables_share_with_others_is_computed_once() -> None:
         ("KED-MI / BiDO-HSIC (0.05, 0.5)", "KED-MI / BiDO-HSIC"),
     ):
         assert keys("defenses-avatars", label) == keys("avatars", same)
+    for title in ("KED-MI", "PPA", "BREP-MI", "MIRROR, black box"):
+        label = f"{title} / No Def."
+        assert keys("defenses-avatars", label) == keys("attacks-avatars", label)
     for name, at in TRAINED.items():
         if name in ("MID", "BiDO-COCO", "BiDO-HSIC"):
             for strength in at:

@@ -19,6 +19,7 @@ from mibench.attacks.plgmi import PLGMI
 from mibench.attacks.ppa import PPA
 from mibench.attacks.ppdgmi import PPDGMI
 from mibench.attacks.priors.conditional import PseudoLabelGAN
+from mibench.attacks.priors.framed import Framed
 from mibench.attacks.priors.gan import WGANGP, InversionGAN
 from mibench.attacks.priors.imitation import Imitation
 from mibench.attacks.priors.pixels import Pixels
@@ -49,7 +50,7 @@ PRIORS: dict[str, type[PriorSpec]] = {
         InversionNetwork, TACGAN,
     )
 }  # fmt: skip
-"""``Shipped`` is none of them: it needs to be told which weights."""
+"""``Shipped`` and ``Framed`` are none of them: they need to be told which weights."""
 LOSSES: dict[str, type[IdentityLoss]] = {
     i.name: i for i in (CrossEntropy, MaxMargin, LogitMatching, Poincare, Confidence, Augmented)
 }
@@ -57,8 +58,8 @@ LOSSES: dict[str, type[IdentityLoss]] = {
 __all__ = [
     "ATTACKS", "BREPMI", "CONTROLS", "GMI", "IFGMI", "KEDMI", "LOKT", "LOSSES", "PLGGAN", "PLGMI",
     "PPA", "PPDGMI", "PRIORS", "RLBMI", "TACGAN", "VIEWS", "VMI", "WGANGP", "AdversarialNoise",
-    "Augmented", "Averaging", "BlackBox", "Decoding", "Goal", "Imitation", "InversionGAN",
-    "InversionNetwork", "MIFace", "Mirror", "MirrorBlackBox", "OtherClass", "Pixels",
-    "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2", "Transfer",
-    "WhiteBox", "descend", "lomma_gmi", "lomma_kedmi", "rounds",
+    "Augmented", "Averaging", "BlackBox", "Decoding", "Framed", "Goal", "Imitation",
+    "InversionGAN", "InversionNetwork", "MIFace", "Mirror", "MirrorBlackBox", "OtherClass",
+    "Pixels", "PriorSamples", "PseudoLabelGAN", "Rows", "Shipped", "Student", "StyleGAN2",
+    "Transfer", "WhiteBox", "descend", "lomma_gmi", "lomma_kedmi", "rounds",
 ]  # fmt: skip

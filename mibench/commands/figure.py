@@ -17,7 +17,18 @@ from mibench.commands.shared import check_writable, refusing
 @click.argument(
     "name",
     type=click.Choice(
-        ["1", "3", "4", "training", "reconstructions", "tradeoff", "traits", "queries", "row"]
+        [
+            "1",
+            "3",
+            "4",
+            "training",
+            "reconstructions",
+            "tradeoff",
+            "traits",
+            "queries",
+            "matrix",
+            "row",
+        ]
     ),
 )
 @of_table
@@ -45,17 +56,20 @@ def figure(
     queries: Attack Acc against answers of the target, of rows for which mibench run TABLE
     --until queries has computed it. CSV too.
 
+    matrix: Attack Acc of every attack against every defense; each defense's worst case and
+    rank, and which attacks find the worst cases. CSV and Markdown too; --records will do.
+
     row: what was recovered in ROW (a label, or a pattern like '*BiDO-HSIC'), as PNG.
 
     Example: mibench figure row smoke 'GMI / MID'
     """
-    from mibench.reporting import figures, leaks, queries
+    from mibench.reporting import figures, leaks, matrix, queries
 
     name = figures.NUMBERS.get(name, name)
     with refusing():
         if (name == "row") != (row is not None):
             raise ValueError("figure row TABLE ROW draws one row; the other figures take no ROW")
-        if name != "tradeoff":
+        if name not in ("tradeoff", "matrix"):
             selection.refuse_records("no images and no curves of training")
         table = selection.table.only([row]) if row else selection.table
         grid = selection.grid.only(table.rows)
@@ -71,10 +85,13 @@ def figure(
             figures.draw_reconstructions(grid, paths[0], private=private)
         else:
             paths = [out / f"{table.name}-{name}-figure.{suffix}" for suffix in ("pdf", "png")]
-            if name in ("traits", "queries"):
+            if name in ("traits", "queries", "matrix"):
                 paths.append(paths[0].with_suffix(".csv"))
             if name == "traits":
                 leaks.draw(grid, paths)
+            elif name == "matrix":
+                paths.append(paths[0].with_suffix(".md"))
+                matrix.write(matrix.matrix(grid), paths)
             elif name == "queries":
                 command = selection.filling(selection.rows, grid.seeds) + " --until queries"
                 queries.write(queries.points(grid.records, grid.store), paths, command)

@@ -378,9 +378,9 @@ def entry_of(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
     stds = [s["std"] for s in scores.values() if s["std"] is not None]
     ids = None
     if _has_identities(METRICS[name], classes):
-        by_identity = [_by_identity(payloads[seed]["values"][name], classes) for seed in means]
-        if all(_finite(v) for seed in by_identity for v in seed):
-            ids = identity_interval(by_identity)
+        each = [by_identity(payloads[seed]["values"][name], classes) for seed in means]
+        if all(_finite(v) for seed in each for v in seed):
+            ids = identity_interval(each)
     return Entry(
         _mean(list(means.values())),
         _mean(stds) if stds else None,
@@ -402,7 +402,7 @@ def _control(label: str, payloads: Mapping[int, Payload], controls: Grid, classe
     if not seeds:
         return control
     by_class = [
-        [_by_identity(part[seed]["values"]["attack_acc"], classes) for seed in seeds]
+        [by_identity(part[seed]["values"]["attack_acc"], classes) for seed in seeds]
         for part in (payloads, read)
     ]
     a, b = ([_mean(values) for values in zip(*each, strict=True)] for each in by_class)
@@ -423,7 +423,7 @@ def _has_identities(metric: Metric, classes: int) -> bool:
     return metric.per in ("image", "identity") and classes >= FEWEST_IDENTITIES
 
 
-def _by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float]:
+def by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float]:
     """Returns each identity's mean; values come pass by pass, a value per identity in each."""
     each = [[statistics.fmean(v[c::classes]) for v in repeats] for c in range(classes)]
     return [statistics.fmean(means) for means in each]

@@ -22,6 +22,7 @@ from mibench.benchmarks.tables.defenses_celeba import DEFENSES_CELEBA
 from mibench.benchmarks.tables.digits import DIGITS
 from mibench.benchmarks.tables.faces30 import FACES30, FACES30_64
 from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
+from mibench.benchmarks.tables.matrix_avatars import MATRIX_AVATARS
 from mibench.benchmarks.tables.mnist_others import MNIST_OTHERS
 from mibench.benchmarks.tables.prior_length import DIGITS_PRIOR_LENGTH, MNIST_PRIOR_LENGTH
 from mibench.benchmarks.tables.quirks import SELECT_TEST, TRAIN_LABELS, UNTRAINED_CRITIC
@@ -52,7 +53,7 @@ TABLES: dict[str, Table] = {
         FIG1, FIG1_DIGITS, CELEBA300, FACES30, FACES30_64,
         SWEEP_CELEBA, SWEEP_MNIST, SWEEP_CIFAR10,
         TRADEOFF_DIGITS, TRADEOFF_AVATARS, TABLE5_AVATARS, DEFENSES_AVATARS,
-        DEFENSES_CELEBA,
+        MATRIX_AVATARS, DEFENSES_CELEBA,
     )
 }  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Every defense at three strengths on drawn portraits, beside its twin, against four attacks.
 
+The attacks are those of ``attacks-avatars``, so what that table has computed is here already.
+
 Strengths of MID and BiDO are those of ``tradeoff-avatars``; the middle ones of others are their
 authors', where they name any that fit.
 """
@@ -7,21 +9,10 @@ authors', where they name any that fit.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mibench.attacks import BREPMI, PPA, MirrorBlackBox
-from mibench.attacks.views import Augment
-from mibench.benchmarks.cell import Cell, Trials
+from mibench.benchmarks.cell import Cell
 from mibench.benchmarks.row import Row
-from mibench.benchmarks.tables.avatars import (
-    KED,
-    NOTES,
-    PERSONS,
-    PROTOCOL,
-    RECIPE,
-    SETTING,
-    STYLEGAN,
-    TWENTY,
-    WGAN,
-)
+from mibench.benchmarks.tables.attacks_avatars import BLACK_BOX, WHITE_BOX
+from mibench.benchmarks.tables.avatars import NOTES, PROTOCOL, RECIPE, SETTING
 from mibench.benchmarks.tables.base import Table
 from mibench.defenses import (
     DPSGD,
@@ -46,7 +37,7 @@ from mibench.defenses import (
     Unilateral,
 )
 from mibench.networks import FaceNet
-from mibench.roles import Attack, Defense
+from mibench.roles import Defense
 
 Strengths = Mapping[str, Defense]
 """What stands in a label's parentheses → the defense; from weak to strong."""
@@ -100,20 +91,7 @@ RELEASED: dict[str, Strengths] = {
     "SSD": {f"{x:g}": SSD(epsilon=x) for x in (0.1, 0.5, 1.5)},
     "Purifier": {f"{x:g}": Purifier(lambda_=x) for x in (0.05, 0.2, 1)},
 }
-ONE = Trials(classes=PERSONS, samples=1)
-LOOKS = (Augment(scale=(0.5, 0.9), ratio=(0.8, 1.2), looks=10),)
-ATTACKS: dict[str, tuple[Attack, Trials]] = {
-    "KED-MI": (KED, TWENTY),
-    "PPA": (
-        PPA(STYLEGAN, pool=500, candidates=2, final=LOOKS, steps=70),
-        ONE,
-    ),
-    "BREP-MI": (BREPMI(WGAN, pool=5000, points=16, patience=10, steps=100), ONE),
-    "MIRROR": (
-        MirrorBlackBox(STYLEGAN, pool=2000, population=20, steps=15),
-        ONE,
-    ),
-}
+ATTACKS = WHITE_BOX | BLACK_BOX
 BY_SCORES = ("Top-k", "Label-only")
 """After these the most likely class is what it was: a label-only attack meets the same answers."""
 
@@ -154,12 +132,12 @@ DEFENSES_AVATARS = Table(
         **against("KED-MI", USUAL),
         **against("PPA", USUAL),
         **against("BREP-MI", USUAL),
-        **against("MIRROR", {"No Def.": NoDefense(), **RELEASES}),
+        **against("MIRROR, black box", {"No Def.": NoDefense(), **RELEASES}),
         **against(
             "BREP-MI", {k: d for k, d in RELEASES.items() if Row.of(k).defense not in BY_SCORES}
         ),
         **against("KED-MI", others(TRAINED)),
-        **against("MIRROR", others(RELEASED)),
+        **against("MIRROR, black box", others(RELEASED)),
     },
     columns=("accuracy", "attack_acc", "trait_leakage", "trait_acc"),
     worst=True,

@@ -1,0 +1,276 @@
+"""All attacks of a table against all its defenses: heat map, worst cases, ranks, best judges."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from mibench.benchmarks.row import Row
+from mibench.benchmarks.tables.base import Table
+from mibench.defenses import Release
+from mibench.evaluation.significance import RESAMPLES
+from mibench.reporting.canvas import new_figure, own_style, save
+from mibench.reporting.results import by_identity, readable
+from mibench.running.grid import Grid
+from mibench.spec import fingerprint
+
+VERSION = 1
+WITHIN = 5.0
+"""How many points of Attack Acc a judge may miss of a defense's worst case."""
+WHOLE = "the attack sees the whole target, and the defense changes answers only"
+ABSENT = "not in the table"
+MISSING = "not computed"
+FEW = (
+    "Intervals: 95 %, bootstrap over seeds and persons together. With few seeds they are too "
+    "narrow. The largest of several noisy means is more often too high than too low."
+)
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Attack Acc of every attack against every defense, in percent.
+
+    Attributes:
+        attacks: Names of those that have a number, in the table's order.
+        defenses: Names with weights of those that have a number, in the table's order.
+        values: Mean of each identity at each seed; NaN in cells that have no number.
+        gaps: (attack, defense) → why a cell of the table has none.
+    """
+
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    values: Float[np.ndarray, "attacks defenses seeds identities"]
+    gaps: dict[tuple[str, str], str]
+
+    @property
+    def means(self) -> Float[np.ndarray, "attacks defenses"]:
+        """Mean over seeds and identities; NaN where there is none."""
+        return np.asarray(self.values.mean((2, 3)))
+
+    @cached_property
+    def drawn(self) -> Float[np.ndarray, "resamples attacks defenses"]:
+        """The means of 2000 draws of seeds and, beside them, of identities; always the same."""
+        rng = np.random.default_rng(0)
+        seeds, identities = self.values.shape[2:]
+        means = []
+        for _ in range(RESAMPLES):
+            own = self.values[:, :, rng.integers(seeds, size=seeds)].mean(2)
+            means.append(own[:, :, rng.integers(identities, size=identities)].mean(2))
+        return np.stack(means)
+
+    def worst(self) -> list[tuple[str, float, float, float]]:
+        """Returns of each defense its worst attack, that attack's mean, and the interval."""
+        means, spans = self.means, span(np.nanmax(self.drawn, 1))
+        best = np.nanargmax(means, 0)
+        return [
+            (self.attacks[a], float(means[a, d]), *spans[d]) for d, a in enumerate(best.tolist())
+        ]
+
+    def ranks(self) -> list[tuple[float, float, float]]:
+        """Returns of each defense its rank by its worst case and the interval; 1: least leaks."""
+        own = ranked(np.nanmax(self.means, 0)[None])[0]
+        spans = span(ranked(np.nanmax(self.drawn, 1)))
+        return [(float(r), *spans[d]) for d, r in enumerate(own)]
+
+    def missed(self) -> list[tuple[str, float, float, float]]:
+        """Returns of each attack how far it is below worst cases, and the interval.
+
+        Mean over the defenses that it has met, in points; the best single judge comes first.
+        """
+        spans = span(np.stack([_missed(m) for m in self.drawn]))
+        own = [
+            (name, float(x), *s)
+            for name, x, s in zip(self.attacks, _missed(self.means), spans, strict=True)
+        ]
+        return sorted(own, key=lambda line: line[1])
+
+    def judges(self) -> tuple[tuple[str, ...], float]:
+        """Returns the fewest attacks that find each worst case within five points.
+
+        Returns:
+            Their names; and in which share of the draws no more were needed.
+        """
+        found = fewest(self.means)
+        sizes = [len(fewest(means)) for means in self.drawn]
+        share = float(np.mean([size <= len(found) for size in sizes]))
+        return tuple(self.attacks[a] for a in found), share
+
+
+def span(draws: Float[np.ndarray, "resamples n"]) -> list[tuple[float, float]]:
+    """Returns the 95 % interval of each column, by percentiles."""
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def ranked(worst: Float[np.ndarray, "n defenses"]) -> Float[np.ndarray, "n defenses"]:
+    """Returns ranks within each line, from 1; equal numbers share the mean of their ranks."""
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(worst, axis=1))
+
+
+def _missed(means: Float[np.ndarray, "attacks defenses"]) -> Float[np.ndarray, " attacks"]:
+    return np.asarray(np.nanmean(np.nanmax(means, 0) - means, 1))
+
+
+def fewest(
+    means: Float[np.ndarray, "attacks defenses"], within: float = WITHIN
+) -> tuple[int, ...]:
+    """Returns the smallest set of attacks of which one is near each defense's worst case.
+
+    Of equally small ones, that whose largest miss is smallest.
+
+    Args:
+        means: NaN where an attack has not met a defense.
+        within: What "near" is, in points.
+    """
+    missed = np.nan_to_num(np.nanmax(means, 0) - means, nan=math.inf)
+    near = missed <= within
+    for size in range(1, len(means) + 1):
+        sets: Int[np.ndarray, "sets size"] = np.array(list(combinations(range(len(means)), size)))
+        enough = sets[near[sets].any(1).all(1)]
+        if len(enough):
+            largest = missed[enough].min(1).max(1)
+            return tuple(enough[int(largest.argmin())].tolist())
+    raise AssertionError("all attacks together always reach the worst case")
+
+
+def matrix(grid: Grid) -> Matrix:
+    """Returns the matrix of a table, of the seeds that all its finished rows have.
+
+    Raises:
+        ValueError: If rows have no seed in common, or attack different numbers of classes.
+    """
+    done = {label: own for label, own in grid.done.items() if own}
+    attacked = {label: grid.table.rows[label].trials.classes for label in done}
+    if len(set(attacked.values())) > 1:
+        raise ValueError(f"rows of {grid.table.name} attack different numbers of classes")
+    seeds = sorted(set.intersection(*(set(own) for own in done.values())) if done else ())
+    if not seeds:
+        raise ValueError(f"the rows of {grid.table.name} have no finished seed in common")
+    rows = [Row.of(label) for label in grid.table.rows]
+    attacks = tuple(dict.fromkeys(row.attack for row in rows))
+    defenses = tuple(dict.fromkeys(row.defended for row in rows))
+    classes = next(iter(attacked.values()))
+    values: Numbers = np.full((len(attacks), len(defenses), len(seeds), classes), np.nan)
+    for label, own in done.items():
+        row = Row.of(label)
+        for s, seed in enumerate(seeds):
+            if (read := readable(own[seed], grid.store)) is not None:
+                cell = by_identity(read[0]["values"]["attack_acc"], classes)
+                values[attacks.index(row.attack), defenses.index(row.defended), s] = cell
+    gaps = {
+        (attack, defense): why_not(grid.table, attack, defense)
+        for a, attack in enumerate(attacks)
+        for d, defense in enumerate(defenses)
+        if np.isnan(values[a, d]).any()
+    }
+    some = ~np.isnan(values.mean((2, 3)))
+    if not some.any():
+        raise ValueError(f"the records have no Attack Acc of {grid.table.name}")
+    return Matrix(
+        tuple(a for a, kept in zip(attacks, some.any(1), strict=True) if kept),
+        tuple(d for d, kept in zip(defenses, some.any(0), strict=True) if kept),
+        values[some.any(1)][:, some.any(0)],
+        gaps,
+    )
+
+
+def why_not(table: Table, attack: str, defense: str) -> str:
+    """Returns why a cell has no number."""
+    rows = {(Row.of(label).attack, Row.of(label).defended): c for label, c in table.rows.items()}
+    if (attack, defense) in rows:
+        return MISSING
+    attacks = [c.attack for (a, _), c in rows.items() if a == attack]
+    defenses = [c.defense for (_, d), c in rows.items() if d == defense]
+    if attacks[0].access == "white" and isinstance(defenses[0], Release):
+        return WHOLE
+    return ABSENT
+
+
+def table_text(m: Matrix) -> str:
+    """Returns the cells as CSV; the same bytes for the same records."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["attack", "defense", "seeds", "attack_acc", "low", "high", "why_not"])
+    spans = np.quantile(m.drawn, [0.025, 0.975], axis=0)
+    for a, d in np.ndindex(*m.means.shape):
+        why = m.gaps.get((m.attacks[a], m.defenses[d]), "")
+        numbers = ["", "", ""] if why else [f"{v:.4f}" for v in (m.means[a, d], *spans[:, a, d])]
+        writer.writerow([m.attacks[a], m.defenses[d], m.values.shape[2], *numbers, why])
+    return text.getvalue()
+
+
+def sentences(m: Matrix) -> Iterator[str]:
+    """Yields the conclusions as Markdown, each with its interval."""
+    seeds, persons = m.values.shape[2:]
+    sizes = f"{len(m.attacks)} attacks, {len(m.defenses)} defenses"
+    yield f"{sizes}, {seeds} seeds, {persons} persons."
+    yield ""
+    yield "| defense | worst attack | Attack Acc, % | rank (1: least leaks) |"
+    yield "|---|---|---|---|"
+    lines = zip(m.defenses, m.worst(), m.ranks(), strict=True)
+    for defense, (attack, mean, low, high), (rank, least, most) in sorted(
+        lines, key=lambda line: line[2][0]
+    ):
+        yield (
+            f"| {defense} | {attack} | {mean:.1f} ({low:.1f} to {high:.1f}) | "
+            f"{rank:g} ({least:g} to {most:g}) |"
+        )
+    yield ""
+    yield "| attack | points below the worst case, mean over defenses |"
+    yield "|---|---|"
+    for attack, mean, low, high in m.missed():
+        yield f"| {attack} | {mean:.1f} ({low:.1f} to {high:.1f}) |"
+    yield ""
+    found, share = m.judges()
+    yield (
+        f"Fewest attacks that find each defense's worst case within {WITHIN:g} points: "
+        f"{len(found)} ({', '.join(found)}). In {share:.0%} of the draws no more are needed."
+    )
+    yield ""
+    for why in dict.fromkeys(m.gaps.values()):
+        cells = sum(own == why for own in m.gaps.values())
+        yield f"{cells} cells have no number: {why}."
+    yield FEW
+
+
+@own_style()
+def draw(m: Matrix, path: Path) -> None:
+    """Draws the means as a heat map, with each defense's worst case below; PNG or PDF."""
+    means = np.vstack([m.means, np.nanmax(m.means, 0)])
+    figure = new_figure((2.2 + 0.42 * len(m.defenses), 1.9 + 0.27 * len(means)))
+    axes = figure.add_subplot(1, 1, 1)
+    image = axes.imshow(means, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axes.set_facecolor("#dddddd")
+    for y, x in np.ndindex(*means.shape):
+        number = means[y, x]
+        text = "–" if np.isnan(number) else f"{number:.0f}"
+        colour = "black" if np.isnan(number) or number > 60 else "white"
+        axes.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
+    axes.axhline(len(m.attacks) - 0.5, color="white", linewidth=3)
+    axes.set_xticks(range(len(m.defenses)), m.defenses, rotation=60, ha="right", fontsize=7)
+    axes.set_yticks(range(len(means)), [*m.attacks, "worst case"], fontsize=7)
+    figure.colorbar(image, ax=axes, label="Attack Acc, % (lower is more private)")
+    save(figure, path, fingerprint(["matrix", VERSION, np.nan_to_num(means, nan=-1).tolist()]))
+
+
+def write(m: Matrix, paths: Iterable[Path]) -> None:
+    """Writes the matrix, by each path's suffix as a picture, as CSV or as Markdown."""
+    for path in paths:
+        if path.suffix == ".csv":
+            path.write_text(table_text(m), encoding="utf-8")
+        elif path.suffix == ".md":
+            path.write_text("\n".join(sentences(m)) + "\n", encoding="utf-8")
+        else:
+            draw(m, path)

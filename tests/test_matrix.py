@@ -1,0 +1,143 @@
+"""All attacks against all defenses: worst cases, ranks, judges, gaps, and the command."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from mibench.benchmarks.tables import TABLES
+from mibench.cli import main
+from mibench.reporting import matrix
+from mibench.reporting.matrix import Matrix, fewest, sentences, table_text
+from mibench.running.grid import Grid
+from mibench.running.stages import graph, record_stage
+from mibench.store import Store
+
+NAN = float("nan")
+
+
+def made(means: Sequence[Sequence[float]], seeds: int = 3, identities: int = 30) -> Matrix:
+    """Returns a matrix in which every seed and identity has its cell's mean."""
+    values = np.tile(np.array(means)[:, :, None, None], (1, 1, seeds, identities))
+    names = tuple(f"A{a}" for a in range(len(means))), tuple(f"D{d}" for d in range(len(means[0])))
+    gaps = {
+        (names[0][a], names[1][d]): matrix.WHOLE
+        for a, d in np.ndindex(*values.shape[:2])
+        if np.isnan(values[a, d]).any()
+    }
+    return Matrix(*names, values, gaps)
+
+
+def test_worst_cases_and_ranks_of_a_matrix_without_noise() -> None:
+    m = made([[80, 10, NAN], [60, 30, 50]])
+    assert m.worst() == [("A0", 80, 80, 80), ("A1", 30, 30, 30), ("A1", 50, 50, 50)]
+    assert m.ranks() == [(3, 3, 3), (1, 1, 1), (2, 2, 2)]
+    assert m.missed() == [("A1", 20 / 3, 20 / 3, 20 / 3), ("A0", 10, 10, 10)]
+
+
+def test_equal_worst_cases_share_their_rank() -> None:
+    assert [rank for rank, *_ in made([[50, 50, 20]]).ranks()] == [2.5, 2.5, 1]
+
+
+def test_fewest_attacks_that_find_each_worst_case() -> None:
+    means = np.array([[80.0, 10, 10], [10, 80, 10], [10, 10, 80], [76, 76, 10]])
+    assert fewest(means) == (2, 3)
+    assert fewest(means, within=3) == (0, 1, 2)
+    assert fewest(np.array([[75.0, 80], [76, 79], [80, 80]])) == (2,)  # the smallest miss
+    assert fewest(np.array([[NAN, 80], [76, NAN]])) == (0, 1)
+    assert made([[80, 76], [70, 80]]).judges() == (("A0",), 1)
+
+
+def test_the_bootstrap_is_over_seeds_and_over_identities() -> None:
+    rng = np.random.default_rng(1)
+    persons = rng.normal(50, 20, 30)
+    seeds = np.array([-6.0, 0, 6])
+    values = (seeds[:, None] + persons)[None, None]
+    (_, mean, low, high), *_ = Matrix(("A",), ("D",), values, {}).worst()
+    assert mean == pytest.approx(persons.mean())
+    spread = np.sqrt(seeds.var() / 3 + persons.var() / 30)
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.1)
+    alike = np.broadcast_to(persons, (1, 1, 3, 30))
+    (_, _, low, high), *_ = Matrix(("A",), ("D",), alike, {}).worst()
+    assert (high - low) / 2 == pytest.approx(1.96 * persons.std() / np.sqrt(30), rel=0.1)
+
+
+def test_cells_without_a_number_say_why() -> None:
+    m = made([[80, NAN], [60, 30]])
+    lines = list(csv.DictReader(table_text(m).splitlines()))
+    assert [line["why_not"] for line in lines] == ["", matrix.WHOLE, "", ""]
+    assert lines[1]["attack_acc"] == ""
+    assert float(lines[2]["attack_acc"]) == 60
+    assert f"1 cells have no number: {matrix.WHOLE}." in list(sentences(m))
+    table = TABLES["matrix-avatars"]
+    assert matrix.why_not(table, "GMI", "Rounding (2)") == matrix.WHOLE
+    assert matrix.why_not(table, "GMI", "No Def.") == matrix.MISSING
+    assert matrix.why_not(TABLES["defenses-avatars"], "PPA", "MID (0.1)") == matrix.ABSENT
+
+
+def test_every_attack_meets_every_defense() -> None:
+    table = TABLES["matrix-avatars"]
+    gaps = {
+        (a, d): matrix.why_not(table, a, d)
+        for a in {label.split(" / ")[0] for label in table.rows}
+        for d in {label.split(" / ")[1] for label in table.rows}
+    }
+    assert matrix.ABSENT not in gaps.values()
+    assert len({a for a, _ in gaps}) >= 15
+    assert len({d for _, d in gaps}) >= 15
+
+
+def test_the_matrix_shares_what_other_tables_computed() -> None:
+    def keys(table: str, label: str) -> set[str]:
+        last = record_stage(TABLES[table].rows[label], TABLES[table].columns, "data")
+        return {f"{s.kind} {s.key}" for s in graph([last]) if s.kind != "record"}
+
+    own = TABLES["matrix-avatars"].rows
+    for table in ("attacks-avatars", "defenses-avatars"):
+        shared = [label for label in TABLES[table].rows if label in own]
+        assert len(shared) >= 17
+        for label in shared:
+            inversions = [
+                {k for k in keys(t, label) if "inversion" in k} for t in (table, "matrix-avatars")
+            ]
+            assert inversions[0] == inversions[1]
+
+
+def test_rows_without_a_seed_in_common_are_refused() -> None:
+    grid = Grid.plan(TABLES["smoke"], 1, None, Store(Path("nowhere")))
+    with pytest.raises(ValueError, match="the rows of smoke have no finished seed in common"):
+        matrix.matrix(grid)
+
+
+def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
+    published = Path("results/avatars")
+    arguments = ["--records", str(published / "records"), "-o", str(tmp_path)]
+    done = CliRunner().invoke(main, ["figure", "matrix", "avatars", *arguments])
+    assert done.exit_code == 0, done.output
+    written = {p.suffix: p for p in tmp_path.iterdir()}
+    assert written.keys() == {".pdf", ".png", ".csv", ".md"}
+    with (published / "avatars.csv").open() as file:
+        table = {line["row"]: float(line["attack_acc"]) for line in csv.DictReader(file)}
+    with written[".csv"].open() as file:
+        cells = list(csv.DictReader(file))
+    assert {line["seeds"] for line in cells} == {"5"}
+    for line in cells:
+        mean = float(line["attack_acc"])
+        assert mean == pytest.approx(table[f"{line['attack']} / {line['defense']}"], abs=0.01)
+        assert float(line["low"]) < mean < float(line["high"])
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert CliRunner().invoke(main, ["figure", "matrix", "avatars", *arguments]).exit_code == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+def test_what_is_not_computed_yet_is_left_out_and_said(tmp_path: Path) -> None:
+    arguments = ["--records", "results/attacks-avatars/records", "-o", str(tmp_path)]
+    done = CliRunner().invoke(main, ["figure", "matrix", "matrix-avatars", *arguments])
+    assert done.exit_code == 2
+    assert "the records have no Attack Acc of matrix-avatars" in done.output
+    m = made([[80, NAN], [60, 30]])
+    m.gaps["A0", "D1"] = matrix.MISSING
+    assert "1 cells have no number: not computed." in list(sentences(m))
