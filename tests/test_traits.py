@@ -25,6 +25,7 @@ from mibench.evaluation.regressors import (
 )
 from mibench.evaluation.traits import BOTH, FIRST, SECOND
 from mibench.networks import MLP
+from mibench.precision import BF16, at
 from mibench.reporting import leaks
 from mibench.reporting.page import page, pictures
 from mibench.running.executors import Bench, Serial, execute
@@ -85,6 +86,20 @@ def test_an_interrupted_training_ends_in_the_same_bits(
     assert resumed.load() is not None
     for name, weight in payload["state"].items():
         assert torch.equal(again["state"][name], weight)
+
+
+def test_it_learns_in_bf16_and_reads_in_float32(
+    trained: tuple[TraitReader, Payload], splits: Splits
+) -> None:
+    lens, payload = trained
+    with at(BF16):
+        narrow = lens.train(TASK, splits, Work())
+        x = TASK.fresh(lens.name, 8)[0].float() / 255
+        read = lens.readings(x, payload)
+    assert torch.equal(read, lens.readings(x, payload))
+    pairs = [(weight, narrow["state"][name]) for name, weight in payload["state"].items()]
+    assert all(own.dtype == other.dtype for own, other in pairs)
+    assert not all(torch.equal(own, other) for own, other in pairs)
 
 
 def test_it_says_how_well_it_reads_each_trait_and_weighs_by_that(

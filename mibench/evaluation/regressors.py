@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mibench.data import Splits, Task
 from mibench.evaluation.lenses import Lens, Tools
+from mibench.precision import mixed
 from mibench.seeding import generator, seeded
 from mibench.spec import require
 from mibench.store import Payload, State, Work, check_finite, frozen, restore
@@ -97,7 +98,7 @@ class TraitReader(Lens):
             index = torch.randint(len(pixels), (self.batch,), generator=rng)
             x = self._shrunk(pixels[index])
             x = torch.cat([x[:half], degraded(x[half:], rng)])
-            loss = F.mse_loss(network(x.to(work.device)), truth[index].to(work.device))
+            loss = F.mse_loss(_seen(network, x.to(work.device)), truth[index].to(work.device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -152,6 +153,13 @@ class TraitReader(Lens):
         pixels, truth = task.fresh(f"{self.name} held out", self.held_out)
         worse = degraded(self._shrunk(pixels), generator(self.name, "held out"))
         return r2(self._read(network, pixels), truth), r2(self._read(network, worse), truth)
+
+
+@mixed
+def _seen(network: nn.Module, x: Images) -> Float[Tensor, "n t"]:
+    """Returns what a network makes of images that it is trained on."""
+    read: Tensor = network(x)
+    return read
 
 
 def degraded(x: Images, rng: torch.Generator) -> Images:
