@@ -1,9 +1,13 @@
-"""What bf16 brings: ``python -m perf.precision [--only WORD] [--rounds N] [--json OUT]``.
+"""What bf16 brings: ``python -m perf.precision [--only WORD] [--rounds N] [--free RATE]``.
 
 Each hot path in float32 and in bf16, on a GPU also in TF32, which take turns within a round. In
 brackets is the share of the rate of a plain product at that precision. Ratios are medians, with
 quartiles, of the ratios in each round. On a CPU the clock is that of this process, so that what
 else runs there counts less; its caches are shared all the same.
+
+So is the matrix unit of a core whose other half somebody else may use: a product in bf16 may then
+take twice as long for seconds. With ``--free`` a round counts only if a product just before its
+bf16 step and one just after reach that rate, in GFLOP/s. The table says how many rounds it took.
 """
 
 import argparse
@@ -35,6 +39,8 @@ from perf.paths import Path as Hot
 from perf.paths import invert_blocks
 
 TF32 = "tf32"
+PATIENCE = 20
+"""How many rounds are made at most for one that counts."""
 GREY, COLOUR = (1, 32, 32), (3, 64, 64)
 
 
@@ -177,8 +183,20 @@ def rate(mode: str, device: torch.device) -> float:
         return 2 * n**3 / min(seconds(lambda: x @ x, device) for _ in range(5))
 
 
-def measure(make: Callable[[], Hot], rounds: int, device: torch.device) -> dict[str, Timed]:
-    """Returns the times of a path by precision; each has its own networks."""
+def measure(
+    make: Callable[[], Hot], rounds: int, device: torch.device, free: float = 0
+) -> tuple[dict[str, Timed], int]:
+    """Returns the times of a path by precision, and how many rounds were made.
+
+    Each precision has its own networks.
+
+    Args:
+        make: Makes the path.
+        rounds: How many are to count. After twenty times as many no further one is made.
+        device: Where.
+        free: Rate of a product in bf16, in operations per second, below which, before or after
+            its step in bf16, a round does not count.
+    """
     timed = {}
     for mode in modes(device):
         with computing(mode):
@@ -186,11 +204,19 @@ def measure(make: Callable[[], Hot], rounds: int, device: torch.device) -> dict[
             with Operations() as operations:  # type: ignore[no-untyped-call]
                 path.run()
         timed[mode] = Timed(path, operations.total / path.steps, [])
-    for _ in range(rounds):
+    made = 0
+    while len(timed[BF16].seconds) < rounds and made < PATIENCE * rounds:
+        made += 1
+        took, rates = {}, []
         for mode, t in timed.items():
+            rates += [rate(BF16, device)] if free and mode == BF16 else []
             with computing(mode):
-                t.seconds.append(seconds(t.path.run, device) / t.path.steps)
-    return timed
+                took[mode] = seconds(t.path.run, device) / t.path.steps
+            rates += [rate(BF16, device)] if free and mode == BF16 else []
+        if all(r >= free for r in rates):
+            for mode, t in timed.items():
+                t.seconds.append(took[mode])
+    return timed, made
 
 
 def line(timed: dict[str, Timed], rates: dict[str, float]) -> str:
@@ -212,6 +238,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="paths whose name has this in it")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--free", type=float, default=0, help="GFLOP/s of a free matrix unit")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that all runs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -226,13 +253,18 @@ def main() -> None:
     rates = {mode: rate(mode, device) for mode in modes(device)}
     each = [f"{mode}, ms per step (share of {r / 1e9:.0f} GFLOP/s)" for mode, r in rates.items()]
     each += [f"{mode}, times as fast" for mode in modes(device)[1:]]
+    each += ["rounds that count"] * (options.free > 0)
     print(f"| hot path | {' | '.join(each)} |")
     print("|:--" + "|--:" * len(each) + "|", flush=True)
     report = {}
     for name, make in paths(sizes, device):
         if options.only in name:
-            timed = measure(make, options.rounds, device)
-            print(line(timed, rates), flush=True)
+            timed, made = measure(make, options.rounds, device, 1e9 * options.free)
+            counted = len(timed[BF16].seconds)
+            if not counted:
+                print(f"{name}: in none of {made} rounds was the matrix unit free", flush=True)
+                continue
+            print(line(timed, rates) + f" {counted} of {made} |" * (options.free > 0), flush=True)
             report[name] = {mode: t.seconds for mode, t in timed.items()}
             if options.json:
                 content = {"machine": kernels, "versions": versions, "seconds": report}

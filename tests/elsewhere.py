@@ -13,6 +13,7 @@ are deterministic.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+import mibench
+
+PACKAGE = str(Path(mibench.__file__).parent)
 AWAY = torch.device("meta")
 MAY_MIX = ("aten._to_copy", "aten.copy_", "aten.index", "aten._local_scalar_dense",
            "aten._has_compatible_shallow_copy_type", "aten.set_")  # fmt: skip
@@ -127,7 +131,7 @@ def _refuse_waiting(what: str) -> None:
         code = frame.f_code
         if code.co_name in MAY_WAIT:
             return
-        if code.co_name in STEPS and "/mibench/" in code.co_filename:
+        if code.co_name in STEPS and code.co_filename.startswith(PACKAGE):
             raise WaitError(f"{what} makes the host wait for the device inside {code.co_qualname}")
         frame = frame.f_back
 

@@ -347,7 +347,7 @@ def test_a_table_that_is_meant_for_a_gpu_says_so_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    mine = tmp_path / "mine.py"
+    mine = tmp_path / "heavy_table.py"
     mine.write_text(
         "from dataclasses import replace\n"
         "from mibench.benchmarks.tables import TABLES\n"

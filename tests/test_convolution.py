@@ -22,6 +22,7 @@ CONVOLUTIONS = [
     lambda: nn.Conv2d(4, 6, 3, groups=2),
     lambda: nn.Conv2d(4, 6, 3, padding="same"),
     lambda: nn.InstanceNorm2d(4, affine=True),
+    lambda: nn.GroupNorm(2, 4),
     lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True).eval(),
 ]
 

@@ -130,6 +130,24 @@ def test_convolutions_of_any_kind_stay_what_they_are(
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("side", [8, 9, 11])
+@pytest.mark.parametrize(("kernel", "pad"), [(3, 0), (3, 1), (5, 2), (4, 1)])
+def test_images_gradients_are_the_same_in_bf16(
+    stride: int, side: int, kernel: int, pad: int, rng: torch.Generator
+) -> None:
+    with seeded("narrow"):
+        conv = nn.Conv2d(3, 32, kernel, stride, pad).requires_grad_(requires_grad=False)
+    x = torch.randn(2, 3, side, side, generator=rng).requires_grad_()
+    g = torch.randn(conv(x).shape, generator=rng)
+    (exact,) = torch.autograd.grad(conv(x), x, g)
+    narrow = fold._transposed(g.bfloat16(), conv, (side, side)).float()
+    assert narrow.shape == exact.shape
+    assert (narrow - exact).norm() < 0.01 * exact.norm()
+    wide = fold._transposed(g, conv, (side, side))
+    torch.testing.assert_close(wide, exact, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_what_hooks_do_to_a_layer_stays(at: int, rng: torch.Generator) -> None:
     with seeded("hooks"):

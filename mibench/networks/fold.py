@@ -107,10 +107,20 @@ def _for_cpu(module: nn.Module, *, channels_last: bool) -> nn.Module:
 def _transposed(
     x: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]
 ) -> Float[Tensor, "n c h w"]:
-    """Returns the transposed convolution of ``x``, as one product whose columns are summed."""
+    """Returns the transposed convolution of ``x``.
+
+    In float32 as one product whose columns are summed; in bf16 oneDNN itself is five times as
+    fast, and sums in float32.
+    """
     assert not isinstance(conv.padding, str)
     kernel, pad, stride = conv.kernel_size, conv.padding, conv.stride
-    columns = conv.weight.flatten(1).T.to(x.dtype) @ x.flatten(2)
+    weight = conv.weight.to(x.dtype)
+    if x.dtype == torch.bfloat16:
+        rules = zip(size, x.shape[2:], kernel, pad, stride, strict=True)
+        extra = [side - ((n - 1) * s - 2 * p + k) for side, n, k, p, s in rules]
+        x = x.contiguous(memory_format=torch.channels_last)
+        return F.conv_transpose2d(x, weight, None, tuple(stride), tuple(pad), tuple(extra))
+    columns = weight.flatten(1).T @ x.flatten(2)
     return F.fold(columns, size, tuple(kernel), 1, tuple(pad), tuple(stride))
 
 
