@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-ROWS = 16
+ROWS = 64
 """The greatest ratio of rows to channels at which the gradient of weights is one product."""
 
 FEW_ROWS = 2

@@ -6,6 +6,7 @@ from torch import nn
 
 from mibench.networks import MCNN, MLP, NETWORKS, SCNN
 from mibench.networks.generators.dcgan import (
+    FAR,
     Critic,
     Generator,
     InversionDiscriminator,
@@ -166,6 +167,22 @@ def test_minibatch_discrimination_is_a_double_loop(rng: torch.Generator) -> None
             if i != j:
                 want[i] += (-(M[i] - M[j]).abs().sum(1)).exp()
     torch.testing.assert_close(layer(f), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_samples_are_as_close_to_the_bit_as_without_a_limit(
+    dtype: torch.dtype, rng: torch.Generator
+) -> None:
+    with seeded("tests"):
+        layer = MinibatchDiscrimination(features=6, out=8, kernels=4).to(dtype)
+    f = (3 * torch.randn(64, 6, generator=rng)).to(dtype).requires_grad_()
+    m = (f @ layer.T).view(64, 8, 4).transpose(0, 1)
+    distances = torch.cdist(m, m, p=1)
+    assert distances.max() > 87 > FAR > distances.median()
+    plain = (-distances).exp().sum(2).T - 1
+    assert torch.equal(layer(f), plain)
+    own, other = (torch.autograd.grad(o.sum(), f)[0] for o in (layer(f), plain))
+    assert torch.equal(own, other)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 4, 4), (3, 32, 16)])
