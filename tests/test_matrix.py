@@ -65,6 +65,14 @@ def test_the_bootstrap_is_over_seeds_and_over_identities() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * persons.std() / np.sqrt(30), rel=0.1)
 
 
+def test_intervals_hold_what_was_found_however_many_attacks_are_alike() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.normal(50, 30, (17, 5, 3, 30))
+    m = Matrix(tuple(map(str, range(17))), tuple("abcde"), values, {})
+    for _, mean, low, high in [*m.worst(), *m.missed()]:
+        assert low < mean < high or mean == 0
+
+
 def test_cells_without_a_number_say_why() -> None:
     m = made([[80, NAN], [60, 30]])
     lines = list(csv.DictReader(table_text(m).splitlines()))

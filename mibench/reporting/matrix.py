@@ -68,31 +68,43 @@ class Matrix:
             means.append(own[:, :, rng.integers(identities, size=identities)].mean(2))
         return np.stack(means)
 
+    @cached_property
+    def winners(self) -> list[int]:
+        """Which attack has the largest mean, of each defense."""
+        winners: list[int] = np.nanargmax(self.means, 0).tolist()
+        return winners
+
     def worst(self) -> list[tuple[str, float, float, float]]:
-        """Returns of each defense its worst attack, that attack's mean, and the interval."""
-        means, spans = self.means, span(np.nanmax(self.drawn, 1))
-        best = np.nanargmax(means, 0)
-        return [
-            (self.attacks[a], float(means[a, d]), *spans[d]) for d, a in enumerate(best.tolist())
-        ]
+        """Returns of each defense its worst attack, that attack's mean, and its interval."""
+        each = list(zip(self.winners, range(len(self.defenses)), strict=True))
+        spans = span(np.stack([self.drawn[:, a, d] for a, d in each], 1))
+        return [(self.attacks[a], float(self.means[a, d]), *spans[d]) for a, d in each]
 
     def ranks(self) -> list[tuple[float, float, float]]:
-        """Returns of each defense its rank by its worst case and the interval; 1: least leaks."""
+        """Returns of each defense its rank by its worst case and the interval; 1: least leaks.
+
+        In each draw, the worst case is that draw's own.
+        """
         own = ranked(np.nanmax(self.means, 0)[None])[0]
         spans = span(ranked(np.nanmax(self.drawn, 1)))
         return [(float(r), *spans[d]) for d, r in enumerate(own)]
 
     def missed(self) -> list[tuple[str, float, float, float]]:
-        """Returns of each attack how far it is below worst cases, and the interval.
+        """Returns of each attack how far it is below worst attacks, and the interval.
 
-        Mean over the defenses that it has met, in points; the best single judge comes first.
+        Mean over the defenses that it has met, in points; the best single judge comes first. The
+        worst attack of a defense is the same in all draws.
         """
-        spans = span(np.stack([_missed(m) for m in self.drawn]))
-        own = [
-            (name, float(x), *s)
-            for name, x, s in zip(self.attacks, _missed(self.means), spans, strict=True)
-        ]
-        return sorted(own, key=lambda line: line[1])
+        spans = span(self._below(self.drawn))
+        own = self._below(self.means[None])[0]
+        lines = [(a, float(x), *s) for a, x, s in zip(self.attacks, own, spans, strict=True)]
+        return sorted(lines, key=lambda line: line[1])
+
+    def _below(
+        self, means: Float[np.ndarray, "n attacks defenses"]
+    ) -> Float[np.ndarray, "n attacks"]:
+        largest = np.stack([means[:, a, d] for d, a in enumerate(self.winners)], 1)
+        return np.asarray(np.nanmean(largest[:, None] - means, 2))
 
     def judges(self) -> tuple[tuple[str, ...], float]:
         """Returns the fewest attacks that find each worst case within five points.
@@ -117,10 +129,6 @@ def ranked(worst: Float[np.ndarray, "n defenses"]) -> Float[np.ndarray, "n defen
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(worst, axis=1))
-
-
-def _missed(means: Float[np.ndarray, "attacks defenses"]) -> Float[np.ndarray, " attacks"]:
-    return np.asarray(np.nanmean(np.nanmax(means, 0) - means, 1))
 
 
 def fewest(
@@ -225,10 +233,10 @@ def sentences(m: Matrix) -> Iterator[str]:
     ):
         yield (
             f"| {defense} | {attack} | {mean:.1f} ({low:.1f} to {high:.1f}) | "
-            f"{rank:g} ({least:g} to {most:g}) |"
+            f"{rank:g} ({least:.1f} to {most:.1f}) |"
         )
     yield ""
-    yield "| attack | points below the worst case, mean over defenses |"
+    yield "| attack | points below the worst attack, mean over defenses |"
     yield "|---|---|"
     for attack, mean, low, high in m.missed():
         yield f"| {attack} | {mean:.1f} ({low:.1f} to {high:.1f}) |"
