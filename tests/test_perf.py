@@ -9,7 +9,7 @@ from mibench.networks.fold import quick
 from mibench.networks.generators.dcgan import InversionDiscriminator
 from mibench.roles import Batch
 from mibench.seeding import seeded
-from perf import naive
+from perf import naive, precision
 from perf.__main__ import Operations, Ratio, Timed, compare, measure, table
 from perf.paths import Path
 
@@ -86,3 +86,19 @@ def test_operations_of_a_quick_discriminator_are_counted_like_those_of_a_plain_o
             network(x)
         totals.append(operations.total)
     assert totals[0] == totals[1] > 0
+
+
+def test_a_round_counts_only_if_the_matrix_unit_was_free_before_and_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates = iter([9.0, 9, 9, 4, 4, 9, 9, 9])  # before and after each step in bf16
+    monkeypatch.setattr(precision, "rate", lambda mode, device: next(rates))
+    network = torch.nn.Linear(4, 4)
+    path = Path("a product", 1, lambda: network(torch.ones(2, 4)))
+    timed, made = precision.measure(lambda: path, 2, torch.device("cpu"), free=8)
+    assert made == 4
+    assert {mode: len(t.seconds) for mode, t in timed.items()} == {"float32": 2, "bf16": 2}
+    monkeypatch.setattr(precision, "rate", lambda mode, device: 4.0)
+    timed, made = precision.measure(lambda: path, 2, torch.device("cpu"), free=8)
+    assert made == 2 * precision.PATIENCE
+    assert not timed["bf16"].seconds
