@@ -3,13 +3,16 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mibench.attacks import GMI, IFGMI, PPA, VMI, Framed, Mirror, StyleGAN2
+from mibench.attacks.priors import framed
 from mibench.attacks.priors.framed import FramedPrior
+from mibench.attacks.priors.stylegan import StyleGANPrior
 from mibench.networks.classifiers.face import resize
 from mibench.networks.foreign.weights import Weights
 from mibench.roles import Attack
@@ -59,6 +62,31 @@ def test_images_are_the_centre_of_what_the_generator_draws(spec: Framed, tmp_pat
     (gradient,) = torch.autograd.grad(x.sum(), ws)
     assert gradient.abs().sum() > 0
     assert spec.planned_steps(100) == 0
+
+
+def test_many_images_are_drawn_in_parts(
+    spec: Framed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = loaded(spec, tmp_path)
+    ws = prior.styles(torch.randn(5, prior.z_dim, generator=generator("z"))).detach()
+    sizes: list[int] = []
+    draw = StyleGANPrior.synthesise
+
+    def counted(self: StyleGANPrior, ws: torch.Tensor, **how: Any) -> torch.Tensor:
+        sizes.append(len(ws))
+        return draw(self, ws, **how)
+
+    monkeypatch.setattr(StyleGANPrior, "synthesise", counted)
+    results = []
+    for room in (framed.ROOM, 2 * 3 * WHOLE**2):
+        monkeypatch.setattr(framed, "ROOM", room)
+        at = ws.clone().requires_grad_()
+        x = prior.synthesise(at)
+        results.append((x.detach(), *torch.autograd.grad(x.square().sum(), at)))
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(whole, parts)
+    assert sizes == [5, 2, 2, 1, *sizes[4:]]
+    assert sorted(sizes[4:]) == [1, 2, 2]  # once more, for the gradient
 
 
 @pytest.mark.parametrize("cls", [PPA, IFGMI, Mirror, VMI])

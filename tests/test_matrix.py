@@ -32,14 +32,35 @@ def made(means: Sequence[Sequence[float]], seeds: int = 3, identities: int = 30)
 
 
 def test_worst_cases_and_ranks_of_a_matrix_without_noise() -> None:
-    m = made([[80, 10, NAN], [60, 30, 50]])
+    m = made([[80, 10, 20], [60, 30, 50]])
     assert m.worst() == [("A0", 80, 80, 80), ("A1", 30, 30, 30), ("A1", 50, 50, 50)]
     assert m.ranks() == [(3, 3, 3), (1, 1, 1), (2, 2, 2)]
-    assert m.missed() == [("A1", 20 / 3, 20 / 3, 20 / 3), ("A0", 10, 10, 10)]
+    assert m.missed() == [
+        ("A1", *[pytest.approx(20 / 3)] * 3),
+        ("A0", *[pytest.approx(50 / 3)] * 3),
+    ]
 
 
 def test_equal_worst_cases_share_their_rank() -> None:
     assert [rank for rank, *_ in made([[50, 50, 20]]).ranks()] == [2.5, 2.5, 1]
+    third = np.zeros((1, 2, 1, 3))
+    third[0, 0], third[0, 1] = [100 / 3, 200 / 3, 100], [100, 100 / 3, 200 / 3]
+    assert [r for r, *_ in Matrix(("A",), ("D", "E"), third, {}).ranks()] == [1.5, 1.5]
+
+
+def test_only_defenses_that_met_the_same_attacks_are_ranked_together() -> None:
+    m = made([[90, 80, NAN], [60, 70, 50]])
+    first, second = m.parts()
+    assert (first.attacks, first.defenses) == (("A0", "A1"), ("D0", "D1"))
+    assert (second.attacks, second.defenses) == (("A1",), ("D0", "D1", "D2"))
+    assert [rank for rank, *_ in first.ranks()] == [2, 1]
+    assert [rank for rank, *_ in second.ranks()] == [2, 3, 1]
+    (whole,) = made([[90, 80]]).parts()
+    assert whole.defenses == ("D0", "D1")
+    assert made([[NAN, 80], [70, NAN]]).parts() == []
+    text = list(sentences(m))
+    assert "**2 defenses that met all 2 attacks**, 3 seeds, 30 persons:" in text
+    assert "**3 defenses that met the 1 attacks** (A1), 3 seeds, 30 persons:" in text
 
 
 def test_fewest_attacks_that_find_each_worst_case() -> None:
@@ -47,8 +68,19 @@ def test_fewest_attacks_that_find_each_worst_case() -> None:
     assert fewest(means) == (2, 3)
     assert fewest(means, within=3) == (0, 1, 2)
     assert fewest(np.array([[75.0, 80], [76, 79], [80, 80]])) == (2,)  # the smallest miss
-    assert fewest(np.array([[NAN, 80], [76, NAN]])) == (0, 1)
     assert made([[80, 76], [70, 80]]).judges() == (("A0",), 1)
+
+
+def test_with_few_seeds_or_persons_there_are_no_intervals() -> None:
+    for m in (made([[80, 10]], seeds=2), made([[80, 10]], identities=19)):
+        text = list(sentences(m))
+        assert matrix.NONE in text
+        assert "| D0 | A0 | 80.0 | 2 |" in text
+        assert table_text(m).splitlines()[1].startswith("A0,D0,")
+        assert table_text(m).splitlines()[1].endswith("80.0000,,,")
+    assert "| D0 | A0 | 80.0 (80.0 to 80.0) | 2 (2.0 to 2.0) |" in list(
+        sentences(made([[80, 10]]))
+    )
 
 
 def test_the_bootstrap_is_over_seeds_and_over_identities() -> None:
@@ -68,9 +100,12 @@ def test_the_bootstrap_is_over_seeds_and_over_identities() -> None:
 def test_intervals_hold_what_was_found_however_many_attacks_are_alike() -> None:
     rng = np.random.default_rng(2)
     values = rng.normal(50, 30, (17, 5, 3, 30))
+    values[:, 0] += 60 - values[:, 0].mean((1, 2), keepdims=True)
     m = Matrix(tuple(map(str, range(17))), tuple("abcde"), values, {})
     for _, mean, low, high in [*m.worst(), *m.missed()]:
         assert low < mean < high or mean == 0
+    for rank, low, high in m.ranks():
+        assert low <= rank <= high
 
 
 def test_cells_without_a_number_say_why() -> None:
@@ -79,7 +114,7 @@ def test_cells_without_a_number_say_why() -> None:
     assert [line["why_not"] for line in lines] == ["", matrix.WHOLE, "", ""]
     assert lines[1]["attack_acc"] == ""
     assert float(lines[2]["attack_acc"]) == 60
-    assert f"1 cells have no number: {matrix.WHOLE}." in list(sentences(m))
+    assert f"Cells without a number: 1: {matrix.WHOLE}." in list(sentences(m))
     table = TABLES["matrix-avatars"]
     assert matrix.why_not(table, "GMI", "Rounding (2)") == matrix.WHOLE
     assert matrix.why_not(table, "GMI", "No Def.") == matrix.MISSING
@@ -148,4 +183,4 @@ def test_what_is_not_computed_yet_is_left_out_and_said(tmp_path: Path) -> None:
     assert "the records have no Attack Acc of matrix-avatars" in done.output
     m = made([[80, NAN], [60, 30]])
     m.gaps["A0", "D1"] = matrix.MISSING
-    assert "1 cells have no number: not computed." in list(sentences(m))
+    assert "Cells without a number: 1: not computed." in list(sentences(m))

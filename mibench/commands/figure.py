@@ -57,7 +57,7 @@ def figure(
     --until queries has computed it. CSV too.
 
     matrix: Attack Acc of every attack against every defense; each defense's worst case and
-    rank, and which attacks find the worst cases. CSV and Markdown too; --records will do.
+    rank, and which attacks find the worst cases, as Markdown. CSV too; --records will do.
 
     row: what was recovered in ROW (a label, or a pattern like '*BiDO-HSIC'), as PNG.
 

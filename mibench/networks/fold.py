@@ -109,13 +109,13 @@ def _transposed(
 ) -> Float[Tensor, "n c h w"]:
     """Returns the transposed convolution of ``x``.
 
-    In float32 as one product whose columns are summed; in bf16 oneDNN itself is five times as
-    fast, and sums in float32.
+    As one product whose columns are summed. In bf16, of colour images, oneDNN itself takes a third
+    of the time, and sums in float32.
     """
     assert not isinstance(conv.padding, str)
     kernel, pad, stride = conv.kernel_size, conv.padding, conv.stride
     weight = conv.weight.to(x.dtype)
-    if x.dtype == torch.bfloat16:
+    if x.dtype == torch.bfloat16 and weight.shape[1] > 1:
         rules = zip(size, x.shape[2:], kernel, pad, stride, strict=True)
         extra = [side - ((n - 1) * s - 2 * p + k) for side, n, k, p, s in rules]
         x = x.contiguous(memory_format=torch.channels_last)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,21 +15,29 @@ from numpy.typing import NDArray
 from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables.base import Table
 from mibench.defenses import Release
-from mibench.evaluation.significance import RESAMPLES
+from mibench.evaluation.significance import FEWEST_IDENTITIES, FEWEST_VALUES, RESAMPLES
 from mibench.reporting.canvas import new_figure, own_style, save
 from mibench.reporting.results import by_identity, readable
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
 
-VERSION = 1
+VERSION = 2
 WITHIN = 5.0
 """How many points of Attack Acc a judge may miss of a defense's worst case."""
+DIGITS = 9
+"""Decimals of a mean; differences below are of the order in which numbers were added."""
 WHOLE = "the attack sees the whole target, and the defense changes answers only"
 ABSENT = "not in the table"
 MISSING = "not computed"
-FEW = (
-    "Intervals: 95 %, bootstrap over seeds and persons together. With few seeds they are too "
-    "narrow. The largest of several noisy means is more often too high than too low."
+ROUGH = (
+    "Intervals: 95 %, bootstrap over seeds and persons together, the worst attack of each defense "
+    "held fixed. With few seeds they are rough: too wide where single persons are found with one "
+    "seed and not with another, too narrow where seeds differ as a whole. The largest of several "
+    "noisy means is more often too high than too low."
+)
+NONE = (
+    f"No intervals: they need {FEWEST_VALUES} seeds and {FEWEST_IDENTITIES} persons or more. The "
+    "largest of several noisy means is more often too high than too low."
 )
 
 Numbers = NDArray[np.float64]
@@ -55,7 +62,13 @@ class Matrix:
     @property
     def means(self) -> Float[np.ndarray, "attacks defenses"]:
         """Mean over seeds and identities; NaN where there is none."""
-        return np.asarray(self.values.mean((2, 3)))
+        return np.asarray(self.values.mean((2, 3)).round(DIGITS))
+
+    @property
+    def rough(self) -> bool:
+        """Whether there are seeds and identities enough for intervals."""
+        seeds, identities = self.values.shape[2:]
+        return bool(seeds >= FEWEST_VALUES and identities >= FEWEST_IDENTITIES)
 
     @cached_property
     def drawn(self) -> Float[np.ndarray, "resamples attacks defenses"]:
@@ -66,55 +79,78 @@ class Matrix:
         for _ in range(RESAMPLES):
             own = self.values[:, :, rng.integers(seeds, size=seeds)].mean(2)
             means.append(own[:, :, rng.integers(identities, size=identities)].mean(2))
-        return np.stack(means)
+        return np.stack(means).round(DIGITS)
+
+    def parts(self) -> list["Matrix"]:
+        """Returns matrices without a gap, in which all defenses have met the same attacks.
+
+        The defenses that all attacks have met; and the attacks that have met all defenses. One
+        that has nothing, or is the other once more, is left out.
+        """
+        there = ~np.isnan(self.means)
+        defenses, attacks = there.all(0), there.all(1)
+        parts = [self._only(np.ones_like(attacks), defenses)] * bool(defenses.any())
+        if attacks.any() and not there.all():
+            parts.append(self._only(attacks, np.ones_like(defenses)))
+        return parts
+
+    def _only(self, attacks: NDArray[np.bool_], defenses: NDArray[np.bool_]) -> "Matrix":
+        return Matrix(
+            tuple(a for a, kept in zip(self.attacks, attacks, strict=True) if kept),
+            tuple(d for d, kept in zip(self.defenses, defenses, strict=True) if kept),
+            self.values[attacks][:, defenses],
+            {},
+        )
 
     @cached_property
     def winners(self) -> list[int]:
-        """Which attack has the largest mean, of each defense."""
-        winners: list[int] = np.nanargmax(self.means, 0).tolist()
+        """Which attack has the largest mean, of each defense; of equals, the first."""
+        winners: list[int] = self.means.argmax(0).tolist()
         return winners
+
+    def _winning(
+        self, means: Float[np.ndarray, "n attacks defenses"]
+    ) -> Float[np.ndarray, "n defenses"]:
+        return np.stack([means[:, a, d] for d, a in enumerate(self.winners)], 1)
 
     def worst(self) -> list[tuple[str, float, float, float]]:
         """Returns of each defense its worst attack, that attack's mean, and its interval."""
-        each = list(zip(self.winners, range(len(self.defenses)), strict=True))
-        spans = span(np.stack([self.drawn[:, a, d] for a, d in each], 1))
-        return [(self.attacks[a], float(self.means[a, d]), *spans[d]) for a, d in each]
+        own, spans = self._winning(self.means[None])[0], span(self._winning(self.drawn))
+        names = [self.attacks[a] for a in self.winners]
+        return [(a, float(x), *s) for a, x, s in zip(names, own, spans, strict=True)]
 
     def ranks(self) -> list[tuple[float, float, float]]:
-        """Returns of each defense its rank by its worst case and the interval; 1: least leaks.
+        """Returns of each defense its rank by its worst attack, and the interval; 1: least leaks.
 
-        In each draw, the worst case is that draw's own.
+        Defenses that leak equally share the mean of their ranks.
         """
-        own = ranked(np.nanmax(self.means, 0)[None])[0]
-        spans = span(ranked(np.nanmax(self.drawn, 1)))
-        return [(float(r), *spans[d]) for d, r in enumerate(own)]
+        own = ranked(self._winning(self.means[None]))[0]
+        spans = span(ranked(self._winning(self.drawn)))
+        return [(float(r), *s) for r, s in zip(own, spans, strict=True)]
 
     def missed(self) -> list[tuple[str, float, float, float]]:
         """Returns of each attack how far it is below worst attacks, and the interval.
 
-        Mean over the defenses that it has met, in points; the best single judge comes first. The
-        worst attack of a defense is the same in all draws.
+        Mean over defenses, in points; the best single judge comes first.
         """
-        spans = span(self._below(self.drawn))
-        own = self._below(self.means[None])[0]
+        own, spans = self._below(self.means[None])[0], span(self._below(self.drawn))
         lines = [(a, float(x), *s) for a, x, s in zip(self.attacks, own, spans, strict=True)]
         return sorted(lines, key=lambda line: line[1])
 
     def _below(
         self, means: Float[np.ndarray, "n attacks defenses"]
     ) -> Float[np.ndarray, "n attacks"]:
-        largest = np.stack([means[:, a, d] for d, a in enumerate(self.winners)], 1)
-        return np.asarray(np.nanmean(largest[:, None] - means, 2))
+        return np.asarray((self._winning(means)[:, None] - means).mean(2))
 
     def judges(self) -> tuple[tuple[str, ...], float]:
-        """Returns the fewest attacks that find each worst case within five points.
+        """Returns the fewest attacks of which one is near each defense's worst attack.
 
         Returns:
-            Their names; and in which share of the draws no more were needed.
+            Their names; and in which share of the draws the same attacks are near, too.
         """
         found = fewest(self.means)
-        sizes = [len(fewest(means)) for means in self.drawn]
-        share = float(np.mean([size <= len(found) for size in sizes]))
+        missed = self._winning(self.drawn) - self.drawn[:, list(found)].max(1)
+        share = float((missed.round(DIGITS) <= WITHIN).all(1).mean())
         return tuple(self.attacks[a] for a in found), share
 
 
@@ -134,15 +170,15 @@ def ranked(worst: Float[np.ndarray, "n defenses"]) -> Float[np.ndarray, "n defen
 def fewest(
     means: Float[np.ndarray, "attacks defenses"], within: float = WITHIN
 ) -> tuple[int, ...]:
-    """Returns the smallest set of attacks of which one is near each defense's worst case.
+    """Returns the smallest set of attacks of which one is near each defense's worst attack.
 
     Of equally small ones, that whose largest miss is smallest.
 
     Args:
-        means: NaN where an attack has not met a defense.
+        means: Of all attacks against all defenses.
         within: What "near" is, in points.
     """
-    missed = np.nan_to_num(np.nanmax(means, 0) - means, nan=math.inf)
+    missed = (means.max(0) - means).round(DIGITS)
     near = missed <= within
     for size in range(1, len(means) + 1):
         sets: Int[np.ndarray, "sets size"] = np.array(list(combinations(range(len(means)), size)))
@@ -157,26 +193,31 @@ def matrix(grid: Grid) -> Matrix:
     """Returns the matrix of a table, of the seeds that all its finished rows have.
 
     Raises:
-        ValueError: If rows have no seed in common, or attack different numbers of classes.
+        ValueError: If rows have no seed in common, or are of several tasks or numbers of classes.
     """
     done = {label: own for label, own in grid.done.items() if own}
-    attacked = {label: grid.table.rows[label].trials.classes for label in done}
-    if len(set(attacked.values())) > 1:
-        raise ValueError(f"rows of {grid.table.name} attack different numbers of classes")
+    cells = [grid.table.rows[label] for label in done]
+    attacked = {(cell.setting.task, cell.trials.classes) for cell in cells}
+    if len(attacked) > 1:
+        raise ValueError(
+            f"the rows of {grid.table.name} attack different classes: choose some with --rows"
+        )
     seeds = sorted(set.intersection(*(set(own) for own in done.values())) if done else ())
     if not seeds:
         raise ValueError(f"the rows of {grid.table.name} have no finished seed in common")
     rows = [Row.of(label) for label in grid.table.rows]
     attacks = tuple(dict.fromkeys(row.attack for row in rows))
     defenses = tuple(dict.fromkeys(row.defended for row in rows))
-    classes = next(iter(attacked.values()))
+    ((_, classes),) = attacked
     values: Numbers = np.full((len(attacks), len(defenses), len(seeds), classes), np.nan)
     for label, own in done.items():
         row = Row.of(label)
         for s, seed in enumerate(seeds):
-            if (read := readable(own[seed], grid.store)) is not None:
-                cell = by_identity(read[0]["values"]["attack_acc"], classes)
-                values[attacks.index(row.attack), defenses.index(row.defended), s] = cell
+            read = readable(own[seed], grid.store)
+            if read is not None and (repeats := read[0]["values"].get("attack_acc")):
+                place = attacks.index(row.attack), defenses.index(row.defended), s
+                values[place] = by_identity(repeats, classes)
+    values[np.isnan(values).any((2, 3))] = np.nan  # a cell has all seeds or none
     gaps = {
         (attack, defense): why_not(grid.table, attack, defense)
         for a, attack in enumerate(attacks)
@@ -214,43 +255,47 @@ def table_text(m: Matrix) -> str:
     spans = np.quantile(m.drawn, [0.025, 0.975], axis=0)
     for a, d in np.ndindex(*m.means.shape):
         why = m.gaps.get((m.attacks[a], m.defenses[d]), "")
-        numbers = ["", "", ""] if why else [f"{v:.4f}" for v in (m.means[a, d], *spans[:, a, d])]
-        writer.writerow([m.attacks[a], m.defenses[d], m.values.shape[2], *numbers, why])
+        numbers = [m.means[a, d], *(spans[:, a, d] if m.rough else ())] * (not why)
+        cells = [f"{v:.4f}" for v in numbers] + [""] * (3 - len(numbers))
+        writer.writerow([m.attacks[a], m.defenses[d], m.values.shape[2], *cells, why])
     return text.getvalue()
 
 
 def sentences(m: Matrix) -> Iterator[str]:
-    """Yields the conclusions as Markdown, each with its interval."""
+    """Yields the conclusions as Markdown, those about different sets of attacks apart."""
     seeds, persons = m.values.shape[2:]
-    sizes = f"{len(m.attacks)} attacks, {len(m.defenses)} defenses"
-    yield f"{sizes}, {seeds} seeds, {persons} persons."
-    yield ""
-    yield "| defense | worst attack | Attack Acc, % | rank (1: least leaks) |"
-    yield "|---|---|---|---|"
-    lines = zip(m.defenses, m.worst(), m.ranks(), strict=True)
-    for defense, (attack, mean, low, high), (rank, least, most) in sorted(
-        lines, key=lambda line: line[2][0]
-    ):
+
+    def shown(mean: str, low: float, high: float) -> str:
+        return f"{mean} ({low:.1f} to {high:.1f})" if m.rough else mean
+
+    for part in m.parts():
+        every = "all" if len(part.attacks) == len(m.attacks) else "the"
+        names = "" if every == "all" else f" ({', '.join(part.attacks)})"
+        title = f"{len(part.defenses)} defenses that met {every} {len(part.attacks)} attacks"
+        yield f"**{title}**{names}, {seeds} seeds, {persons} persons:"
+        yield ""
+        yield "| defense | worst attack | Attack Acc, % | rank (1: least leaks) |"
+        yield "|---|---|---|---|"
+        lines = zip(part.defenses, part.worst(), part.ranks(), strict=True)
+        for name, (attack, mean, *ends), (rank, *places) in sorted(lines, key=lambda v: v[2][0]):
+            acc, place = shown(f"{mean:.1f}", *ends), shown(f"{rank:g}", *places)
+            yield f"| {name} | {attack} | {acc} | {place} |"
+        yield ""
+        yield "| attack | points below the worst attack, mean over these defenses |"
+        yield "|---|---|"
+        for attack, mean, *ends in part.missed():
+            yield f"| {attack} | {shown(f'{mean:.1f}', *ends)} |"
+        yield ""
+        found, share = part.judges()
+        draws = f" In {share:.0%} of the draws the same are." if m.rough else ""
         yield (
-            f"| {defense} | {attack} | {mean:.1f} ({low:.1f} to {high:.1f}) | "
-            f"{rank:g} ({least:.1f} to {most:.1f}) |"
+            f"Fewest attacks of which one is within {WITHIN:g} points of each defense's worst "
+            f"attack: {len(found)} ({', '.join(found)}).{draws}"
         )
-    yield ""
-    yield "| attack | points below the worst attack, mean over defenses |"
-    yield "|---|---|"
-    for attack, mean, low, high in m.missed():
-        yield f"| {attack} | {mean:.1f} ({low:.1f} to {high:.1f}) |"
-    yield ""
-    found, share = m.judges()
-    yield (
-        f"Fewest attacks that find each defense's worst case within {WITHIN:g} points: "
-        f"{len(found)} ({', '.join(found)}). In {share:.0%} of the draws no more are needed."
-    )
-    yield ""
+        yield ""
     for why in dict.fromkeys(m.gaps.values()):
-        cells = sum(own == why for own in m.gaps.values())
-        yield f"{cells} cells have no number: {why}."
-    yield FEW
+        yield f"Cells without a number: {sum(own == why for own in m.gaps.values())}: {why}."
+    yield ROUGH if m.rough else NONE
 
 
 @own_style()
@@ -268,7 +313,7 @@ def draw(m: Matrix, path: Path) -> None:
         axes.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
     axes.axhline(len(m.attacks) - 0.5, color="white", linewidth=3)
     axes.set_xticks(range(len(m.defenses)), m.defenses, rotation=60, ha="right", fontsize=7)
-    axes.set_yticks(range(len(means)), [*m.attacks, "worst case"], fontsize=7)
+    axes.set_yticks(range(len(means)), [*m.attacks, "worst of these"], fontsize=7)
     figure.colorbar(image, ax=axes, label="Attack Acc, % (lower is more private)")
     save(figure, path, fingerprint(["matrix", VERSION, np.nan_to_num(means, nan=-1).tolist()]))
 

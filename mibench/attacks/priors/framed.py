@@ -5,36 +5,67 @@ generator of 1024x1024 faces draws is cut to its central 800x800 and resized to 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mibench.attacks.priors.styled import Begun
 from mibench.attacks.priors.stylegan import StyleGAN2, StyleGANPrior
 from mibench.networks.classifiers.face import resize
 from mibench.networks.generators.stylegan2 import Discriminator, Generator
+from mibench.precision import at, current
 from mibench.roles import PriorSpec
 from mibench.spec import require
 from mibench.store import Work
 from mibench.types import Images, ImageSet, Offer, Prior, Shape
 
+ROOM = 2**24
+"""Values of whole images that are drawn at once: five of 1024x1024 in colour."""
+
 
 class FramedPrior(StyleGANPrior):
-    """A generator whose images are cut to their centre and resized."""
+    """A generator whose images are cut to their centre and resized.
+
+    Args:
+        generator: Draws whole images.
+        discriminator: Has seen whole images.
+        crop: Pixels a side of the part that is kept.
+        size: Pixels a side to which it is resized.
+        values: Of a whole image.
+    """
 
     def __init__(
-        self, generator: Generator, discriminator: Discriminator, crop: int, size: int
+        self, generator: Generator, discriminator: Discriminator, crop: int, size: int, values: int
     ) -> None:
         super().__init__(generator, discriminator)
-        self.crop, self.size = crop, size
+        self.crop, self.size, self.values = crop, size, values
 
     def synthesise(
         self, ws: Float[Tensor, "n s d"], *, clamp: bool = True, begun: Begun | None = None
     ) -> Images:
-        """Returns framed images with constant noise."""
+        """Returns framed images with constant noise.
+
+        Attacks make their batches for images of the task. What is drawn here is larger, so many
+        images are drawn in parts, and drawn again for their gradient.
+        """
+        parts = ws.split(max(1, ROOM // self.values))  # type: ignore[no-untyped-call]
+        if begun is not None or len(parts) == 1:
+            return self._framed(ws, clamp=clamp, begun=begun)
+        precision = current()
+
+        def drawn(part: Tensor) -> Images:
+            with at(precision):  # a gradient may be computed by another thread
+                return self._framed(part, clamp=clamp)
+
+        again = partial(checkpoint, drawn, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(part) for part in parts])
+
+    def _framed(self, ws: Tensor, *, clamp: bool, begun: Begun | None = None) -> Images:
         x = super().synthesise(ws, clamp=clamp, begun=begun)
         edge = (x.shape[-1] - self.crop) // 2
         kept = slice(edge, edge + self.crop)
@@ -84,7 +115,8 @@ class Framed(PriorSpec):
                 f"{channels}x{height}x{width}"
             )
         whole = self.of.build((channels, self.resolution, self.resolution), num_classes)
-        return FramedPrior(whole.generator, whole.discriminator, crop, height)
+        values = channels * self.resolution**2
+        return FramedPrior(whole.generator, whole.discriminator, crop, height, values)
 
     def planned_steps(self, images: int) -> int:
         """Returns 0: nothing is trained."""

@@ -1,4 +1,4 @@
-"""Every attack against every defense on drawn portraits.
+"""Every attack against every defense in training, and black-box ones against releases.
 
 Attacks are those of ``attacks-avatars``, defenses those of ``defenses-avatars`` at their middle
 strength, so what these tables have computed is here already.
@@ -14,7 +14,7 @@ IN_TRAINING = {"No Def.": NoDefense(), **middle(TRAINED), BARE: NoDefense()}
 
 MATRIX_AVATARS = Table(
     name="matrix-avatars",
-    caption="Every attack against every defense on drawn portraits, 32x32, at small budgets.",
+    caption="All attacks against defenses on drawn portraits, 32x32, at small budgets.",
     rows={
         label: cell
         for title in WHITE_BOX | BLACK_BOX
@@ -27,7 +27,8 @@ MATRIX_AVATARS = Table(
     notes=(
         "In brackets: the middle strength of each defense in defenses-avatars, which says how it "
         "was chosen. RoLSS and SSF defend another network, an IR with skip connections, that has "
-        "its own row without a defense.",
+        "its own row without a defense. DP-SGD has a recipe of its own; its twin has a row in "
+        "defenses-avatars, as those of MID and Trap-MID have.",
         "Attacks that see all of the target, from GMI to MI-Face, have no row against defenses "
         "that change answers only: these do not stand in their way.",
         *NOTES,
