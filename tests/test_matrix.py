@@ -21,7 +21,7 @@ NAN = float("nan")
 
 def made(means: Sequence[Sequence[float]], seeds: int = 3, identities: int = 30) -> Matrix:
     """Returns a matrix in which every seed and identity has its cell's mean."""
-    values = np.tile(np.array(means)[:, :, None, None], (1, 1, seeds, identities))
+    values = np.tile(np.array(means, dtype=float)[:, :, None, None], (1, 1, seeds, identities))
     names = tuple(f"A{a}" for a in range(len(means))), tuple(f"D{d}" for d in range(len(means[0])))
     gaps = {
         (names[0][a], names[1][d]): matrix.WHOLE
