@@ -89,7 +89,7 @@ def test_cifar10_runs_from_official_batches_to_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_every_table_says_where_it_is_from_and_what_to_know(table: str) -> None:
     small = ("smoke", "digits", "avatars", "mnist", "celeba300", "faces30")
-    ours = (*small, "tradeoff", "attacks", "defenses")
+    ours = (*small, "tradeoff", "attacks", "defenses", "matrix")
     own = table.partition("-")[0] in ours
     assert bool(TABLES[table].source) != own
     assert TABLES[table].notes or table == "smoke"
