@@ -65,7 +65,7 @@ class Matrix:
         return np.asarray(self.values.mean((2, 3)).round(DIGITS))
 
     @property
-    def rough(self) -> bool:
+    def has_intervals(self) -> bool:
         """Whether there are seeds and identities enough for intervals."""
         seeds, identities = self.values.shape[2:]
         return bool(seeds >= FEWEST_VALUES and identities >= FEWEST_IDENTITIES)
@@ -255,7 +255,7 @@ def table_text(m: Matrix) -> str:
     spans = np.quantile(m.drawn, [0.025, 0.975], axis=0)
     for a, d in np.ndindex(*m.means.shape):
         why = m.gaps.get((m.attacks[a], m.defenses[d]), "")
-        numbers = [m.means[a, d], *(spans[:, a, d] if m.rough else ())] * (not why)
+        numbers = [m.means[a, d], *(spans[:, a, d] if m.has_intervals else ())] * (not why)
         cells = [f"{v:.4f}" for v in numbers] + [""] * (3 - len(numbers))
         writer.writerow([m.attacks[a], m.defenses[d], m.values.shape[2], *cells, why])
     return text.getvalue()
@@ -266,7 +266,7 @@ def sentences(m: Matrix) -> Iterator[str]:
     seeds, persons = m.values.shape[2:]
 
     def shown(mean: str, low: float, high: float) -> str:
-        return f"{mean} ({low:.1f} to {high:.1f})" if m.rough else mean
+        return f"{mean} ({low:.1f} to {high:.1f})" if m.has_intervals else mean
 
     for part in m.parts():
         every = "all" if len(part.attacks) == len(m.attacks) else "the"
@@ -287,7 +287,7 @@ def sentences(m: Matrix) -> Iterator[str]:
             yield f"| {attack} | {shown(f'{mean:.1f}', *ends)} |"
         yield ""
         found, share = part.judges()
-        draws = f" In {share:.0%} of the draws the same are." if m.rough else ""
+        draws = f" In {share:.0%} of the draws the same are." if m.has_intervals else ""
         yield (
             f"Fewest attacks of which one is within {WITHIN:g} points of each defense's worst "
             f"attack: {len(found)} ({', '.join(found)}).{draws}"
@@ -295,7 +295,7 @@ def sentences(m: Matrix) -> Iterator[str]:
         yield ""
     for why in dict.fromkeys(m.gaps.values()):
         yield f"Cells without a number: {sum(own == why for own in m.gaps.values())}: {why}."
-    yield ROUGH if m.rough else NONE
+    yield ROUGH if m.has_intervals else NONE
 
 
 @own_style()

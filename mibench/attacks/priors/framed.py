@@ -50,8 +50,8 @@ class FramedPrior(StyleGANPrior):
     ) -> Images:
         """Returns framed images with constant noise.
 
-        Attacks make their batches for images of the task. What is drawn here is larger, so many
-        images are drawn in parts, and drawn again for their gradient.
+        An attack's batch is as large as memory allows for images of the task's size. Whole images
+        need more memory, so a large batch is drawn in parts, each once more for its gradient.
         """
         parts = ws.split(max(1, ROOM // self.values))  # type: ignore[no-untyped-call]
         if begun is not None or len(parts) == 1:
