@@ -4,12 +4,14 @@ Skipped where there is no browser, unless MIBENCH_REQUIRE names "browser".
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.store import Store
 from tests.browsing import opened, scrolls_sideways, violations
@@ -26,7 +28,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     fill(table, Store(folder / "store"), seeds=2, data=Path())
     rows = [x for label in table.rows for x in ("--rows", label)]
     places = ["--store", str(folder / "store"), "--seeds", "2", *rows]
+    adaptive = TABLES["digits-adaptive"]
+    labels = ("KED-MI / No Def.", "KED-MI / MID", "KED-MI, views / MID", "KED-MI, 8 draws / MID")
+    crossed = replace(adaptive, rows={label: adaptive.rows[label] for label in labels})
+    fill(crossed, Store(folder / "store"), data=Path())
+    chosen = [x for label in labels for x in ("--rows", label)]
     calls = (
+        ["report", "digits-adaptive", *places[:2], *chosen, "-o", str(folder / "worst")],
         ["report", "smoke", *places, "-o", str(folder / "report")],
         ["records", "write", "smoke", *places, "-o", str(folder / "records")],
         ["records", "check", str(folder / "records")],
@@ -40,6 +48,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "report": folder / "report" / "index.html",
         "leaderboard": folder / "leaderboard" / "index.html",
+        "worst": folder / "worst" / "index.html",
     }
 
 
@@ -59,7 +68,7 @@ BACKGROUNDS = """async () => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["report", "leaderboard"])
+@pytest.mark.parametrize("name", ["report", "leaderboard", "worst"])
 def test_a_page_has_no_error_and_no_violation(
     browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
@@ -67,6 +76,10 @@ def test_a_page_has_no_error_and_no_violation(
     assert not wrong
     for summary in page.query_selector_all("details > summary"):
         summary.evaluate("s => s.parentElement.open = true")
+    if name == "worst":
+        heat = page.locator("table.heat").first
+        assert heat.locator("tbody tr").count() == 3
+        assert heat.locator("td").all_inner_texts().count("–") == 2
     if name == "report":
         marks, urls, bad, mute = page.evaluate(BACKGROUNDS)
         assert marks > 10

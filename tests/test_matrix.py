@@ -60,7 +60,7 @@ def test_only_defenses_that_met_the_same_attacks_are_ranked_together() -> None:
     assert made([[NAN, 80], [70, NAN]]).parts() == []
     text = list(sentences(m))
     assert "**2 defenses that met all 2 attacks**, 3 seeds, 30 persons:" in text
-    assert "**3 defenses that met the 1 attacks** (A1), 3 seeds, 30 persons:" in text
+    assert "**3 defenses that met the 1 attack** (A1), 3 seeds, 30 persons:" in text
 
 
 def test_fewest_attacks_that_find_each_worst_case() -> None:

@@ -1,8 +1,10 @@
 """The page of a table: what is on it, what is not, and what strange labels do to it."""
 
 import base64
+import math
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +20,7 @@ from mibench.commands.figure import slug
 from mibench.data import CelebA
 from mibench.evaluation.lenses import EVALUATOR
 from mibench.reporting.gallery import gallery, layout
+from mibench.reporting.matrix import matrix
 from mibench.reporting.page import page
 from mibench.reporting.page.pictures import sprite
 from mibench.reporting.page.plots import padded, ticks
@@ -114,8 +117,9 @@ def test_only_the_pages_own_script_may_run(store: Store) -> None:
 
 
 def test_strange_labels_stay_text(store: Store) -> None:
-    text = shown(renamed(smoke(), **HOSTILE), store)
+    text = shown(replace(renamed(smoke(), **HOSTILE), worst=True), store)
     tags = parsed(text)
+    assert "Worst cases" in text
     assert [t for t, _ in tags.seen].count("script") == 1
     assert "img" not in [t for t, _ in tags.seen]
     assert not [a for _, a in tags.seen if any(name.startswith("on") for name in a)]
@@ -221,6 +225,34 @@ def test_dependences_are_shown_where_they_have_been_measured(store: Store) -> No
     assert text.count('<td style="--a:0.55">0.75</td>') == 2 * 2
     assert "d(Z_j, Y) by hsic" not in text
     parsed(text)
+
+
+def test_worst_cases_stand_beside_the_attacks_that_found_them(store: Store) -> None:
+    full = TABLES["digits-adaptive"]
+    labels = ("KED-MI / No Def.", "KED-MI / MID", "KED-MI, views / MID", "KED-MI, 8 draws / MID")
+    table = replace(full, rows={label: full.rows[label] for label in labels})
+    text = shown(table, store, seeds=3)
+    parsed(text)
+    grid = Grid(table, record_stages(table, 3, None), store)
+    m = matrix(grid)
+    cells = re.findall(r'<td style="--a:[0-9.]+">(\S+?)</td>', text[text.index("Worst cases") :])
+    wanted = ["–" if math.isnan(v) else f"{v:.0f}" for v in m.means.ravel()]
+    assert cells[: len(wanted)] == wanted
+    assert wanted.count("–") == 2
+    (first, second) = m.parts()
+    assert "1 defense that met all 3 attacks" in text
+    assert "2 defenses that met the 1 attack<" in text
+    for part in (first, second):
+        for name, (attack, mean, *_) in zip(part.defenses, part.worst(), strict=True):
+            row = [name, attack, f"{mean:.1f}"]
+            assert re.search(r"<bdi>" + r"</bdi></t[hd]><td><bdi>".join(map(re.escape, row)), text)
+    assert "Cells without a number: 2: not in the table." in text
+    assert "Worst cases" not in shown(replace(table, worst=False), store, seeds=3)
+    one, other, *_ = grid.records.values()
+    for record in (one[0], *other[1:]):
+        shutil.rmtree(store.path(record))
+    told = page([(Grid(table, record_stages(table, 3, None), store), None)])
+    assert "Left out: the rows of digits-adaptive have no finished seed in common." in told
 
 
 def test_at_most_so_many_reconstructions_are_shown(store: Store) -> None:

@@ -261,41 +261,86 @@ def table_text(m: Matrix) -> str:
     return text.getvalue()
 
 
-def sentences(m: Matrix) -> Iterator[str]:
-    """Yields the conclusions as Markdown, those about different sets of attacks apart."""
-    seeds, persons = m.values.shape[2:]
+@dataclass(frozen=True)
+class Conclusions:
+    """What defenses that met the same attacks are found to leak, as text.
+
+    Attributes:
+        title: How many defenses met how many attacks.
+        attacks: Names of these, if other attacks of the table are not among them.
+        defenses: Name, worst attack, its Attack Acc and the rank of each, by rank.
+        judges: Name of each attack and how far it is below the worst attack, the best first.
+        fewest: The fewest attacks of which one is near each defense's worst attack.
+    """
+
+    title: str
+    attacks: str
+    defenses: list[tuple[str, str, str, str]]
+    judges: list[tuple[str, str]]
+    fewest: str
+
+
+def conclusions(m: Matrix) -> Iterator[Conclusions]:
+    """Yields what the matrix says, of each set of attacks apart."""
 
     def shown(mean: str, low: float, high: float) -> str:
         return f"{mean} ({low:.1f} to {high:.1f})" if m.has_intervals else mean
 
     for part in m.parts():
         every = "all" if len(part.attacks) == len(m.attacks) else "the"
-        names = "" if every == "all" else f" ({', '.join(part.attacks)})"
-        title = f"{len(part.defenses)} defenses that met {every} {len(part.attacks)} attacks"
-        yield f"**{title}**{names}, {seeds} seeds, {persons} persons:"
+        lines = zip(part.defenses, part.worst(), part.ranks(), strict=True)
+        found, share = part.judges()
+        draws = f" In {share:.0%} of the draws the same are." if m.has_intervals else ""
+        yield Conclusions(
+            f"{_count(part.defenses, 'defense')} that met {every} "
+            f"{_count(part.attacks, 'attack')}",
+            "" if every == "all" else "; ".join(part.attacks),
+            [
+                (name, attack, shown(f"{mean:.1f}", *ends), shown(f"{rank:g}", *places))
+                for name, (attack, mean, *ends), (rank, *places) in sorted(
+                    lines, key=lambda v: v[2][0]
+                )
+            ],
+            [(attack, shown(f"{mean:.1f}", *ends)) for attack, mean, *ends in part.missed()],
+            f"Fewest attacks of which one is within {WITHIN:g} points of each defense's worst "
+            f"attack: {len(found)} ({'; '.join(found)}).{draws}",
+        )
+
+
+def _count(names: tuple[str, ...], noun: str) -> str:
+    return f"{len(names)} {noun}{'s' * (len(names) > 1)}"
+
+
+def remarks(m: Matrix) -> list[str]:
+    """Returns why cells have no number, and what the intervals are worth."""
+    reasons = list(m.gaps.values())
+    counts = {why: reasons.count(why) for why in reasons}
+    return [
+        *(f"Cells without a number: {n}: {why}." for why, n in counts.items()),
+        ROUGH if m.has_intervals else NONE,
+    ]
+
+
+def sentences(m: Matrix) -> Iterator[str]:
+    """Yields the conclusions as lines of Markdown."""
+    seeds, persons = m.values.shape[2:]
+    for part in conclusions(m):
+        names = f" ({part.attacks})" if part.attacks else ""
+        yield f"**{part.title}**{names}, {seeds} seeds, {persons} persons:"
         yield ""
         yield "| defense | worst attack | Attack Acc, % | rank (1: least leaks) |"
         yield "|---|---|---|---|"
-        lines = zip(part.defenses, part.worst(), part.ranks(), strict=True)
-        for name, (attack, mean, *ends), (rank, *places) in sorted(lines, key=lambda v: v[2][0]):
-            acc, place = shown(f"{mean:.1f}", *ends), shown(f"{rank:g}", *places)
-            yield f"| {name} | {attack} | {acc} | {place} |"
+        for cells in part.defenses:
+            yield f"| {' | '.join(cells)} |"
         yield ""
         yield "| attack | points below the worst attack, mean over these defenses |"
         yield "|---|---|"
-        for attack, mean, *ends in part.missed():
-            yield f"| {attack} | {shown(f'{mean:.1f}', *ends)} |"
+        for cells in part.judges:
+            yield f"| {' | '.join(cells)} |"
         yield ""
-        found, share = part.judges()
-        draws = f" In {share:.0%} of the draws the same are." if m.has_intervals else ""
-        yield (
-            f"Fewest attacks of which one is within {WITHIN:g} points of each defense's worst "
-            f"attack: {len(found)} ({', '.join(found)}).{draws}"
-        )
+        yield part.fewest
         yield ""
-    for why in dict.fromkeys(m.gaps.values()):
-        yield f"Cells without a number: {sum(own == why for own in m.gaps.values())}: {why}."
-    yield ROUGH if m.has_intervals else NONE
+    yield from remarks(m)
 
 
 @own_style()

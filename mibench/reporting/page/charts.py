@@ -10,6 +10,7 @@ from mibench.benchmarks.row import Row
 from mibench.evaluation.accuracy import topk_hits
 from mibench.reporting.canvas import ACCURACY, ATTACK_ACC
 from mibench.reporting.diagnostics import diagnose
+from mibench.reporting.matrix import conclusions, matrix, remarks
 from mibench.reporting.page import plots
 from mibench.reporting.page.render import visible
 from mibench.reporting.results import Results, show
@@ -67,6 +68,40 @@ def heat(
         "title": title, "aside": aside, "columns": list(columns), "rows": rows, "top": top,
         "form": form,
     }  # fmt: skip
+
+
+def crossed(grid: Grid) -> dict[str, Any] | None:
+    """Returns Attack Acc of all attacks against all defenses, and what follows from it.
+
+    None of a table that has no worst cases.
+    """
+    if not grid.table.worst:
+        return None
+    try:
+        m = matrix(grid)
+    except ValueError as error:
+        return {"problem": visible(str(error)), "heat": None, "parts": (), "remarks": ()}
+    seeds, identities = m.values.shape[2:]
+    return {
+        "problem": "",
+        "heat": heat(
+            "Attack Acc of all attacks against all defenses",
+            f"In percent; mean over seeds ({seeds}) and identities ({identities}).",
+            {visible(a): own.tolist() for a, own in zip(m.attacks, m.means, strict=True)},
+            [visible(name) for name in m.defenses],
+        ),
+        "parts": [
+            {
+                "title": part.title,
+                "attacks": visible(part.attacks),
+                "defenses": [[visible(cell) for cell in cells] for cells in part.defenses],
+                "judges": [[visible(cell) for cell in cells] for cells in part.judges],
+                "fewest": visible(part.fewest),
+            }
+            for part in conclusions(m)
+        ],
+        "remarks": remarks(m),
+    }
 
 
 def leaks(done: Mapping[str, RecordStage], store: Store) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The page of one or several tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mibench.benchmarks.row import Row
@@ -10,7 +10,6 @@ from mibench.reporting.page.render import render, visible
 from mibench.reporting.page.rows import CONTROL_COLUMN, column, row
 from mibench.reporting.results import collect
 from mibench.running.grid import Grid
-from mibench.running.stages import RecordStage
 
 IDENTITIES = 16
 """Default number of reconstructions that a row shows at most."""
@@ -62,7 +61,7 @@ def _chapter(
         )
     held = {k: s for k, s in done.items() if store.state(s.evidence[0]) == "done"}
     private = grid.private(with_private)
-    styles = _styles(done)
+    styles = _styles(label for label, own in grid.done.items() if own)
     return {
         "id": f"t{number}",
         "table": table,
@@ -74,12 +73,16 @@ def _chapter(
             row(f"t{number}r{i}", label, grid, command, results)
             for i, label in enumerate(table.rows)
         ],
-        "notes": footnotes(results, "Bold:") + [LEFT_OUT] * (len(held) < len(done)),
+        "notes": [
+            *map(visible, footnotes(results, "Bold:")),
+            *[LEFT_OUT] * (len(held) < len(done)),
+        ],
         "faces": grid.faces,
         "private": private,
         "seeds": results.seeds,
         "tradeoff": charts.tradeoff(results, styles),
         "styles": {visible(name): plots.swatch(style) for name, style in styles.items()},
+        "crossed": charts.crossed(grid),
         "grids": pictures.grids(f"t{number}", held, store, identities, private=private),
         "mistakes": pictures.mistakes(f"t{number}", held, store, private=private),
         "heats": [
@@ -90,7 +93,7 @@ def _chapter(
     }
 
 
-def _styles(done: Mapping[str, RecordStage]) -> dict[str, int]:
+def _styles(labels: Iterable[str]) -> dict[str, int]:
     """Returns defense → number of its colour, the same in all plots."""
-    names = dict.fromkeys(Row.of(label).defended for label in done)
+    names = dict.fromkeys(Row.of(label).defended for label in labels)
     return {name: i for i, name in enumerate(names)}
