@@ -78,9 +78,9 @@ def test_with_few_seeds_or_persons_there_are_no_intervals() -> None:
         assert "| D0 | A0 | 80.0 | 2 |" in text
         assert table_text(m).splitlines()[1].startswith("A0,D0,")
         assert table_text(m).splitlines()[1].endswith("80.0000,,,")
-    assert "| D0 | A0 | 80.0 (80.0 to 80.0) | 2 (2.0 to 2.0) |" in list(
-        sentences(made([[80, 10]]))
-    )
+    text = list(sentences(made([[80, 10], [70, 20]])))
+    assert "| D0 | A0 | 80.0 (80.0 to 80.0) | 2 (2.0 to 2.0) |" in text
+    assert "| A1 | 5.0 (5.0 to 5.0) |" in text
 
 
 def test_the_bootstrap_is_over_seeds_and_over_identities() -> None:

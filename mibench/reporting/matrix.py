@@ -335,8 +335,8 @@ def sentences(m: Matrix) -> Iterator[str]:
         yield ""
         yield "| attack | points below the worst attack, mean over these defenses |"
         yield "|---|---|"
-        for cells in part.judges:
-            yield f"| {' | '.join(cells)} |"
+        for judge in part.judges:
+            yield f"| {' | '.join(judge)} |"
         yield ""
         yield part.fewest
         yield ""

@@ -24,7 +24,11 @@ from mibench.benchmarks.tables.faces30 import FACES30, FACES30_64
 from mibench.benchmarks.tables.fig1 import FIG1, FIG1_DIGITS
 from mibench.benchmarks.tables.matrix_avatars import MATRIX_AVATARS
 from mibench.benchmarks.tables.mnist_others import MNIST_OTHERS
-from mibench.benchmarks.tables.prior_length import DIGITS_PRIOR_LENGTH, MNIST_PRIOR_LENGTH
+from mibench.benchmarks.tables.prior_length import (
+    DIGITS_PRIOR_LENGTH,
+    MNIST_CURVE,
+    MNIST_PRIOR_LENGTH,
+)
 from mibench.benchmarks.tables.quirks import SELECT_TEST, TRAIN_LABELS, UNTRAINED_CRITIC
 from mibench.benchmarks.tables.smoke import SMOKE
 from mibench.benchmarks.tables.sweeps import SWEEP_CELEBA, SWEEP_CIFAR10, SWEEP_MNIST
@@ -46,7 +50,7 @@ TABLES: dict[str, Table] = {
         UNTRAINED_CRITIC, TRAIN_LABELS, SELECT_TEST, DIGITS_PRIOR_LENGTH,
         TABLE1, TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED,
         TABLE3_MNIST, TABLE3_MNIST_SHORT, TABLE3_MNIST_CONTROLLED,
-        MNIST_PRIOR_LENGTH, MNIST_OTHERS,
+        MNIST_PRIOR_LENGTH, MNIST_CURVE, MNIST_OTHERS,
         TABLE3_CIFAR10, TABLE3_CIFAR10_CONTROLLED,
         TABLE4, TABLE4_CONTROLLED, TABLE5, TABLE5_CONTROLLED, TABLE5_DIGITS,
         TABLE_LOMMA, TABLE_PLG, TABLE_PPA, TABLE_LABELONLY,
