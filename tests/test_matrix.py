@@ -71,6 +71,38 @@ def test_fewest_attacks_that_find_each_worst_case() -> None:
     assert made([[80, 76], [70, 80]]).judges() == (("A0",), 1)
 
 
+def test_a_defense_is_compared_with_its_twin_at_the_same_seeds_and_persons() -> None:
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 20, (2, 1, 3, 30))
+    values = np.concatenate([50 + noise, 40 + noise, 45 + rng.normal(0, 1, (2, 1, 3, 30))], 1)
+    others = {"B": "A", "C": "B"}
+    m = Matrix(("X", "Y"), ("A", "B", "C"), values, {}, others)
+    first, second = m.differences()
+    assert first == ("B", "A", *[pytest.approx(-10)] * 3)
+    means = values.mean((0, 2, 3))
+    assert second[:2] == ("C", "B")
+    assert second[2] == pytest.approx(means[2] - means[1])
+    assert second[3] < second[2] < second[4]
+    assert "| B | A | -10.0 (-10.0 to -10.0) |" in list(sentences(m))
+    gap = values.copy()
+    gap[0, 0] = NAN
+    whole, some = Matrix(("X", "Y"), ("A", "B", "C"), gap, {}, others).parts()
+    assert whole.others == {"C": "B"}
+    assert some.others == others
+    assert made([[1, 2]]).differences() == []
+
+
+def test_the_twin_is_taken_before_no_defense() -> None:
+    others = matrix.compared(TABLES["defenses-avatars"])
+    assert others["MID (0.05)"] == "MID (0)"
+    assert others["DP-SGD (0.1)"] == "DP-SGD (0)"
+    assert others["MID (0)"] == "No Def."
+    assert others["SSF (0.2)"] == "No Def. (IR)"
+    assert others["Rounding (2)"] == "No Def."
+    assert not others.keys() & {"No Def.", "No Def. (IR)"}
+    assert matrix.compared(TABLES["matrix-avatars"])["MID (0.05)"] == "No Def."
+
+
 def test_with_few_seeds_or_persons_there_are_no_intervals() -> None:
     for m in (made([[80, 10]], seeds=2), made([[80, 10]], identities=19)):
         text = list(sentences(m))

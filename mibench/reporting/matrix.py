@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +17,7 @@ from mibench.benchmarks.tables.base import Table
 from mibench.defenses import Release
 from mibench.evaluation.significance import FEWEST_IDENTITIES, FEWEST_VALUES, RESAMPLES
 from mibench.reporting.canvas import new_figure, own_style, save
+from mibench.reporting.contrasts import reference, twins
 from mibench.reporting.results import by_identity, readable
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
@@ -31,7 +32,8 @@ ABSENT = "not in the table"
 MISSING = "not computed"
 ROUGH = (
     "Intervals: 95 %, bootstrap over seeds and persons together, the worst attack of each defense "
-    "held fixed. With few seeds they are rough: too wide where single persons are found with one "
+    "held fixed; each by itself, so of twenty that should hold 0 one misses it by chance. "
+    "With few seeds they are rough: too wide where single persons are found with one "
     "seed and not with another, too narrow where seeds differ as a whole. The largest of several "
     "noisy means is more often too high than too low."
 )
@@ -52,12 +54,15 @@ class Matrix:
         defenses: Names with weights of those that have a number, in the table's order.
         values: Mean of each identity at each seed; NaN in cells that have no number.
         gaps: (attack, defense) → why a cell of the table has none.
+        others: Defense → the one that it is compared with, its undefended twin where there is a
+            row of it, else no defense; of those that both have a number.
     """
 
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     values: Float[np.ndarray, "attacks defenses seeds identities"]
     gaps: dict[tuple[str, str], str]
+    others: dict[str, str] = field(default_factory=dict)
 
     @property
     def means(self) -> Float[np.ndarray, "attacks defenses"]:
@@ -95,11 +100,13 @@ class Matrix:
         return parts
 
     def _only(self, attacks: NDArray[np.bool_], defenses: NDArray[np.bool_]) -> "Matrix":
+        names = tuple(d for d, kept in zip(self.defenses, defenses, strict=True) if kept)
         return Matrix(
             tuple(a for a, kept in zip(self.attacks, attacks, strict=True) if kept),
-            tuple(d for d, kept in zip(self.defenses, defenses, strict=True) if kept),
+            names,
             self.values[attacks][:, defenses],
             {},
+            {d: other for d, other in self.others.items() if {d, other} <= set(names)},
         )
 
     @cached_property
@@ -141,6 +148,23 @@ class Matrix:
         self, means: Float[np.ndarray, "n attacks defenses"]
     ) -> Float[np.ndarray, "n attacks"]:
         return np.asarray((self._winning(means)[:, None] - means).mean(2))
+
+    def differences(self) -> list[tuple[str, str, float, float, float]]:
+        """Returns of each defense with whom it is compared, the difference, and the interval.
+
+        Attack Acc less that of the other, mean over attacks, in points.
+        """
+        own, spans = self._less(self.means[None])[0], span(self._less(self.drawn))
+        pairs = zip(self.others.items(), own, spans, strict=True)
+        return [(d, other, float(x), *s) for (d, other), x, s in pairs]
+
+    def _less(
+        self, means: Float[np.ndarray, "n attacks defenses"]
+    ) -> Float[np.ndarray, "n pairs"]:
+        place = {d: i for i, d in enumerate(self.defenses)}
+        averages = means.mean(1)
+        pairs = [averages[:, place[d]] - averages[:, place[o]] for d, o in self.others.items()]
+        return np.stack(pairs, 1) if pairs else np.empty((len(means), 0))
 
     def judges(self) -> tuple[tuple[str, ...], float]:
         """Returns the fewest attacks of which one is near each defense's worst attack.
@@ -227,12 +251,25 @@ def matrix(grid: Grid) -> Matrix:
     some = ~np.isnan(values.mean((2, 3)))
     if not some.any():
         raise ValueError(f"the records have no Attack Acc of {grid.table.name}")
+    kept = tuple(d for d, kept in zip(defenses, some.any(0), strict=True) if kept)
     return Matrix(
         tuple(a for a, kept in zip(attacks, some.any(1), strict=True) if kept),
-        tuple(d for d, kept in zip(defenses, some.any(0), strict=True) if kept),
+        kept,
         values[some.any(1)][:, some.any(0)],
         gaps,
+        {d: other for d, other in compared(grid.table).items() if {d, other} <= set(kept)},
     )
+
+
+def compared(table: Table) -> dict[str, str]:
+    """Returns defense → its twin if the table has a row of it, else no defense."""
+    own = twins(table)
+    others = {label: own.get(label, reference(table, label)) for label in table.rows}
+    return {
+        Row.of(label).defended: Row.of(other).defended
+        for label, other in others.items()
+        if other is not None
+    }
 
 
 def why_not(table: Table, attack: str, defense: str) -> str:
@@ -269,6 +306,8 @@ class Conclusions:
         title: How many defenses met how many attacks.
         attacks: Names of these, if other attacks of the table are not among them.
         defenses: Name, worst attack, its Attack Acc and the rank of each, by rank.
+        differences: Name of each defense, what it is compared with, and Attack Acc less that
+            one's, mean over attacks.
         judges: Name of each attack and how far it is below the worst attack, the best first.
         fewest: The fewest attacks of which one is near each defense's worst attack.
     """
@@ -276,6 +315,7 @@ class Conclusions:
     title: str
     attacks: str
     defenses: list[tuple[str, str, str, str]]
+    differences: list[tuple[str, str, str]]
     judges: list[tuple[str, str]]
     fewest: str
 
@@ -301,6 +341,7 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
                     lines, key=lambda v: v[2][0]
                 )
             ],
+            [(d, other, shown(f"{x:+.1f}", *ends)) for d, other, x, *ends in part.differences()],
             [(attack, shown(f"{mean:.1f}", *ends)) for attack, mean, *ends in part.missed()],
             f"Fewest attacks of which one is within {WITHIN:g} points of each defense's worst "
             f"attack: {len(found)} ({'; '.join(found)}).{draws}",
@@ -333,6 +374,12 @@ def sentences(m: Matrix) -> Iterator[str]:
         for cells in part.defenses:
             yield f"| {' | '.join(cells)} |"
         yield ""
+        if part.differences:
+            yield "| defense | compared with | Attack Acc higher by, mean over these attacks |"
+            yield "|---|---|---|"
+            for difference in part.differences:
+                yield f"| {' | '.join(difference)} |"
+            yield ""
         yield "| attack | points below the worst attack, mean over these defenses |"
         yield "|---|---|"
         for judge in part.judges:

@@ -95,6 +95,7 @@ def crossed(grid: Grid) -> dict[str, Any] | None:
                 "title": part.title,
                 "attacks": visible(part.attacks),
                 "defenses": [[visible(cell) for cell in cells] for cells in part.defenses],
+                "differences": [[visible(cell) for cell in cells] for cells in part.differences],
                 "judges": [[visible(cell) for cell in cells] for cells in part.judges],
                 "fewest": visible(part.fewest),
             }
