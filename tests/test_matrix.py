@@ -1,6 +1,7 @@
 """All attacks against all defenses: worst cases, ranks, judges, gaps, and the command."""
 
 import csv
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mibench.reporting.matrix import Matrix, fewest, sentences, table_text
 from mibench.running.grid import Grid
 from mibench.running.stages import graph, record_stage
 from mibench.store import Store
+from tests.made import fill, smoke
 
 NAN = float("nan")
 
@@ -58,6 +60,15 @@ def test_only_defenses_that_met_the_same_attacks_are_ranked_together() -> None:
     (whole,) = made([[90, 80]]).parts()
     assert whole.defenses == ("D0", "D1")
     assert made([[NAN, 80], [70, NAN]]).parts() == []
+    assert not [line for line in sentences(made([[90, 80]])) if "below" in line or "Few" in line]
+    (alone,) = made([[80], [70]]).parts()
+    assert alone.attacks == ("A0", "A1")
+    parts = made([[9, 8, 7, NAN], [9, 8, NAN, NAN], [9, NAN, NAN, 6]]).parts()
+    assert [(p.attacks, p.defenses) for p in parts] == [
+        (("A0", "A1"), ("D0", "D1")),
+        (("A0",), ("D0", "D1", "D2")),
+        (("A2",), ("D0", "D3")),
+    ]
     text = list(sentences(m))
     assert "**2 defenses that met all 2 attacks**, 3 seeds, 30 persons:" in text
     assert "**3 defenses that met the 1 attack** (A1), 3 seeds, 30 persons:" in text
@@ -181,10 +192,23 @@ def test_the_matrix_shares_what_other_tables_computed() -> None:
             assert inversions[0] == inversions[1]
 
 
-def test_rows_without_a_seed_in_common_are_refused() -> None:
-    grid = Grid.plan(TABLES["smoke"], 1, None, Store(Path("nowhere")))
-    with pytest.raises(ValueError, match="the rows of smoke have no finished seed in common"):
-        matrix.matrix(grid)
+def test_a_row_without_every_seed_has_no_number(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    table = smoke("GMI / No Def.", "GMI / MID", "VMI / No Def.")
+    with pytest.raises(ValueError, match="no row of smoke is finished"):
+        matrix.matrix(Grid.plan(table, 3, None, store))
+    records = fill(table, store, seeds=3)
+    shutil.rmtree(store.path(records["GMI / MID"][1]))
+    grid = Grid(table, records, store)
+    m = matrix.matrix(grid)
+    assert m.values.shape[2] == 3
+    assert m.defenses == ("No Def.",)
+    assert m.gaps["GMI", "MID"] == matrix.MISSING
+    for label in ("GMI / No Def.", "VMI / No Def."):
+        shutil.rmtree(store.path(records[label][0]))
+    told = "no row of smoke has all 3 seeds of the others: ask for fewer with --seeds"
+    with pytest.raises(ValueError, match=told):
+        matrix.matrix(Grid(table, records, store))
 
 
 def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
@@ -215,4 +239,4 @@ def test_what_is_not_computed_yet_is_left_out_and_said(tmp_path: Path) -> None:
     assert "the records have no Attack Acc of matrix-avatars" in done.output
     m = made([[80, NAN], [60, 30]])
     m.gaps["A0", "D1"] = matrix.MISSING
-    assert "Cells without a number: 1: not computed." in list(sentences(m))
+    assert f"Cells without a number: 1: {matrix.MISSING}." in list(sentences(m))

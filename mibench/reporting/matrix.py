@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -29,7 +29,10 @@ DIGITS = 9
 """Decimals of a mean; differences below are of the order in which numbers were added."""
 WHOLE = "the attack sees the whole target, and the defense changes answers only"
 ABSENT = "not in the table"
-MISSING = "not computed"
+MISSING = "not computed, or not at every seed"
+WORST = ("defense", "worst attack", "Attack Acc, %", "rank (1: least leaks)")
+LESS = ("defense", "compared with", "Attack Acc higher by, mean over these attacks")
+JUDGES = ("attack", "points below the worst attack, mean over these defenses")
 ROUGH = (
     "Intervals: 95 %, bootstrap over seeds and persons together, the worst attack of each defense "
     "held fixed; each by itself, so of twenty that should hold 0 one misses it by chance. "
@@ -89,14 +92,17 @@ class Matrix:
     def parts(self) -> list["Matrix"]:
         """Returns matrices without a gap, in which all defenses have met the same attacks.
 
-        The defenses that all attacks have met; and the attacks that have met all defenses. One
-        that has nothing, or is the other once more, is left out.
+        One for each set of attacks that is all that some defense has met, the largest first: these
+        attacks, and all defenses that have met them, at least two unless there is only one.
         """
         there = ~np.isnan(self.means)
-        defenses, attacks = there.all(0), there.all(1)
-        parts = [self._only(np.ones_like(attacks), defenses)] * bool(defenses.any())
-        if attacks.any() and not there.all():
-            parts.append(self._only(attacks, np.ones_like(defenses)))
+        met = dict.fromkeys(map(tuple, there.T.tolist()))
+        parts = []
+        for own in sorted(met, key=sum, reverse=True):
+            attacks = np.array(own)
+            defenses = there[attacks].all(0)
+            if defenses.sum() > 1 or len(self.defenses) == 1:
+                parts.append(self._only(attacks, defenses))
         return parts
 
     def _only(self, attacks: NDArray[np.bool_], defenses: NDArray[np.bool_]) -> "Matrix":
@@ -214,10 +220,12 @@ def fewest(
 
 
 def matrix(grid: Grid) -> Matrix:
-    """Returns the matrix of a table, of the seeds that all its finished rows have.
+    """Returns the matrix of a table, of all seeds of its finished rows.
+
+    A row that lacks some of them has no number.
 
     Raises:
-        ValueError: If rows have no seed in common, or are of several tasks or numbers of classes.
+        ValueError: If no row has all seeds, or rows are of several tasks or numbers of classes.
     """
     done = {label: own for label, own in grid.done.items() if own}
     cells = [grid.table.rows[label] for label in done]
@@ -226,15 +234,21 @@ def matrix(grid: Grid) -> Matrix:
         raise ValueError(
             f"the rows of {grid.table.name} attack different classes: choose some with --rows"
         )
-    seeds = sorted(set.intersection(*(set(own) for own in done.values())) if done else ())
-    if not seeds:
-        raise ValueError(f"the rows of {grid.table.name} have no finished seed in common")
+    seeds = sorted({seed for own in done.values() for seed in own})
+    full = {label: own for label, own in done.items() if len(own) == len(seeds)}
+    if not full:
+        raise ValueError(
+            f"no row of {grid.table.name} has all {len(seeds)} seeds of the others: ask for fewer "
+            "with --seeds"
+            if seeds
+            else f"no row of {grid.table.name} is finished"
+        )
     rows = [Row.of(label) for label in grid.table.rows]
     attacks = tuple(dict.fromkeys(row.attack for row in rows))
     defenses = tuple(dict.fromkeys(row.defended for row in rows))
     ((_, classes),) = attacked
     values: Numbers = np.full((len(attacks), len(defenses), len(seeds), classes), np.nan)
-    for label, own in done.items():
+    for label, own in full.items():
         row = Row.of(label)
         for s, seed in enumerate(seeds):
             read = readable(own[seed], grid.store)
@@ -305,18 +319,14 @@ class Conclusions:
     Attributes:
         title: How many defenses met how many attacks.
         attacks: Names of these, if other attacks of the table are not among them.
-        defenses: Name, worst attack, its Attack Acc and the rank of each, by rank.
-        differences: Name of each defense, what it is compared with, and Attack Acc less that
-            one's, mean over attacks.
-        judges: Name of each attack and how far it is below the worst attack, the best first.
+        tables: Headings and rows: worst cases by rank; differences from twins; and, of several
+            attacks, how far each is below the worst.
         fewest: The fewest attacks of which one is near each defense's worst attack.
     """
 
     title: str
     attacks: str
-    defenses: list[tuple[str, str, str, str]]
-    differences: list[tuple[str, str, str]]
-    judges: list[tuple[str, str]]
+    tables: list[tuple[tuple[str, ...], list[tuple[str, ...]]]]
     fewest: str
 
 
@@ -329,22 +339,32 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
     for part in m.parts():
         every = "all" if len(part.attacks) == len(m.attacks) else "the"
         lines = zip(part.defenses, part.worst(), part.ranks(), strict=True)
+        worst = [
+            (name, attack, shown(f"{mean:.1f}", *ends), shown(f"{rank:g}", *places))
+            for name, (attack, mean, *ends), (rank, *places) in sorted(
+                lines, key=lambda v: v[2][0]
+            )
+        ]
+        differences = [
+            (name, other, shown(f"{x:+.1f}", *ends))
+            for name, other, x, *ends in part.differences()
+        ]
+        judges = [(attack, shown(f"{mean:.1f}", *ends)) for attack, mean, *ends in part.missed()]
+        several = len(judges) > 1
+        tables: list[tuple[tuple[str, ...], Sequence[tuple[str, ...]]]] = [
+            (WORST, worst), (LESS, differences), (JUDGES, judges if several else []),
+        ]  # fmt: skip
         found, share = part.judges()
         draws = f" In {share:.0%} of the draws the same are." if m.has_intervals else ""
         yield Conclusions(
             f"{_count(part.defenses, 'defense')} that met {every} "
             f"{_count(part.attacks, 'attack')}",
             "" if every == "all" else "; ".join(part.attacks),
-            [
-                (name, attack, shown(f"{mean:.1f}", *ends), shown(f"{rank:g}", *places))
-                for name, (attack, mean, *ends), (rank, *places) in sorted(
-                    lines, key=lambda v: v[2][0]
-                )
-            ],
-            [(d, other, shown(f"{x:+.1f}", *ends)) for d, other, x, *ends in part.differences()],
-            [(attack, shown(f"{mean:.1f}", *ends)) for attack, mean, *ends in part.missed()],
+            [(heads, [*rows]) for heads, rows in tables if rows],
             f"Fewest attacks of which one is within {WITHIN:g} points of each defense's worst "
-            f"attack: {len(found)} ({'; '.join(found)}).{draws}",
+            f"attack: {len(found)} ({'; '.join(found)}).{draws}"
+            if several
+            else "",
         )
 
 
@@ -369,24 +389,13 @@ def sentences(m: Matrix) -> Iterator[str]:
         names = f" ({part.attacks})" if part.attacks else ""
         yield f"**{part.title}**{names}, {seeds} seeds, {persons} persons:"
         yield ""
-        yield "| defense | worst attack | Attack Acc, % | rank (1: least leaks) |"
-        yield "|---|---|---|---|"
-        for cells in part.defenses:
-            yield f"| {' | '.join(cells)} |"
-        yield ""
-        if part.differences:
-            yield "| defense | compared with | Attack Acc higher by, mean over these attacks |"
-            yield "|---|---|---|"
-            for difference in part.differences:
-                yield f"| {' | '.join(difference)} |"
+        for heads, rows in part.tables:
+            for cells in (heads, ("---",) * len(heads), *rows):
+                yield f"| {' | '.join(cells)} |"
             yield ""
-        yield "| attack | points below the worst attack, mean over these defenses |"
-        yield "|---|---|"
-        for judge in part.judges:
-            yield f"| {' | '.join(judge)} |"
-        yield ""
-        yield part.fewest
-        yield ""
+        if part.fewest:
+            yield part.fewest
+            yield ""
     yield from remarks(m)
 
 

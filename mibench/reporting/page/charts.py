@@ -94,9 +94,10 @@ def crossed(grid: Grid) -> dict[str, Any] | None:
             {
                 "title": part.title,
                 "attacks": visible(part.attacks),
-                "defenses": [[visible(cell) for cell in cells] for cells in part.defenses],
-                "differences": [[visible(cell) for cell in cells] for cells in part.differences],
-                "judges": [[visible(cell) for cell in cells] for cells in part.judges],
+                "tables": [
+                    (heads, [[visible(cell) for cell in cells] for cells in rows])
+                    for heads, rows in part.tables
+                ],
                 "fewest": visible(part.fewest),
             }
             for part in conclusions(m)
