@@ -95,6 +95,13 @@ def test_a_defense_is_compared_with_its_twin_at_the_same_seeds_and_persons() -> 
     assert second[2] == pytest.approx(means[2] - means[1])
     assert second[3] < second[2] < second[4]
     assert "| B | A | -10.0 (-10.0 to -10.0) |" in list(sentences(m))
+    lines = list(csv.DictReader(table_text(m).splitlines()))
+    assert [line["compared_with"] for line in lines] == ["", "A", "B"] * 2
+    assert [line["higher_by"] for line in lines][:2] == ["", "-10.0000"]
+    for a, line in enumerate((lines[2], lines[5])):
+        own = values[a, 2].mean() - values[a, 1].mean()
+        assert float(line["higher_by"]) == pytest.approx(own, abs=1e-4)
+        assert float(line["higher_low"]) < own < float(line["higher_high"])
     gap = values.copy()
     gap[0, 0] = NAN
     whole, some = Matrix(("X", "Y"), ("A", "B", "C"), gap, {}, others).parts()
@@ -120,7 +127,7 @@ def test_with_few_seeds_or_persons_there_are_no_intervals() -> None:
         assert matrix.NONE in text
         assert "| D0 | A0 | 80.0 | 2 |" in text
         assert table_text(m).splitlines()[1].startswith("A0,D0,")
-        assert table_text(m).splitlines()[1].endswith("80.0000,,,")
+        assert table_text(m).splitlines()[1].endswith("80.0000,,,,,,,")
     text = list(sentences(made([[80, 10], [70, 20]])))
     assert "| D0 | A0 | 80.0 (80.0 to 80.0) | 2 (2.0 to 2.0) |" in text
     assert "| A1 | 5.0 (5.0 to 5.0) |" in text

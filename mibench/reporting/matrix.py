@@ -30,6 +30,10 @@ DIGITS = 9
 WHOLE = "the attack sees the whole target, and the defense changes answers only"
 ABSENT = "not in the table"
 MISSING = "not computed, or not at every seed"
+COLUMNS = (
+    "attack", "defense", "seeds", "attack_acc", "low", "high",
+    "compared_with", "higher_by", "higher_low", "higher_high", "why_not",
+)  # fmt: skip
 WORST = ("defense", "worst attack", "Attack Acc, %", "rank (1: least leaks)")
 LESS = ("defense", "compared with", "Attack Acc higher by, mean over these attacks")
 JUDGES = ("attack", "points below the worst attack, mean over these defenses")
@@ -302,13 +306,25 @@ def table_text(m: Matrix) -> str:
     """Returns the cells as CSV; the same bytes for the same records."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["attack", "defense", "seeds", "attack_acc", "low", "high", "why_not"])
-    spans = np.quantile(m.drawn, [0.025, 0.975], axis=0)
+    writer.writerow(COLUMNS)
+
+    def numbers(mean: float, draws: Numbers) -> list[str]:
+        if np.isnan(mean):
+            return [""] * 3
+        ends = np.quantile(draws, [0.025, 0.975]) if m.has_intervals else ()
+        return [f"{x:.4f}" for x in (mean, *ends)] + [""] * (2 - len(ends))
+
     for a, d in np.ndindex(*m.means.shape):
+        own = numbers(float(m.means[a, d]), m.drawn[:, a, d])
+        other = m.others.get(m.defenses[d], "")
+        less = [""] * 3
+        if other:
+            o = m.defenses.index(other)
+            by = float(m.means[a, d] - m.means[a, o])
+            less = numbers(by, m.drawn[:, a, d] - m.drawn[:, a, o])
+        names = [m.attacks[a], m.defenses[d], m.values.shape[2]]
         why = m.gaps.get((m.attacks[a], m.defenses[d]), "")
-        numbers = [m.means[a, d], *(spans[:, a, d] if m.has_intervals else ())] * (not why)
-        cells = [f"{v:.4f}" for v in numbers] + [""] * (3 - len(numbers))
-        writer.writerow([m.attacks[a], m.defenses[d], m.values.shape[2], *cells, why])
+        writer.writerow([*names, *own, other, *less, why])
     return text.getvalue()
 
 
