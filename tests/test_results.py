@@ -18,6 +18,7 @@ from mibench.reporting.records import schema
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/command.txt"))
+FIGURES = sorted((ROOT / "results").glob("*/*-matrix-figure.md"))
 INCLUDE = re.compile(r"\.\./(results/[^\s)`]+)")
 
 
@@ -45,6 +46,16 @@ def check_folder(place: Path) -> None:
 def test_a_published_table_is_what_its_records_say(place: Path) -> None:
     check_folder(place)
     assert sum(f.stat().st_size for f in place.rglob("*")) < 6 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda p: p.name)
+def test_a_published_matrix_is_what_its_records_say(figure: Path, tmp_path: Path) -> None:
+    records = figure.parent / "records"
+    done = call("figure", "matrix", figure.parent.name, "--records", records, "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    for path in (figure, figure.with_suffix(".csv")):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from mibench.reporting.results import by_identity, readable
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
 
-VERSION = 2
+VERSION = 3
 WITHIN = 5.0
 """How many points of Attack Acc a judge may miss of a defense's worst case."""
 DIGITS = 9
@@ -431,7 +431,9 @@ def draw(m: Matrix, path: Path) -> None:
     axes.axhline(len(m.attacks) - 0.5, color="white", linewidth=3)
     axes.set_xticks(range(len(m.defenses)), m.defenses, rotation=60, ha="right", fontsize=7)
     axes.set_yticks(range(len(means)), [*m.attacks, "worst of these"], fontsize=7)
-    figure.colorbar(image, ax=axes, label="Attack Acc, % (lower is more private)")
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label("Attack Acc, %", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     save(figure, path, fingerprint(["matrix", VERSION, np.nan_to_num(means, nan=-1).tolist()]))
 
 
