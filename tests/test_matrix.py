@@ -3,6 +3,7 @@
 import csv
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.reporting import matrix
-from mibench.reporting.matrix import Matrix, fewest, sentences, table_text
+from mibench.reporting.matrix import Matrix, fewest
+from mibench.reporting.matrix_forms import NONE, sentences, table_text
 from mibench.running.grid import Grid
 from mibench.running.stages import graph, record_stage
 from mibench.store import Store
@@ -70,8 +72,8 @@ def test_only_defenses_that_met_the_same_attacks_are_ranked_together() -> None:
         (("A2",), ("D0", "D3")),
     ]
     text = list(sentences(m))
-    assert "**2 defenses that met all 2 attacks**, 3 seeds, 30 persons:" in text
-    assert "**3 defenses that met the 1 attack** (A1), 3 seeds, 30 persons:" in text
+    assert "**2 targets that met all 2 attacks**, 3 seeds, 30 persons:" in text
+    assert "**3 targets that met the 1 attack** (A1), 3 seeds, 30 persons:" in text
 
 
 def test_fewest_attacks_that_find_each_worst_case() -> None:
@@ -111,20 +113,28 @@ def test_a_defense_is_compared_with_its_twin_at_the_same_seeds_and_persons() -> 
 
 
 def test_the_twin_is_taken_before_no_defense() -> None:
-    others = matrix.compared(TABLES["defenses-avatars"])
-    assert others["MID (0.05)"] == "MID (0)"
-    assert others["DP-SGD (0.1)"] == "DP-SGD (0)"
-    assert others["MID (0)"] == "No Def."
-    assert others["SSF (0.2)"] == "No Def. (IR)"
-    assert others["Rounding (2)"] == "No Def."
+    table = TABLES["defenses-avatars"]
+    others = matrix.compared(table)
+    assert others["MID (0.05)"] == ("MID (0)", "")
+    assert others["DP-SGD (0.1)"] == ("DP-SGD (0)", "")
+    assert others["MID (0)"] == ("No Def.", "")
+    assert others["DP-SGD (0)"] == ("No Def.", "another recipe")
+    assert others["SSF (0.2)"] == ("No Def. (IR)", "")
+    assert others["Rounding (2)"] == ("No Def.", "")
     assert not others.keys() & {"No Def.", "No Def. (IR)"}
-    assert matrix.compared(TABLES["matrix-avatars"])["MID (0.05)"] == "No Def."
+    every = matrix.compared(TABLES["matrix-avatars"])
+    assert every["MID (0.05)"] == ("No Def.", "its twin has no row")
+    assert every["DP-SGD (0.1)"] == ("No Def.", "another recipe")
+    fewer = replace(table, rows={k: c for k, c in table.rows.items() if k != "BREP-MI / MID (0)"})
+    assert matrix.compared(fewer)["MID (0.05)"] == ("MID (0)", "")
+    m = replace(made([[80, 10]]), others={"D1": "D0"}, unlike={"D1": "another recipe"})
+    assert "| D1 | D0 (another recipe) | -70.0 (-70.0 to -70.0) |" in list(sentences(m))
 
 
 def test_with_few_seeds_or_persons_there_are_no_intervals() -> None:
     for m in (made([[80, 10]], seeds=2), made([[80, 10]], identities=19)):
         text = list(sentences(m))
-        assert matrix.NONE in text
+        assert NONE in text
         assert "| D0 | A0 | 80.0 | 2 |" in text
         assert table_text(m).splitlines()[1].startswith("A0,D0,")
         assert table_text(m).splitlines()[1].endswith("80.0000,,,,,,,")
@@ -210,12 +220,19 @@ def test_a_row_without_every_seed_has_no_number(tmp_path: Path) -> None:
     m = matrix.matrix(grid)
     assert m.values.shape[2] == 3
     assert m.defenses == ("No Def.",)
-    assert m.gaps["GMI", "MID"] == matrix.MISSING
+    assert m.gaps == {}
+    assert m.left_out == ("MID",)
+    assert "Without any number: MID." in list(sentences(m))
     for label in ("GMI / No Def.", "VMI / No Def."):
         shutil.rmtree(store.path(records[label][0]))
-    told = "no row of smoke has all 3 seeds of the others: ask for fewer with --seeds"
-    with pytest.raises(ValueError, match=told):
-        matrix.matrix(Grid(table, records, store))
+    assert matrix.matrix(Grid(table, records, store)).values.shape[2] == 2
+
+
+def test_of_rows_with_different_seeds_it_takes_those_that_give_most_values() -> None:
+    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {0, 1, 2, 3, 4}]) == [0, 1, 2]
+    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {0}, {0}]) == [0, 1, 2]
+    assert matrix._seeds([{0, 1, 2}, *[{0}] * 9]) == [0]
+    assert matrix._seeds([{1, 2}, {0, 1, 2}]) == [1, 2]
 
 
 def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:

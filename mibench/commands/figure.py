@@ -63,7 +63,7 @@ def figure(
 
     Example: mibench figure row smoke 'GMI / MID'
     """
-    from mibench.reporting import figures, leaks, matrix, queries
+    from mibench.reporting import figures, leaks, matrix, matrix_forms, queries
 
     name = figures.NUMBERS.get(name, name)
     with refusing():
@@ -91,7 +91,7 @@ def figure(
                 leaks.draw(grid, paths)
             elif name == "matrix":
                 paths.append(paths[0].with_suffix(".md"))
-                matrix.write(matrix.matrix(grid), paths)
+                matrix_forms.write(matrix.matrix(grid), paths)
             elif name == "queries":
                 command = selection.filling(selection.rows, grid.seeds) + " --until queries"
                 queries.write(queries.points(grid.records, grid.store), paths, command)

@@ -10,7 +10,8 @@ from mibench.benchmarks.row import Row
 from mibench.evaluation.accuracy import topk_hits
 from mibench.reporting.canvas import ACCURACY, ATTACK_ACC
 from mibench.reporting.diagnostics import diagnose
-from mibench.reporting.matrix import conclusions, matrix, remarks
+from mibench.reporting.matrix import matrix
+from mibench.reporting.matrix_forms import conclusions, remarks
 from mibench.reporting.page import plots
 from mibench.reporting.page.render import visible
 from mibench.reporting.results import Results, show
