@@ -72,8 +72,8 @@ def test_only_defenses_that_met_the_same_attacks_are_ranked_together() -> None:
         (("A2",), ("D0", "D3")),
     ]
     text = list(sentences(m))
-    assert "**2 targets that met all 2 attacks**, 3 seeds, 30 persons:" in text
-    assert "**3 targets that met the 1 attack** (A1), 3 seeds, 30 persons:" in text
+    assert "**2 targets that met all 2 attacks**, 3 seeds, 30 classes:" in text
+    assert "**3 targets that met the 1 attack** (A1), 3 seeds, 30 classes:" in text
 
 
 def test_fewest_attacks_that_find_each_worst_case() -> None:
@@ -107,8 +107,11 @@ def test_a_defense_is_compared_with_its_twin_at_the_same_seeds_and_persons() -> 
     gap = values.copy()
     gap[0, 0] = NAN
     whole, some = Matrix(("X", "Y"), ("A", "B", "C"), gap, {}, others).parts()
-    assert whole.others == {"C": "B"}
-    assert some.others == others
+    assert [line[:2] for line in whole.differences()] == [("C", "B")]
+    assert whole.not_compared() == [("B", "A")]
+    assert len(some.differences()) == 2
+    text = list(sentences(Matrix(("X", "Y"), ("A", "B", "C"), gap, {}, others)))
+    assert "Not compared, for want of the other's numbers: B with A." in text
     assert made([[1, 2]]).differences() == []
 
 
@@ -221,8 +224,8 @@ def test_a_row_without_every_seed_has_no_number(tmp_path: Path) -> None:
     assert m.values.shape[2] == 3
     assert m.defenses == ("No Def.",)
     assert m.gaps == {}
-    assert m.left_out == ("MID",)
-    assert "Without any number: MID." in list(sentences(m))
+    assert m.left_out == {"MID": matrix.FEWER}
+    assert "Not computed at each of these seeds: MID." in list(sentences(m))
     for label in ("GMI / No Def.", "VMI / No Def."):
         shutil.rmtree(store.path(records[label][0]))
     assert matrix.matrix(Grid(table, records, store)).values.shape[2] == 2
@@ -233,6 +236,7 @@ def test_of_rows_with_different_seeds_it_takes_those_that_give_most_values() -> 
     assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {0}, {0}]) == [0, 1, 2]
     assert matrix._seeds([{0, 1, 2}, *[{0}] * 9]) == [0]
     assert matrix._seeds([{1, 2}, {0, 1, 2}]) == [1, 2]
+    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {1, 2, 3}, {1, 2, 3}]) == [1, 2]
 
 
 def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
@@ -254,6 +258,16 @@ def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert CliRunner().invoke(main, ["figure", "matrix", "avatars", *arguments]).exit_code == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+def test_targets_in_no_comparison_are_named() -> None:
+    text = list(sentences(made([[NAN, 80], [70, NAN]])))
+    assert "Met by attacks that met no other target: D0; D1." in text
+    assert not [line for line in text if line.startswith("Ranks")]
+    odd = Matrix(("A|B",), ("C", "D"), np.full((1, 2, 1, 3), 50.0), {})
+    text = list(sentences(odd))
+    assert "**2 targets that met the 1 attack**, 1 seed, 3 classes:" in text
+    assert "| C | A&#124;B | 50.0 | 1.5 |" in text
 
 
 def test_what_is_not_computed_yet_is_left_out_and_said(tmp_path: Path) -> None:

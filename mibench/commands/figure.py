@@ -56,8 +56,9 @@ def figure(
     queries: Attack Acc against answers of the target, of rows for which mibench run TABLE
     --until queries has computed it. CSV too.
 
-    matrix: Attack Acc of every attack against every defense; each defense's worst case and
-    rank, and which attacks find the worst cases, as Markdown. CSV too; --records will do.
+    matrix: Attack Acc of every attack against every defense. Among targets that met the same
+    attacks, as Markdown: each one's worst case, rank and difference from its twin, and which
+    attacks find the worst cases. CSV too; --records will do.
 
     row: what was recovered in ROW (a label, or a pattern like '*BiDO-HSIC'), as PNG.
 

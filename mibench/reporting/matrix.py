@@ -21,9 +21,9 @@ WITHIN = 5.0
 DIGITS = 9
 """Decimals of a mean; differences below are of the order in which numbers were added."""
 WHOLE = "the attack sees the whole target, and the defense changes answers only"
-ABSENT = "not in the table"
+ABSENT = "the table, or what was chosen of it, has no such row"
 MISSING = "not computed"
-FEWER = "not computed at all of these seeds"
+FEWER = "not computed at each of these seeds"
 
 Numbers = NDArray[np.float64]
 
@@ -37,10 +37,10 @@ class Matrix:
         defenses: Names with weights of those that have a number, in the table's order.
         values: Mean of each identity at each seed; NaN in cells that have no number.
         gaps: (attack, defense) → why this cell has none.
-        others: Defense → the one that it is compared with, its undefended twin where the table
-            has a row of it, else no defense; of those that both have a number.
+        others: Defense → the one to compare it with, its undefended twin where the table has a
+            row of it, else no defense.
         unlike: Defense → why the other is not its twin, where it is not.
-        left_out: Names of attacks and defenses that have no number at all.
+        left_out: Name of an attack or defense that has no number at all → why.
     """
 
     attacks: tuple[str, ...]
@@ -49,7 +49,7 @@ class Matrix:
     gaps: dict[tuple[str, str], str]
     others: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def means(self) -> Float[np.ndarray, "attacks defenses"]:
@@ -96,7 +96,7 @@ class Matrix:
             names,
             self.values[attacks][:, defenses],
             {},
-            {d: other for d, other in self.others.items() if {d, other} <= set(names)},
+            self.others,
             self.unlike,
         )
 
@@ -145,17 +145,21 @@ class Matrix:
 
         Attack Acc less that of the other, mean over attacks, in points.
         """
-        own, spans = self._less(self.means[None])[0], span(self._less(self.drawn))
-        pairs = zip(self.others.items(), own, spans, strict=True)
-        return [(d, other, float(x), *s) for (d, other), x, s in pairs]
+        pairs = [(d, o) for d, o in self.others.items() if {d, o} <= set(self.defenses)]
+        own, spans = self._less(pairs, self.means[None])[0], span(self._less(pairs, self.drawn))
+        return [(*pair, float(x), *s) for pair, x, s in zip(pairs, own, spans, strict=True)]
+
+    def not_compared(self) -> list[tuple[str, str]]:
+        """Returns defenses, each with the other that has not met these attacks."""
+        own = set(self.defenses)
+        return [(d, o) for d, o in self.others.items() if d in own and o not in own]
 
     def _less(
-        self, means: Float[np.ndarray, "n attacks defenses"]
+        self, pairs: list[tuple[str, str]], means: Float[np.ndarray, "n attacks defenses"]
     ) -> Float[np.ndarray, "n pairs"]:
-        place = {d: i for i, d in enumerate(self.defenses)}
         averages = means.mean(1)
-        pairs = [averages[:, place[d]] - averages[:, place[o]] for d, o in self.others.items()]
-        return np.stack(pairs, 1).round(DIGITS) + 0.0 if pairs else np.empty((len(means), 0))
+        own, other = ([self.defenses.index(pair[i]) for pair in pairs] for i in (0, 1))
+        return np.asarray((averages[:, own] - averages[:, other]).round(DIGITS) + 0.0)
 
     def judges(self) -> tuple[tuple[str, ...], float]:
         """Returns the fewest attacks of which one is near each defense's worst attack.
@@ -250,7 +254,8 @@ def matrix(grid: Grid) -> Matrix:
         for d in kept
         if not some[attacks.index(a), defenses.index(d)]
     }
-    others = {d: o for d, o in compared(grid.table).items() if {d, o[0]} <= set(kept)}
+    others = {d: o for d, o in compared(grid.table).items() if d in kept}
+    begun = {name for pair in partly for name in pair}
     return Matrix(
         kept_attacks,
         kept,
@@ -258,17 +263,24 @@ def matrix(grid: Grid) -> Matrix:
         gaps,
         {d: other for d, (other, _) in others.items()},
         {d: why for d, (_, why) in others.items() if why},
-        tuple(name for name in attacks + defenses if name not in kept_attacks + kept),
+        {
+            name: FEWER if name in begun else MISSING
+            for name in attacks + defenses
+            if name not in kept_attacks + kept
+        },
     )
 
 
 def _seeds(rows: list[set[int]]) -> list[int]:
-    """Returns the seeds with which most values are there; of equals, the most seeds."""
+    """Returns seeds that some rows have, or two of them share, with which most values are there.
+
+    Of equals, the most seeds.
+    """
 
     def values(seeds: set[int]) -> tuple[int, int]:
         return len(seeds) * sum(seeds <= row for row in rows), len(seeds)
 
-    most = max(rows, key=values)
+    most = max([a & b for a in rows for b in rows], key=values)
     return sorted(most)
 
 

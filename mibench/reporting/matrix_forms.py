@@ -27,14 +27,14 @@ RANKS = (
 )
 BIAS = "The largest of several noisy means is more often too high than too low."
 ROUGH = (
-    "Intervals: 95 %, bootstrap over seeds and persons together, the worst attack of each target "
+    "Intervals: 95 %, bootstrap over seeds and classes together, the worst attack of each target "
     "held fixed. They are not corrected: of twenty true differences of 0, about one interval "
-    "leaves out 0 by chance. With few seeds they are rough: too wide where single persons are "
+    "leaves out 0 by chance. With few seeds they are rough: too wide where single classes are "
     "found with one seed and not with another, too narrow where seeds differ as a whole. "
     f"{BIAS}"
 )
 NONE = (
-    f"No intervals: they need {FEWEST_VALUES} seeds and {FEWEST_IDENTITIES} persons or more. "
+    f"No intervals: they need {FEWEST_VALUES} seeds and {FEWEST_IDENTITIES} classes or more. "
     f"{BIAS}"
 )
 
@@ -55,11 +55,12 @@ def table_text(m: Matrix) -> str:
         own = numbers(float(m.means[a, d]), m.drawn[:, a, d])
         other = m.others.get(m.defenses[d], "")
         less = [""] * 3
-        if other:
+        if other in m.defenses:
             o = m.defenses.index(other)
             draws = (m.drawn[:, a, d] - m.drawn[:, a, o]).round(DIGITS) + 0.0
             less = numbers(round(float(m.means[a, d] - m.means[a, o]), DIGITS) + 0.0, draws)
-        names = [m.attacks[a], m.defenses[d], m.values.shape[2]]
+        seeds = "" if np.isnan(m.means[a, d]) else m.values.shape[2]
+        names = [m.attacks[a], m.defenses[d], seeds]
         why = m.gaps.get((m.attacks[a], m.defenses[d]), "")
         writer.writerow([*names, *own, other, *less, why])
     return text.getvalue()
@@ -74,12 +75,14 @@ class Conclusions:
         attacks: Names of these, if other attacks of the table are not among them.
         tables: Headings and rows: worst cases by rank; differences from twins; and, of several
             attacks, how far each is below the worst.
+        not_compared: Of whom the twin, or no defense, has not met these attacks; may be empty.
         fewest: The fewest attacks of which one is near each target's worst attack.
     """
 
     title: str
     attacks: str
     tables: list[tuple[tuple[str, ...], list[tuple[str, ...]]]]
+    not_compared: str
     fewest: str
 
 
@@ -93,7 +96,7 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
         return f" ({m.unlike[name]})" if name in m.unlike else ""
 
     for part in m.parts():
-        every = "all" if len(part.attacks) == len(m.attacks) else "the"
+        every = "all" if len(part.attacks) == len(m.attacks) > 1 else "the"
         lines = zip(part.defenses, part.worst(), part.ranks(), strict=True)
         worst = [
             (name, attack, shown(f"{mean:.1f}", *ends), shown(f"{rank:g}", *places))
@@ -110,12 +113,16 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
         tables: list[tuple[tuple[str, ...], Sequence[tuple[str, ...]]]] = [
             (WORST, worst), (LESS, differences), (JUDGES, judges if several else []),
         ]  # fmt: skip
+        unpaired = [f"{name} with {other}" for name, other in part.not_compared()]
         found, share = part.judges()
         draws = f" So it is in {share:.0%} of the draws." if m.has_intervals else ""
         yield Conclusions(
             f"{_count(part.defenses, 'target')} that met {every} {_count(part.attacks, 'attack')}",
-            "" if every == "all" else "; ".join(part.attacks),
+            "" if len(part.attacks) == len(m.attacks) else "; ".join(part.attacks),
             [(heads, [*rows]) for heads, rows in tables if rows],
+            f"Not compared, for want of the other's numbers: {'; '.join(unpaired)}."
+            if unpaired
+            else "",
             f"Fewest attacks of which one is within {WITHIN:g} points of each target's worst "
             f"attack: {len(found)} ({'; '.join(found)}).{draws}"
             if several
@@ -131,27 +138,34 @@ def remarks(m: Matrix) -> list[str]:
     """Returns why cells have no number, and what the intervals are worth."""
     reasons = list(m.gaps.values())
     counts = {why: reasons.count(why) for why in reasons}
+    missing: dict[str, list[str]] = {}
+    for name, why in m.left_out.items():
+        missing.setdefault(why, []).append(name)
+    parts = m.parts()
+    alone = [d for d in m.defenses if not any(d in part.defenses for part in parts)]
     return [
         *(f"Cells without a number: {n}: {why}." for why, n in counts.items()),
-        *([f"Without any number: {'; '.join(m.left_out)}."] if m.left_out else []),
-        RANKS,
+        *(f"{why.capitalize()}: {'; '.join(names)}." for why, names in missing.items()),
+        *([f"Met by attacks that met no other target: {'; '.join(alone)}."] if alone else []),
+        *([RANKS] if parts else []),
         ROUGH if m.has_intervals else NONE,
     ]
 
 
 def sentences(m: Matrix) -> Iterator[str]:
     """Yields the conclusions as lines of Markdown."""
-    seeds, persons = m.values.shape[2:]
+    seeds, classes = m.values.shape[2:]
+    met = f"{seeds} seed{'s' * (seeds > 1)}, {classes} classes"
     for part in conclusions(m):
         names = f" ({part.attacks})" if part.attacks else ""
-        yield f"**{part.title}**{names}, {seeds} seeds, {persons} persons:"
+        yield f"**{part.title}**{names}, {met}:"
         yield ""
         for heads, rows in part.tables:
             for cells in (heads, ("---",) * len(heads), *rows):
-                yield f"| {' | '.join(cells)} |"
+                yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
             yield ""
-        if part.fewest:
-            yield part.fewest
+        for sentence in filter(None, (part.not_compared, part.fewest)):
+            yield sentence
             yield ""
     yield from remarks(m)
 

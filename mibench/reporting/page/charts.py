@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from mibench.benchmarks.row import Row
@@ -82,13 +83,15 @@ def crossed(grid: Grid) -> dict[str, Any] | None:
         m = matrix(grid)
     except ValueError as error:
         return {"problem": visible(str(error)), "heat": None, "parts": (), "remarks": ()}
-    seeds, identities = m.values.shape[2:]
+    seeds, classes = m.values.shape[2:]
+    worst = np.nanmax(m.means, 0).tolist()
     return {
         "problem": "",
         "heat": heat(
             "Attack Acc of all attacks against all defenses",
-            f"In percent; mean over seeds ({seeds}) and identities ({identities}).",
-            {visible(a): own.tolist() for a, own in zip(m.attacks, m.means, strict=True)},
+            f"In percent; mean over {seeds} seeds and {classes} classes.",
+            {visible(a): own.tolist() for a, own in zip(m.attacks, m.means, strict=True)}
+            | {"Worst of these": worst},
             [visible(name) for name in m.defenses],
         ),
         "parts": [
@@ -99,11 +102,11 @@ def crossed(grid: Grid) -> dict[str, Any] | None:
                     (heads, [[visible(cell) for cell in cells] for cells in rows])
                     for heads, rows in part.tables
                 ],
-                "fewest": visible(part.fewest),
+                "sentences": [visible(s) for s in (part.not_compared, part.fewest) if s],
             }
             for part in conclusions(m)
         ],
-        "remarks": remarks(m),
+        "remarks": list(map(visible, remarks(m))),
     }
 
 
