@@ -134,6 +134,16 @@ def test_the_twin_is_taken_before_no_defense() -> None:
     assert "| D1 | D0 (another recipe) | -70.0 (-70.0 to -70.0) |" in list(sentences(m))
 
 
+def test_judges_are_held_to_the_worst_attack_of_each_draw() -> None:
+    seeds = np.array([[50.0, 50, 50], [0, 49, 98]])
+    m = Matrix(("A", "B"), ("D",), np.repeat(seeds[:, None, :, None], 30, 3), {})
+    names, share = m.judges()
+    assert names == ("A",)
+    own = m.drawn[:, :, 0]
+    assert share == pytest.approx((own[:, 1] - own[:, 0] <= matrix.WITHIN).mean())
+    assert 0.3 < share < 0.8
+
+
 def test_with_few_seeds_or_persons_there_are_no_intervals() -> None:
     for m in (made([[80, 10]], seeds=2), made([[80, 10]], identities=19)):
         text = list(sentences(m))
