@@ -90,10 +90,9 @@ class Matrix:
         return parts
 
     def _only(self, attacks: NDArray[np.bool_], defenses: NDArray[np.bool_]) -> "Matrix":
-        names = tuple(d for d, kept in zip(self.defenses, defenses, strict=True) if kept)
         return Matrix(
             tuple(a for a, kept in zip(self.attacks, attacks, strict=True) if kept),
-            names,
+            tuple(d for d, kept in zip(self.defenses, defenses, strict=True) if kept),
             self.values[attacks][:, defenses],
             {},
             self.others,

@@ -10,7 +10,7 @@ import numpy as np
 
 from mibench.evaluation.significance import FEWEST_IDENTITIES, FEWEST_VALUES
 from mibench.reporting.canvas import new_figure, own_style, save
-from mibench.reporting.matrix import DIGITS, WITHIN, Matrix, Numbers
+from mibench.reporting.matrix import DIGITS, WITHIN, Matrix, Numbers, span
 from mibench.spec import fingerprint
 
 VERSION = 3
@@ -48,7 +48,7 @@ def table_text(m: Matrix) -> str:
     def numbers(mean: float, draws: Numbers) -> list[str]:
         if np.isnan(mean):
             return [""] * 3
-        ends = np.quantile(draws, [0.025, 0.975]) if m.has_intervals else ()
+        ends = span(draws[:, None])[0] if m.has_intervals else ()
         return [f"{x:.4f}" for x in (mean, *ends)] + [""] * (2 - len(ends))
 
     for a, d in np.ndindex(*m.means.shape):
