@@ -38,7 +38,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published records of two tables, of the first two seeds."""
     root = tmp_path_factory.mktemp("both")
     for name in BOTH.split("+"):
-        for path in (RESULTS / name / "records").glob("*-seed[01]-*.json"):
+        for path in (RESULTS / name / "records").glob("*-seed[01]-*.json.gz"):
             shutil.copy(path, root)
     return root
 

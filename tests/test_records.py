@@ -247,6 +247,35 @@ def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(verify, "LARGEST", 2**20)
     (tmp_path / "r.json").write_bytes(b" " * (2**20 + 1))
     assert "more than 1 MiB" in check(tmp_path / "r.json").problem
+    (tmp_path / "r.json.gz").write_bytes(records.packed(" " * (2**20 + 1)))
+    assert "more than 1 MiB" in check(tmp_path / "r.json.gz").problem
+
+
+def test_a_packed_record_is_read_as_the_other(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "r.json.gz"
+    path.write_bytes(records.packed(json.dumps(record)))
+    assert path.read_bytes() == records.packed(json.dumps(record)), "it holds the time"
+    assert check(path).record == record
+    assert records.find([tmp_path]) == records.find([path]) == [path]
+
+
+@pytest.mark.parametrize("what", ["cut", "flipped", "none", "empty", "twice"])
+def test_a_packed_record_that_is_damaged_is_refused(
+    what: str, record: dict[str, Any], tmp_path: Path
+) -> None:
+    data = records.packed(json.dumps(record))
+    middle = len(data) // 2
+    damaged = {
+        "cut": data[:-9],
+        "flipped": data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :],
+        "none": b"{}",
+        "empty": b"",
+        "twice": data + data,
+    }[what]
+    (tmp_path / "r.json.gz").write_bytes(damaged)
+    verdict = check(tmp_path / "r.json.gz")
+    assert verdict.record is None
+    assert "damaged" in verdict.problem
 
 
 def renew(record: dict[str, Any]) -> None:

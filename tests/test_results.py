@@ -1,5 +1,6 @@
 """What is published follows, byte for byte, from records that hold."""
 
+import gzip
 import json
 import re
 import shlex
@@ -14,7 +15,7 @@ from jsonschema import Draft202012Validator
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.reporting.published import Published, files_of
-from mibench.reporting.records import schema
+from mibench.reporting.records import packed, schema
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/command.txt"))
@@ -36,8 +37,9 @@ def check_folder(place: Path) -> None:
     assert done.exit_code == 0, done.output
     for name, text in rebuilt(place).items():
         assert (place / name).read_bytes() == text.encode(), name
-    for path in (place / "records").glob("*.json"):
-        Draft202012Validator(schema("record")).validate(json.loads(path.read_text()))
+    for path in (place / "records").glob("*"):
+        record = json.loads(gzip.decompress(path.read_bytes()))
+        Draft202012Validator(schema("record")).validate(record)
     table = json.loads((place / f"{place.name}.json").read_text())
     Draft202012Validator(schema("table")).validate(table)
 
@@ -46,6 +48,10 @@ def check_folder(place: Path) -> None:
 def test_a_published_table_is_what_its_records_say(place: Path) -> None:
     check_folder(place)
     assert sum(f.stat().st_size for f in place.rglob("*")) < 6 * 2**20
+
+
+def test_all_that_is_published_can_be_cloned_quickly() -> None:
+    assert sum(f.stat().st_size for f in (ROOT / "results").rglob("*")) < 30 * 2**20
 
 
 @pytest.mark.slow
@@ -95,8 +101,9 @@ def test_records_that_do_not_hold_are_refused(what: str, made: Path, tmp_path: P
     place = tmp_path / "smoke/records"
     if what != "absent":
         shutil.copytree(made / "results/smoke/records", place)
-        path = next(place.glob("*.json"))
-        path.write_text(re.sub(r'"mean": [1-9]', '"mean": 7', path.read_text(), count=1))
+        path = next(place.glob("*.json.gz"))
+        text = gzip.decompress(path.read_bytes()).decode()
+        path.write_bytes(packed(re.sub(r'"mean": [1-9]', '"mean": 7', text, count=1)))
     done = call("records", "publish", "smoke", "-o", tmp_path)
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1

@@ -6,6 +6,7 @@ from mibench.networks.classifiers.mobilefacenet import MobileFaceNet
 from mibench.networks.classifiers.resnet import ResNet34
 from mibench.networks.classifiers.vgg import VGG16, VGG19
 from mibench.networks.foreign.imported import Imported
+from mibench.networks.foreign.pretrained import Pretrained
 from mibench.networks.foreign.weights import Weights
 from mibench.roles import NetworkSpec
 
@@ -15,9 +16,9 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
         MCNN, SCNN, MLP, VGG16, VGG19, ResNet34, FaceNet, FaceNet64, IR152, IRSE50, MobileFaceNet
     )
 }  # fmt: skip
-"""``Imported`` is none of them: it is another architecture with weights from a file."""
+"""``Imported`` and ``Pretrained`` are none of them: both are another one with a file's weights."""
 
 __all__ = [
     "IR152", "IRSE50", "MCNN", "MLP", "NETWORKS", "SCNN", "VGG16", "VGG19", "FaceNet",
-    "FaceNet64", "Imported", "MobileFaceNet", "ResNet34", "Weights",
+    "FaceNet64", "Imported", "MobileFaceNet", "Pretrained", "ResNet34", "Weights",
 ]  # fmt: skip

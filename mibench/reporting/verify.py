@@ -9,8 +9,10 @@ Who edits values and scores alike and then computes the hashes anew makes a file
 with itself. No hash can tell that; only running the cell again can.
 """
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,7 +29,7 @@ from mibench.spec import fingerprint
 COLUMNS = {"attack_acc": "acc", "attack_acc5": "acc5"}
 """Column → field of a protocol that may name another metric to fill it; others are as named."""
 LARGEST = 64 * 2**20
-"""Bytes of a file that is read at all."""
+"""Bytes of a record, unpacked, that is read at all."""
 TOLERANCE = 1e-6
 """By how much a score may differ from what its values give, relative to it."""
 PARTS = {
@@ -83,9 +85,13 @@ def check(path: Path) -> Verdict:
 
 
 def _read(path: Path) -> Record:
-    if path.stat().st_size > LARGEST:
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError("it cannot be unpacked: cut short or damaged") from error
+    if len(data) > LARGEST:
         raise ValueError(f"it has more than {LARGEST // 2**20} MiB")
-    data = path.read_bytes()
     try:
         record = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_once)
     except UnicodeDecodeError as error:

@@ -23,20 +23,23 @@ from mibench.defenses import (
     AntiAdversarial,
     BiDO,
     BiDOPlus,
+    BiDOPlusEnergy,
     LabelOnly,
     LabelSmoothing,
     LowRank,
     NoDefense,
     Purifier,
+    RampedSmoothing,
     RandomErasing,
     RoLSS,
     Rounding,
     ScoreNoise,
     TopK,
+    TransferLearning,
     TrapMID,
     Unilateral,
 )
-from mibench.networks import FaceNet
+from mibench.networks import FaceNet, Pretrained, Weights
 from mibench.roles import Defense
 
 Strengths = Mapping[str, Defense]
@@ -44,9 +47,26 @@ Strengths = Mapping[str, Defense]
 
 FACE = replace(SETTING, network=FaceNet(width=0.25, size=32, blocks=(1, 1, 1, 1)))
 """The same with a target that has skip connections."""
+PRETRAINED = replace(
+    SETTING,
+    network=Pretrained(
+        SETTING.network,
+        Weights(
+            "mcnn-79d8ed4b.safetensors",
+            "79d8ed4bbcbc31478b1dcef1cd78870826904d6081d94a7a3c2cc025788ac5ae",
+        ),
+    ),
+)
+"""The same with a target that starts from layers trained on 500 other persons."""
 POISSON = replace(RECIPE, sampler="poisson", select="last")
 """What the epsilon of DP-SGD holds for."""
 BARE = "No Def. (IR)"
+UNFROZEN = "No Def. (pretrained)"
+SETTINGS = {
+    **dict.fromkeys(("RoLSS", "SSF", BARE), FACE),
+    **dict.fromkeys(("TL-DMI", UNFROZEN), PRETRAINED),
+}
+"""Row or defense → its setting, where this is another one."""
 UNDEFENDED: Strengths = {
     "No Def.": NoDefense(),
     "MID (0)": MID(lambda_=0),
@@ -66,8 +86,14 @@ TRAINED: dict[str, Strengths] = {
         f"{x:g}": BiDOPlus("nhsic", lambda_x=0.05, lambda_y=0.5, gamma=x)
         for x in (1e-4, 1e-3, 1e-2)
     },
+    "BiDO+, ER": {
+        f"{x:g}": BiDOPlusEnergy("nhsic", lambda_x=0.05, lambda_y=0.5, gamma=x)
+        for x in (0.01, 0.1, 1)
+    },
     "Unilateral": {f"{x:g}": Unilateral(lambda_=x) for x in (1, 10, 30)},
     "Label smoothing": {f"{x:g}": LabelSmoothing(alpha=x) for x in (-0.01, -0.05, -0.2)},
+    "Label smoothing, ramp": {f"{x:g}": RampedSmoothing(alpha=x) for x in (-0.01, -0.05, -0.2)},
+    "TL-DMI": {f"{n} of 3": TransferLearning(last_frozen=f"blocks.{n - 1}") for n in (1, 2, 3)},
     "MIDRE": {f"{x:g}": RandomErasing(area_max=x) for x in (0.2, 0.4, 0.8)},
     "LoFt": {f"{x}": LowRank(rank=x) for x in (24, 16, 8)},
     "Trap-MID": {f"{x:g}": TrapMID(beta=x) for x in (0.05, 0.2, 0.5)},
@@ -117,13 +143,13 @@ def against(title: str, defenses: Strengths) -> dict[str, Cell]:
     cells = {}
     for label, defense in defenses.items():
         name = Row.of(label).defense
-        setting = FACE if name in ("RoLSS", "SSF") or label == BARE else SETTING
+        setting = SETTINGS.get(label, SETTINGS.get(name, SETTING))
         recipe = POISSON if name == "DP-SGD" else RECIPE
         cells[f"{title} / {label}"] = Cell(setting, recipe, defense, attack, trials, PROTOCOL)
     return cells
 
 
-USUAL = {**UNDEFENDED, **middle(TRAINED), BARE: NoDefense()}
+USUAL = {**UNDEFENDED, **middle(TRAINED), BARE: NoDefense(), UNFROZEN: NoDefense()}
 RELEASES = {**middle(RELEASED), "Label-only": LabelOnly()}
 DEFENSES_AVATARS = Table(
     name="defenses-avatars",
@@ -148,15 +174,17 @@ DEFENSES_AVATARS = Table(
     },
     notes=(
         "In brackets: λ of MID, Unilateral and Purifier; λx and λy of BiDO; γ of BiDO+, whose λ "
-        "are those of BiDO-HSIC (0.05, 0.5); α of label smoothing; the largest area that MIDRE "
-        "erases; rank of LoFt; β of Trap-MID; weight of AT-AT; ε of adversarial training and SSD; "
-        "noise of DP-SGD and of scores; k of SSF's last stage and of RoLSS's last two.",
+        "are those of BiDO-HSIC (0.05, 0.5); α of label smoothing; how many blocks TL-DMI keeps; "
+        "the largest area that MIDRE erases; rank of LoFt; β of Trap-MID; weight of AT-AT; ε of "
+        "adversarial training and SSD; noise of DP-SGD and of scores; k of SSF's last stage and "
+        "of RoLSS's last two.",
         "Strengths of MID, BiDO, Unilateral and LoFt were chosen by the accuracy on other persons "
         "(setting.task.cast=99); the middle ones of others are their authors', where they name "
         "any. No attack was asked. Twins: (0). RoLSS and SSF defend another network, an IR with "
-        "skip connections; DP-SGD has its own recipe.",
-        "tl-dmi has no row: it needs a network that comes with trained weights, and none has "
-        "this size. Top-k and Label-only have none against BREP-MI, which sees the same labels.",
+        "skip connections; DP-SGD has its own recipe. TL-DMI defends a network whose blocks start "
+        "from weights that come with the package, trained on 500 other persons of the same "
+        "renderer.",
+        "Top-k and Label-only have no row against BREP-MI, which sees the same labels.",
         *NOTES,
     ),
 )

@@ -7,10 +7,22 @@ strength, so what these tables have computed is here already.
 from mibench.benchmarks.tables.attacks_avatars import BLACK_BOX, WHITE_BOX
 from mibench.benchmarks.tables.avatars import NOTES
 from mibench.benchmarks.tables.base import Table
-from mibench.benchmarks.tables.defenses_avatars import BARE, RELEASES, TRAINED, against, middle
+from mibench.benchmarks.tables.defenses_avatars import (
+    BARE,
+    RELEASES,
+    TRAINED,
+    UNFROZEN,
+    against,
+    middle,
+)
 from mibench.defenses import NoDefense
 
-IN_TRAINING = {"No Def.": NoDefense(), **middle(TRAINED), BARE: NoDefense()}
+IN_TRAINING = {
+    "No Def.": NoDefense(),
+    **middle(TRAINED),
+    BARE: NoDefense(),
+    UNFROZEN: NoDefense(),
+}
 
 MATRIX_AVATARS = Table(
     name="matrix-avatars",
@@ -26,9 +38,10 @@ MATRIX_AVATARS = Table(
     worst=True,
     notes=(
         "In brackets: the middle strength of each defense in defenses-avatars, which says how it "
-        "was chosen. RoLSS and SSF defend another network, an IR with skip connections, that has "
-        "its own row without a defense. DP-SGD has a recipe of its own; its twin has a row in "
-        "defenses-avatars, as those of MID and Trap-MID have.",
+        "was chosen. RoLSS and SSF defend another network, an IR with skip connections, and "
+        "TL-DMI one that starts from trained blocks; each has its own row without a defense. "
+        "DP-SGD has a recipe of its own; its twin has a row in defenses-avatars, as those of MID "
+        "and Trap-MID have.",
         "Attacks that see all of the target, from GMI to MI-Face, have no row against defenses "
         "that change answers only: these do not stand in their way.",
         *NOTES,

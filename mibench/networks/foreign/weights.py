@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from mibench.networks.foreign.checkpoints import read_checkpoint
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin")
+SHIPPED = Path(__file__).parents[1] / "weights"
+"""What comes with the package."""
 TORCHVISION = "https://download.pytorch.org/models"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights from a file, ``<data>/weights/<file>``, pinned by its digest.
+    """Weights from a file, ``<data>/weights/<file>`` or one of the package, pinned by its digest.
 
     Attributes:
         file: The file's name, one of .safetensors, .pt, .pth, .tar and .bin.
@@ -64,11 +66,11 @@ def read_weights(weights: Weights, root: Path) -> dict[str, Tensor]:
         ValueError: If its digest is another one, or it holds anything but tensors.
     """
     path = root / "weights" / weights.file
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: put the file with sha256 {weights.sha256}… there"
-        )
-    return _read(path, weights.sha256)
+    if path.is_file():
+        return _read(path, weights.sha256)
+    if (shipped := SHIPPED / weights.file).is_file():
+        return _read(shipped, weights.sha256)
+    raise FileNotFoundError(f"{path} is missing: put the file with sha256 {weights.sha256}… there")
 
 
 def imagenet(name: Literal["vgg16_bn", "vgg19_bn"], root: Path) -> dict[str, Tensor]:
