@@ -1,4 +1,4 @@
-"""Trains the weights that the package ships: ``python -m perf.ship --store DIR``.
+"""Trains the weights that the package ships: ``python -m perf.ship``.
 
 Each :class:`~mibench.attacks.priors.shipped.Shipped` prior of a shipped table is trained on the
 public images of its task, and the classifiers of ``CLASSIFIERS`` on persons who are in no table;
@@ -93,7 +93,9 @@ def classifiers() -> Iterator[Wanted]:
 def main() -> int:
     """Trains them; returns 1 if a digest is another than the pinned one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--store", type=Path, required=True, help="folder of finished stages")
+    parser.add_argument(
+        "--store", type=Path, default=Path("mibench-store"), help="folder of finished stages"
+    )
     parser.add_argument("--only", default="", help="only weights of this name, as stylegan2-ada")
     args = parser.parse_args()
     store, others = Store(args.store), 0

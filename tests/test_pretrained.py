@@ -1,24 +1,31 @@
 """Networks whose training starts from the layers of a file."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from mibench.attacks.priors.shipped import packed
+from mibench.attacks.priors.shipped import STRANGERS, packed
 from mibench.benchmarks.tables import TABLES
 from mibench.data import Avatars
-from mibench.defenses import MID, TransferLearning
-from mibench.networks import MLP, Pretrained, Weights
+from mibench.defenses import MID, LowRank, Recipe, TransferLearning
+from mibench.networks import MCNN, MLP, Pretrained, Weights
 from mibench.networks.foreign import weights as files
+from mibench.roles import Defense
+from mibench.running.stages import ClassifierStage, ImagesStage
 from mibench.seeding import seeded
+from mibench.spec import canonical
+from mibench.store import Work
 from mibench.types import Classifier
-from perf.ship import OTHERS
+from perf.ship import CLASSIFIERS, OTHERS
 
 SHAPE = (1, 4, 4)
 SMALL = MLP(width=8)
+TASK = Avatars(num_classes=2, size=8, images=8, tests=2, evaluation=4, strangers=2, each=1)
 PINNED = {
     cell.setting.network
     for table in TABLES.values()
@@ -45,27 +52,41 @@ def same(a: Classifier, b: Classifier) -> dict[str, bool]:
     return {name: torch.equal(value, other[name]) for name, value in a.state_dict().items()}
 
 
-def test_all_layers_but_the_last_are_those_of_the_file(tmp_path: Path) -> None:
-    source, network, fresh = built("trained", classes=5), built("fresh"), built("fresh")
+@pytest.mark.parametrize("classes", [2, 5])
+def test_all_layers_but_the_last_are_those_of_the_file(classes: int, tmp_path: Path) -> None:
+    source, network, fresh = built("trained", classes), built("fresh"), built("fresh")
     spec = Pretrained(SMALL, file(tmp_path / "weights", source))
     spec.initialise(network, tmp_path)
-    told = {name: torch.equal(v, source.state_dict()[name]) for name, v in
-            network.state_dict().items() if not name.startswith("last.")}  # fmt: skip
-    assert told
-    assert all(told.values())
-    drawn = same(network, fresh)
+    drawn, state = same(network, fresh), source.state_dict()
     assert {name for name, equal in drawn.items() if equal} == {"last.weight", "last.bias"}
+    for name, value in network.state_dict().items():
+        assert name.startswith("last.") or torch.equal(value, state[name])
     assert spec.starts_trained
     assert not spec.trained
 
 
-def test_a_defense_may_change_the_network_afterwards(tmp_path: Path) -> None:
-    spec = Pretrained(SMALL, file(tmp_path / "weights", built("trained")))
-    network = built("fresh")
-    spec.initialise(network, tmp_path)
-    with seeded("bottleneck"):
-        spec.finish(MID(lambda_=0.1).harden(network), tmp_path)
-    TransferLearning(last_frozen="layers.0").harden(built("fresh"))
+@pytest.mark.parametrize(
+    "defense", [TransferLearning("blocks.0"), LowRank(rank=1), MID(lambda_=1)]
+)
+def test_a_target_starts_from_the_file_whatever_its_defense(
+    defense: Defense, tmp_path: Path
+) -> None:
+    """One step of a small rate: what is not frozen moves a little, from where the file is."""
+    network = MCNN(widths=(3, 4), kernels=(3, 3), paddings=(1, 1))
+    with seeded("trained"):
+        source = network.build(TASK.shape, 5)
+    spec = Pretrained(network, file(tmp_path / "weights", source))
+    images = ImagesStage(TASK, TASK.digest(tmp_path))
+    recipe = Recipe(epochs=1, lr=1e-6, batch_size=4, select="last")
+    stage = ClassifierStage(images, "private", spec, defense, recipe, 0)
+    drawn = images.compute(lambda _: {}, Work())
+    trained = stage.compute(lambda _: drawn, Work(data=tmp_path))["state"]
+    frozen = isinstance(defense, TransferLearning)
+    for name, value in source.state_dict().items():
+        if not name.startswith("last.") and "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-4)
+        if name.startswith("blocks."):
+            assert torch.equal(trained[name], value) == (frozen and name.startswith("blocks.0."))
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
@@ -105,16 +126,29 @@ def test_the_package_has_the_weights_that_its_tables_pin(spec: Pretrained) -> No
     spec.initialise(network, Path("no such folder"))
 
 
+def test_what_is_said_of_the_shipped_classifier_is_what_trains_it() -> None:
+    for network, task, recipe in CLASSIFIERS:
+        (spec,) = [s for s in PINNED if s.network == network]
+        path = files.SHIPPED / spec.weights.file
+        told = json.loads(path.with_suffix(".json").read_text())
+        assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        made = {"network": network, "task": task, "recipe": recipe}
+        assert {name: told[name] for name in made} == {k: canonical(v) for k, v in made.items()}
+
+
 def test_nobody_that_a_shipped_classifier_has_seen_is_in_a_table() -> None:
-    seen = OTHERS.truth(torch.arange(OTHERS.num_classes))
+    seen = {t.numpy().tobytes() for t in OTHERS.truth(torch.arange(OTHERS.num_classes))}
+    assert len(seen) == OTHERS.num_classes
     casts = {
         cell.setting.task
         for table in TABLES.values()
         for cell in table.rows.values()
         if isinstance(cell.setting.task, Avatars)
     }
-    for task in (*casts, replace(OTHERS, cast=99)):
+    for task in (*casts, replace(OTHERS, cast=99), STRANGERS):
         assert task.cast != OTHERS.cast
-        private = task.truth(torch.arange(task.num_classes))
-        public = torch.from_numpy(task._cast("public", task.strangers))
-        assert float(torch.cdist(torch.cat([private, public]), seen).min()) > 0
+        private = task.truth(torch.arange(task.num_classes)).numpy()
+        others = [task._cast(part, task.strangers) for part in ("public", "outliers")]
+        for traits in (private, *others):
+            assert traits.dtype == np.float32
+            assert not seen & {t.tobytes() for t in traits}

@@ -254,12 +254,12 @@ def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_packed_record_is_read_as_the_other(record: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "r.json.gz"
     path.write_bytes(records.packed(json.dumps(record)))
-    assert path.read_bytes() == records.packed(json.dumps(record)), "it holds the time"
+    assert path.read_bytes()[4:8] == bytes(4), "it holds the time"
     assert check(path).record == record
     assert records.find([tmp_path]) == records.find([path]) == [path]
 
 
-@pytest.mark.parametrize("what", ["cut", "flipped", "none", "empty", "twice"])
+@pytest.mark.parametrize("what", ["cut", "flipped", "garbled", "none", "empty", "twice"])
 def test_a_packed_record_that_is_damaged_is_refused(
     what: str, record: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -268,6 +268,7 @@ def test_a_packed_record_that_is_damaged_is_refused(
     damaged = {
         "cut": data[:-9],
         "flipped": data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :],
+        "garbled": data[:10] + b"\xff" * 20 + data[-8:],
         "none": b"{}",
         "empty": b"",
         "twice": data + data,

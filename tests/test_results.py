@@ -85,6 +85,18 @@ def test_a_table_made_of_records_has_the_bytes_of_one_made_of_the_store(made: Pa
         assert (made / f"results/smoke/smoke.{suffix}").read_text() == told.stdout
 
 
+def test_publishing_anew_leaves_no_record_twice(made: Path, tmp_path: Path) -> None:
+    place = tmp_path / "smoke" / "records"
+    place.mkdir(parents=True)
+    (packed_,) = (made / "results/smoke/records").iterdir()
+    plain = place / packed_.name.removesuffix(".gz")
+    plain.write_bytes(gzip.decompress(packed_.read_bytes()))
+    done = call("records", "publish", "smoke", "--store", made / "store", "--data", made,
+                "-o", tmp_path)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in place.iterdir()] == [packed_.name]
+
+
 def test_without_a_store_the_same_files_are_made_of_the_records(
     made: Path, tmp_path: Path
 ) -> None:

@@ -122,8 +122,8 @@ def test_the_package_has_the_weights_that_its_tables_pin(spec: Shipped) -> None:
 def test_nobody_that_a_prior_has_seen_is_private() -> None:
     for spec in PINNED:
         assert isinstance(spec.task, Avatars)
-        seen = spec.task._cast("public", spec.task.strangers)
+        seen = {t.tobytes() for t in spec.task._cast("public", spec.task.strangers)}
+        assert len(seen) == spec.task.strangers
         for cast in range(3):
-            private = replace(spec.task, cast=cast).truth(torch.arange(30))
-            distance = torch.cdist(private, torch.from_numpy(seen))
-            assert float(distance.min()) > 0
+            private = replace(spec.task, cast=cast).truth(torch.arange(30)).numpy()
+            assert not seen & {t.tobytes() for t in private}

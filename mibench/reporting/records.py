@@ -83,7 +83,7 @@ def file_name(record: Record) -> str:
 def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
     """Writes a file for every cell that is in the store and returns their paths.
 
-    ``compact`` files are packed by gzip.
+    ``compact`` files are packed by gzip, and take the place of the others of their name.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -92,8 +92,11 @@ def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
             record = make(grid.table.name, row, stage, grid.store)
             indent = None if compact else 1
             text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True) + "\n"
-            paths.append(out / (file_name(record) + ".gz" * compact))
+            plain = out / file_name(record)
+            paths.append(plain.with_name(f"{plain.name}.gz") if compact else plain)
             paths[-1].write_bytes(packed(text) if compact else text.encode("ascii"))
+            if compact:
+                plain.unlink(missing_ok=True)
     return paths
 
 

@@ -174,16 +174,21 @@ DEFENSES_AVATARS = Table(
     },
     notes=(
         "In brackets: λ of MID, Unilateral and Purifier; λx and λy of BiDO; γ of BiDO+, whose λ "
-        "are those of BiDO-HSIC (0.05, 0.5); α of label smoothing; how many blocks TL-DMI keeps; "
-        "the largest area that MIDRE erases; rank of LoFt; β of Trap-MID; weight of AT-AT; ε of "
-        "adversarial training and SSD; noise of DP-SGD and of scores; k of SSF's last stage and "
-        "of RoLSS's last two.",
+        "are those of BiDO-HSIC (0.05, 0.5); α of label smoothing; how many of its three blocks "
+        "TL-DMI freezes; the largest area that MIDRE erases; rank of LoFt; β of Trap-MID; weight "
+        "of AT-AT; ε of adversarial training and SSD; noise of DP-SGD and of scores; k of SSF's "
+        "last stage and of RoLSS's last two.",
         "Strengths of MID, BiDO, Unilateral and LoFt were chosen by the accuracy on other persons "
         "(setting.task.cast=99); the middle ones of others are their authors', where they name "
-        "any. No attack was asked. Twins: (0). RoLSS and SSF defend another network, an IR with "
-        "skip connections; DP-SGD has its own recipe. TL-DMI defends a network whose blocks start "
-        "from weights that come with the package, trained on 500 other persons of the same "
-        "renderer.",
+        "any. No attack was asked. The ramp has the α and schedule of label smoothing, so that "
+        "only the ramp differs; LoFt's own are -0.02 and 50, 25 and 50 epochs. DP-SGD has its own "
+        "recipe.",
+        "Twins are marked (0), where a defense changes more than its loss. RoLSS and SSF defend "
+        "another network, an IR with skip connections, and their twin is No Def. (IR). TL-DMI "
+        "defends a network whose blocks come trained, on 500 drawn persons who are in no table; "
+        "its twin, No Def. (pretrained), starts from the same weights and freezes nothing. "
+        "Attacks that see the target see the frozen blocks too; none has images of the 500. BiDO+ "
+        "is compared with no defense; what its outliers add to BiDO is not asked here.",
         "Top-k and Label-only have no row against BREP-MI, which sees the same labels.",
         *NOTES,
     ),
