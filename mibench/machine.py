@@ -32,7 +32,8 @@ def machine() -> dict[str, str]:
 
     "processor" is its model; "aten", "mkl" and "onednn" say which vector instructions each
     library uses, which may be fewer than the processor has, "none" where there is no such
-    library and "unknown" where it does not say; "build" is the commit that torch was built
+    library and "unknown" where it does not say (of processors that are not Intel's, MKL says
+    "Intel(R) Architecture processors"); "build" is the commit that torch was built
     from; "switches", if any is set, the environment variables that choose kernels.
     """
     kernels = {
@@ -59,6 +60,21 @@ def in_words(meta: Mapping[str, Any]) -> str:
     names = {"processor": "processor", "aten": "ATen", "mkl": "MKL", "onednn": "oneDNN",
              "build": "torch of commit", "switches": "switches"}  # fmt: skip
     return "; ".join([basis, *(f"{names.get(k, k)} {v}" for k, v in kernels.items())])
+
+
+def kind(meta: Mapping[str, Any]) -> str:
+    """Returns on which kind of machine a stage was computed, shortly, from its meta.json."""
+    if not (kernels := meta.get("machine")):
+        return f"a machine that is not recorded ({meta['device']})"
+    threads = meta.get("threads", 1)
+    parts = [
+        kernels["processor"],
+        meta["device"],
+        f"torch {meta['versions'].get('torch', UNKNOWN)}",
+        *([f"{threads} threads"] if threads != 1 else []),
+        *([kernels["switches"]] if "switches" in kernels else []),
+    ]
+    return f"{parts[0]} ({', '.join(parts[1:])})"
 
 
 def _processor() -> str:

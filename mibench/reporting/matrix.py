@@ -13,6 +13,7 @@ from mibench.benchmarks.tables.base import Table
 from mibench.defenses import Release
 from mibench.evaluation.significance import FEWEST_IDENTITIES, FEWEST_VALUES, RESAMPLES
 from mibench.reporting.contrasts import reference, twins
+from mibench.reporting.kinds import kinds, kinds_note
 from mibench.reporting.results import by_identity, readable
 from mibench.running.grid import Grid
 
@@ -41,6 +42,7 @@ class Matrix:
             row of it, else no defense.
         unlike: Defense → why the other is not its twin, where it is not.
         left_out: Name of an attack or defense that has no number at all → why.
+        computed: Which rows were computed on which kinds of machines; empty if all on one.
     """
 
     attacks: tuple[str, ...]
@@ -50,6 +52,7 @@ class Matrix:
     others: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    computed: str = ""
 
     @property
     def means(self) -> Float[np.ndarray, "attacks defenses"]:
@@ -267,6 +270,7 @@ def matrix(grid: Grid) -> Matrix:
             for name in attacks + defenses
             if name not in kept_attacks + kept
         },
+        kinds_note(kinds(grid), full),
     )
 
 

@@ -147,6 +147,7 @@ def remarks(m: Matrix) -> list[str]:
         *(f"Cells without a number: {n}: {why}." for why, n in counts.items()),
         *(f"{why.capitalize()}: {'; '.join(names)}." for why, names in missing.items()),
         *([f"Met by attacks that met no other target: {'; '.join(alone)}."] if alone else []),
+        *([m.computed] if m.computed else []),
         *([RANKS] if parts else []),
         ROUGH if m.has_intervals else NONE,
     ]

@@ -11,6 +11,7 @@ from mibench.evaluation.inception import INCEPTION
 from mibench.evaluation.significance import FEWEST_VALUES, LEVEL
 from mibench.reporting.cautions import CONTROL_TITLE, cautions
 from mibench.reporting.contrasts import Contrast
+from mibench.reporting.kinds import kinds, kinds_note
 from mibench.reporting.results import Entry, Results, show, together
 
 BIAS = (
@@ -44,7 +45,7 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
         not METRICS[name].better for name in results.table.columns
     )
     if short:
-        return [*notes, arrows, *caution_notes(results), *precision_notes(results)]
+        return [*notes, arrows, *caution_notes(results), *computed_notes(results)]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
     elif results.evaluators:
@@ -66,7 +67,7 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
         notes.append(f"It knows {results.classes} classes{scores}. {arrows}")
     notes += twin_notes(results)
     notes += caution_notes(results)
-    notes += precision_notes(results)
+    notes += computed_notes(results)
     notes += fid_note(results)
     notes += stand_in_notes(results.table)
     if "fid_identity" in results.table.columns:
@@ -106,8 +107,8 @@ def caution_notes(results: Results) -> list[str]:
     return notes
 
 
-def precision_notes(results: Results) -> list[str]:
-    """Returns which rows were computed in bf16, wholly or in part."""
+def computed_notes(results: Results) -> list[str]:
+    """Returns which rows were computed in bf16, wholly or in part, and on other machines."""
     there = [label for label, n in results.found.items() if n]
     narrow = [label for label in there if results.precisions.get(label) == frozenset({"bf16"})]
     notes = [f"Networks computed in bf16: {together(narrow, there)}."] * bool(narrow)
@@ -116,7 +117,8 @@ def precision_notes(results: Results) -> list[str]:
             f"§ {together(results.mixed, there)}: some of the stages were computed in float32 and "
             "some in bf16."
         )
-    return notes
+    note = kinds_note(kinds(results.grid), there) if results.grid else ""
+    return notes + [note] * bool(note)
 
 
 def significance_notes(results: Results, bold: str, *, short: bool = False) -> list[str]:

@@ -124,6 +124,16 @@ class Published(Store):
         run: dict[str, Any] = self._runs[name]
         return run
 
+    def runs(self, result: Stage, stages: Iterable[Stage]) -> list[dict[str, Any]]:
+        """Returns what the record of ``result`` tells of the runs of the stages.
+
+        Another record may tell of another run of the same stage.
+        """
+        record = self._of(result)
+        own: dict[str, dict[str, Any]] = record["runs"] if record else {}
+        names = (f"{stage.kind}/{stage.key}" for stage in stages)
+        return [own[name] for name in names if name in own]
+
     def failed(self) -> frozenset[str]:
         """Returns nothing: records tell of what was finished."""
         return frozenset()

@@ -111,6 +111,14 @@ class Store:
         meta: dict[str, Any] = json.loads((self.path(stage) / "meta.json").read_text())
         return meta
 
+    def runs(self, result: Stage, stages: Iterable[Stage]) -> list[dict[str, Any]]:
+        """Returns the meta of each of the stages, which led to ``result``, that is there."""
+        metas = []
+        for stage in stages:
+            with suppress(OSError, ValueError):
+                metas.append(self.meta(stage))
+        return metas
+
     def failed(self) -> frozenset[str]:
         """Returns the keys of the stages that failed the last time, by one look at the names."""
         try:

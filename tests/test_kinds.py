@@ -1,0 +1,93 @@
+"""Whether tables say which rows were computed on another kind of machine."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mibench.benchmarks.tables import TABLES
+from mibench.machine import kind
+from mibench.reporting.kinds import kinds, kinds_note
+from mibench.reporting.matrix import matrix
+from mibench.reporting.matrix_forms import remarks
+from mibench.reporting.notes import footnotes
+from mibench.reporting.published import Published
+from mibench.reporting.records import digest, packed
+from mibench.reporting.results import collect
+from mibench.running.grid import Grid
+from mibench.store import Store
+from tests.made import fill, smoke
+
+NAME = "digits-prior-length"
+TABLE = TABLES[NAME]
+SOURCE = Path(__file__).parents[1] / "results" / NAME / "records"
+META = {"device": "cpu x86_64 AVX2", "threads": 1, "versions": {"torch": "2.9.0"}}
+MACHINE = {"processor": "Abacus", "aten": "AVX2", "mkl": "m", "onednn": "o", "build": "b"}
+SAID = "Not all was computed on one kind of machine"
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(SOURCE, tmp_path / "records"))
+
+
+def computed(folder: Path, pattern: str, kind_of_stage: str) -> None:
+    """Makes records say that stages of a kind were computed on another machine."""
+    paths = list(folder.glob(pattern))
+    assert paths
+    for path in paths:
+        record: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+        own = [name for name in record["runs"] if name.startswith(kind_of_stage)]
+        for name in own:
+            record["runs"][name] |= META | {"machine": MACHINE}
+        path.write_bytes(packed(json.dumps(record | {"sha256": digest(record)})))
+
+
+def grid(folder: Path) -> Grid:
+    return Published(folder).grid(TABLE, 3)
+
+
+def test_a_kind_is_named_by_what_decides_bits() -> None:
+    assert kind(META | {"machine": MACHINE}) == "Abacus (cpu x86_64 AVX2, torch 2.9.0)"
+    more = META | {"machine": MACHINE | {"switches": "MKL_CBWR=AVX2"}, "threads": 4}
+    assert kind(more) == "Abacus (cpu x86_64 AVX2, torch 2.9.0, 4 threads, MKL_CBWR=AVX2)"
+    assert kind(META) == "a machine that is not recorded (cpu x86_64 AVX2)"
+
+
+def test_nothing_is_said_of_one_kind(records: Path) -> None:
+    assert not any(SAID in note for note in footnotes(collect(grid(records))))
+    assert kinds_note({"a": frozenset({"A"}), "b": frozenset()}, ["a", "b"]) == ""
+
+
+@pytest.mark.parametrize("kind_of_stage", ["classifier", "prior", "inversion"])
+@pytest.mark.parametrize("short", [False, True])
+def test_rows_of_another_kind_are_named(kind_of_stage: str, short: bool, records: Path) -> None:
+    computed(records, "ked-mi-15-epochs-*", kind_of_stage)
+    (note,) = [n for n in footnotes(collect(grid(records)), short=short) if SAID in n]
+    assert "KED-MI, 15 epochs / No Def. on" in note or "KED-MI, 15 epochs on" in note
+    assert "Abacus (cpu x86_64 AVX2, torch 2.9.0)" in note
+    assert "; the others on a machine that is not recorded" in note
+    assert note in remarks(matrix(grid(records)))
+
+
+def test_seeds_of_one_row_may_be_of_two_kinds(records: Path) -> None:
+    computed(records, "*-seed1-*", "inversion")
+    (note,) = [n for n in footnotes(collect(grid(records))) if SAID in n]
+    assert "KED-MI, 15 epochs" in note or "all on Abacus" in note
+    assert " and a machine that is not recorded" in note
+
+
+def test_scores_computed_elsewhere_are_not_named(records: Path) -> None:
+    computed(records, "ked-mi-15-epochs-*", "record")
+    assert not any(SAID in note for note in footnotes(collect(grid(records))))
+
+
+def test_a_store_says_the_same(tmp_path: Path) -> None:
+    table, store = smoke(), Store(tmp_path / "store")
+    own = Grid(table, fill(table, store, data=tmp_path), store)
+    record = next(iter(own.records.values()))[0]
+    assert kinds(own) == dict.fromkeys(table.rows, frozenset({kind(store.meta(record))}))
+    assert kinds_note(kinds(own), table.rows) == ""
