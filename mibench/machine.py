@@ -8,6 +8,7 @@ import ctypes
 import math
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -68,13 +69,13 @@ def kind(meta: Mapping[str, Any]) -> str:
         return f"a machine that is not recorded ({meta['device']})"
     threads = meta.get("threads", 1)
     parts = [
-        kernels["processor"],
         meta["device"],
         f"torch {meta['versions'].get('torch', UNKNOWN)}",
         *([f"{threads} threads"] if threads != 1 else []),
         *([kernels["switches"]] if "switches" in kernels else []),
     ]
-    return f"{parts[0]} ({', '.join(parts[1:])})"
+    words = f"{kernels.get('processor', 'unknown processor')} ({', '.join(parts)})"
+    return re.sub(r"[^\w .,:;()+/@=-]", "?", words)[:200]  # a stranger's file may say anything
 
 
 def _processor() -> str:

@@ -101,9 +101,10 @@ def main() -> int:
     store, others = Store(args.store), 0
     place = choose_executor("serial")
     bench = place.check(Bench(args.store, Path("data"), "cpu", 1))
-    for wanted in (*priors(), *classifiers()):
-        if args.only not in wanted.name:
-            continue
+    files = [wanted for wanted in (*priors(), *classifiers()) if args.only in wanted.name]
+    if not files:
+        parser.error(f"the package ships no weights called {args.only}")
+    for wanted in files:
         watcher = display(2, quiet=False, verbose=False)
         try:
             outcome = execute(list(wanted.stages), bench, watcher, place)
@@ -114,11 +115,11 @@ def main() -> int:
         payload, meta = store.read(wanted.stages[-1])
         data = packed(payload["state"])
         digest = hashlib.sha256(data).hexdigest()
-        if digest in wanted.pinned:
+        path = wanted.folder / f"{wanted.name}-{digest[:8]}.safetensors"
+        if digest in wanted.pinned and path.exists():
             print(f"{wanted.name}: {digest}, as pinned")
             continue
-        others = 1
-        path = wanted.folder / f"{wanted.name}-{digest[:8]}.safetensors"
+        others = digest not in wanted.pinned
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
         made = {

@@ -17,10 +17,11 @@ from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.machine import SWITCHES, in_words, machine
 from mibench.reporting import bits, records
+from mibench.reporting.bits import KINDS
 from mibench.reporting.runs import Run, runs
 from mibench.reporting.verify import check
 from mibench.running.grid import Grid
-from mibench.running.stages import RecordStage
+from mibench.running.stages import RecordStage, graph, record_stage
 from mibench.store import Store, seal
 from tests.made import META, fill, smoke
 
@@ -69,6 +70,21 @@ def test_switches_of_the_libraries_are_told_as_they_act_and_not_what_the_process
         assert instructions in told[library], library
     assert "AVX512" not in told["onednn"]
     assert told["switches"].split() == [f"{k}={v}" for k, v in FEWER[HERE].items()]
+
+
+def test_every_stage_that_a_record_rests_on_has_its_place_in_the_order() -> None:
+    for table in TABLES.values():
+        for label, cell in table.rows.items():
+            stage = record_stage(cell.at(0), table.columns, "data")
+            kinds = [s.kind for s in graph([stage])]
+            assert set(kinds) <= set(KINDS), label
+
+
+def test_published_records_of_a_table_with_lenses_agree_with_themselves() -> None:
+    place = Path(__file__).parents[1] / "results" / "faces30"
+    done = call("compare", "--by-key", place, place)
+    assert done.exit_code == 0, done.output
+    assert "24 agree and 0 differ" in " ".join(done.stdout.split())
 
 
 def test_what_is_not_recorded_is_said_to_be_so() -> None:

@@ -91,3 +91,11 @@ def test_a_store_says_the_same(tmp_path: Path) -> None:
     record = next(iter(own.records.values()))[0]
     assert kinds(own) == dict.fromkeys(table.rows, frozenset({kind(store.meta(record))}))
     assert kinds_note(kinds(own), table.rows) == ""
+
+
+def test_a_strangers_machine_is_named_in_plain_characters() -> None:
+    strange = "A\n|x|<script>\x1b[31m\u202e" + "y" * 500
+    told = kind(META | {"machine": MACHINE | {"processor": strange}})
+    assert told.startswith("A??x??script??")
+    assert len(told) == 200
+    assert kind(META | {"machine": {"aten": "AVX2"}}).startswith("unknown processor (cpu")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,21 @@ import numpy as np
 import pytest
 import torch
 
+from mibench.attacks import Imitation, Pixels, Student
 from mibench.attacks.priors.shipped import STRANGERS, packed
 from mibench.benchmarks.tables import TABLES
 from mibench.data import Avatars
-from mibench.defenses import MID, LowRank, Recipe, TransferLearning
-from mibench.networks import MCNN, MLP, Pretrained, Weights
+from mibench.defenses import MID, LowRank, NoDefense, Recipe, TransferLearning
+from mibench.networks import MCNN, MLP, Imported, Pretrained, Weights
 from mibench.networks.foreign import weights as files
-from mibench.roles import Defense
-from mibench.running.stages import ClassifierStage, ImagesStage
+from mibench.roles import Defense, NetworkSpec, PriorSpec
+from mibench.running.grid import fetch_weights
+from mibench.running.stages import ClassifierStage, ImagesStage, PriorStage, StudentStage
 from mibench.seeding import seeded
 from mibench.spec import canonical
-from mibench.store import Work
+from mibench.store import Stage, Work
 from mibench.types import Classifier
+from perf import ship
 from perf.ship import CLASSIFIERS, OTHERS
 
 SHAPE = (1, 4, 4)
@@ -152,3 +156,77 @@ def test_nobody_that_a_shipped_classifier_has_seen_is_in_a_table() -> None:
         for traits in (private, *others):
             assert traits.dtype == np.float32
             assert not seen & {t.tobytes() for t in traits}
+
+
+def test_a_file_of_whole_numbers_is_refused(tmp_path: Path) -> None:
+    source = built("trained")
+    data = packed({name: value.long() for name, value in source.state_dict().items()})
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "a.safetensors").write_bytes(data)
+    spec = Pretrained(SMALL, Weights("a.safetensors", hashlib.sha256(data).hexdigest()))
+    with pytest.raises(ValueError, match=r"of another type: layers\.0\.0\.weight torch\.int64"):
+        spec.initialise(built("fresh"), tmp_path)
+
+
+def test_another_file_is_to_be_put_into_the_data_folder_and_not_into_the_package(
+    tmp_path: Path,
+) -> None:
+    spec = Pretrained(SMALL, Weights(next(iter(PINNED)).weights.file, "0" * 64))
+    with pytest.raises(ValueError, match=re.escape(f"at {tmp_path / 'weights'}")):
+        spec.fetch(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [Imported, Pretrained])
+def test_a_student_starts_from_its_file(kind: type[Imported | Pretrained], tmp_path: Path) -> None:
+    source, network = built("trained"), built("fresh")
+    Student(kind(SMALL, file(tmp_path / "weights", source))).start(network, tmp_path)
+    told = {name for name, equal in same(network, source).items() if equal}
+    assert (told == set(source.state_dict())) == (kind is Imported)
+    assert {"layers.0.0.weight", "layers.1.0.bias"} <= told
+
+
+def stages(task: Avatars, network: NetworkSpec, student: Student, prior: PriorSpec) -> list[Stage]:
+    images = ImagesStage(task, "drawn")
+    target = ClassifierStage(
+        images, "private", network, NoDefense(), Recipe(epochs=1, select="last"), 0
+    )
+    return [target, StudentStage(images, target, student, 0), PriorStage(images, target, prior, 0)]
+
+
+@pytest.mark.parametrize(
+    ("who", "what"),
+    [
+        ("target", "missing"),
+        ("target", "misfit"),
+        ("student", "missing"),
+        ("surrogate", "missing"),
+    ],
+)
+def test_weights_are_asked_for_before_anything_is_computed(
+    who: str, what: str, tmp_path: Path
+) -> None:
+    with seeded("wide"):
+        wide = MLP(width=9).build(TASK.shape, 2)
+    weights = file(tmp_path / "weights", wide)
+    bad = Pretrained(SMALL, weights if what == "misfit" else Weights("b.safetensors", "0" * 64))
+    good = Student(SMALL)
+    networks = {
+        "target": (bad, good, good),
+        "student": (SMALL, Student(bad), good),
+        "surrogate": (SMALL, good, Student(bad)),
+    }[who]
+    network, student, surrogate = networks
+    prior = Imitation(Pixels(), (surrogate,))
+    with pytest.raises((FileNotFoundError, ValueError), match=r"is missing|do not fit"):
+        fetch_weights(stages(TASK, network, student, prior), tmp_path)
+    fetch_weights(stages(TASK, SMALL, good, Imitation(Pixels(), (good,))), tmp_path)
+
+
+def test_only_weights_that_the_package_ships_are_trained_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ship", "--only", "nosuch"])
+    with pytest.raises(SystemExit) as left:
+        ship.main()
+    assert left.value.code == 2
+    assert "ships no weights called nosuch" in capsys.readouterr().err

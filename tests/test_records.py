@@ -1,6 +1,7 @@
 """Record files: whole ones pass, and each kind of damage or forgery is named."""
 
 import copy
+import gzip
 import json
 import random
 import shutil
@@ -434,3 +435,49 @@ def test_compare_reads_stores_and_files(folder: Path) -> None:
     assert mixed.exit_code == 0, mixed.output
     assert "+0.00" in mixed.stdout
     assert "Only in" not in mixed.stdout
+
+
+def test_a_packed_table_beside_records_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    table = smoke("GMI / MID")
+    store = Store(folder / "store")
+    text = render(collect(Grid(table, fill(table, store, data=Path()), store)), "json")
+    (tmp_path / "smoke.json.gz").write_bytes(gzip.compress(text.encode()))
+    assert records.find([tmp_path]) == []
+
+
+def test_a_file_is_written_in_one_form(folder: Path, tmp_path: Path) -> None:
+    table = smoke("GMI / MID")
+    store = Store(folder / "store")
+    grid = Grid(table, fill(table, store, data=Path()), store)
+    for compact in (False, True, False):
+        assert records.write(grid, tmp_path, compact=compact) == list(tmp_path.iterdir())
+
+
+def contradicting(record: dict[str, Any], place: Path) -> None:
+    """Writes two sound records of one key that tell different things."""
+    (place / "a.json").write_text(json.dumps(record))
+    forged = json.loads(json.dumps(record))
+    forged["payload"]["evaluator"]["accuracy"] = 12.5
+    (place / "b.json").write_text(json.dumps(forged | {"sha256": records.digest(forged)}))
+    assert check(place / "b.json").record is not None
+
+
+@pytest.mark.parametrize("command", [["compare"], ["compare", "--by-key"], ["records", "board"]])
+def test_of_two_records_of_a_key_that_differ_the_first_is_taken_and_the_other_named(
+    command: list[str], record: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "r").mkdir()
+    contradicting(record, tmp_path / "r")
+    last = [tmp_path / "r" / "a.json"] if "compare" in command else ["-o", tmp_path / "o"]
+    done = call(*command, str(tmp_path / "r"), *map(str, last))
+    assert done.exit_code == 0, done.output
+    assert f"left out {tmp_path / 'r' / 'b.json'}: it tells other things" in done.stderr
+    assert str(tmp_path / "r" / "a.json") in done.stderr
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").symlink_to("/proc/self/mem")
+    assert "cannot be read" in check(tmp_path / "x.json").problem
+    done = call("records", "check", str(tmp_path))
+    assert done.exit_code == 1
+    assert f"bad  {tmp_path / 'x.json'}: it cannot be read" in done.stdout

@@ -5,6 +5,7 @@ Nguyen et al. (LOMMA), CVPR 2023, https://arxiv.org/abs/2304.01669: model augmen
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -51,6 +52,16 @@ class Student:
                 "Student.recipe must have select=last and sampler=shuffle: public images have no "
                 "private classes"
             )
+
+    def start(self, network: Classifier, root: Path) -> None:
+        """Loads the weights that the network comes with, if it comes with any.
+
+        Args:
+            network: A fresh one.
+            root: The data folder.
+        """
+        self.network.initialise(network, root)
+        self.network.finish(network, root)
 
     def train(
         self,

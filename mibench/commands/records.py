@@ -159,7 +159,7 @@ def board(sources: Sequence[Path], out: Path) -> None:
     is_page = out.suffix == ".html" and not out.is_dir()
     path = out if is_page else out / "index.html"
     with refusing():
-        verdicts = [verify.check(path) for path in records.find(sources)]
+        verdicts = verify.first_told([verify.check(path) for path in records.find(sources)])
         root = sources[0] if len(sources) == 1 else Path()
         text = leaderboard(verdicts, root)
         check_writable(path.parent)

@@ -134,8 +134,8 @@ class Selection:
             return grid
         others = ", ".join(cast("Published", self.store).tables())
         raise ValueError(
-            f"no record in {self.published} is of a cell of {self.table.name}; they are of "
-            f"{others}"
+            f"no record in {self.published} is of a cell of {self.table.name} as it is now; they "
+            f"were written for {others}"
             if others
             else f"there is no record file in {self.published}"
         )

@@ -8,9 +8,10 @@ from mibench.machine import in_words as made_on
 from mibench.reporting.runs import Run, in_words
 
 KINDS = (
-    "images", "outliers", "classifier", "release", "prior", "inversion", "evidence", "record",
+    "images", "outliers", "classifier", "release", "student", "prior", "inversion", "lens",
+    "evidence", "record",
 )  # fmt: skip
-"""In the order of the stage graph."""
+"""Kinds of stages that a record may rest on, in the order of the stage graph."""
 PAYLOAD = ("payload.safetensors", "payload.json")
 
 

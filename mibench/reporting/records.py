@@ -9,9 +9,11 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +28,8 @@ Record: TypeAlias = dict[str, Any]
 FORMAT = "mibench-record/1"
 SUFFIXES = (".json", ".json.gz")
 """How names of record files end; one that is packed is a fifth of the other in size."""
+UNPACKED = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a packed file raises where it is damaged."""
 
 
 @cache
@@ -73,6 +77,11 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - nested plain data
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def opened(path: Path) -> BufferedIOBase:
+    """Opens a file, packed or not; reading raises one of ``UNPACKED`` if it is damaged."""
+    return gzip.GzipFile(path) if path.name.endswith(".gz") else path.open("rb")
+
+
 def file_name(record: Record) -> str:
     """Returns a file name that says whose record it is, and differs between records."""
     words = re.sub(r"[^a-z0-9]+", "-", record["row"].lower()).strip("-")[:80]
@@ -83,7 +92,7 @@ def file_name(record: Record) -> str:
 def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
     """Writes a file for every cell that is in the store and returns their paths.
 
-    ``compact`` files are packed by gzip, and take the place of the others of their name.
+    ``compact`` files are packed by gzip. The other form of the same file is removed.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -93,10 +102,10 @@ def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
             indent = None if compact else 1
             text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True) + "\n"
             plain = out / file_name(record)
-            paths.append(plain.with_name(f"{plain.name}.gz") if compact else plain)
+            both = (plain, plain.with_name(f"{plain.name}.gz"))
+            paths.append(both[compact])
             paths[-1].write_bytes(packed(text) if compact else text.encode("ascii"))
-            if compact:
-                plain.unlink(missing_ok=True)
+            both[not compact].unlink(missing_ok=True)
     return paths
 
 
@@ -126,7 +135,8 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    if path.name.endswith(".gz"):
+    try:
+        with opened(path) as file:
+            return b'"format": "mibench-table/' in file.read(100)
+    except (*UNPACKED, OSError):  # it is for a check to say why it cannot be read
         return False
-    with path.open("rb") as file:
-        return b'"format": "mibench-table/' in file.read(100)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.reporting.records import find
-from mibench.reporting.verify import Verdict, check
+from mibench.reporting.verify import Verdict, check, first_told
 from mibench.store import DamagedError, read_payload
 
 
@@ -65,7 +65,7 @@ def runs(path: Path) -> tuple[list[Run], list[Verdict]]:
         metas = sorted((path / "record").glob("*/meta.json"))
         whole = [p.parent for p in metas if "." not in p.parent.name]  # not a commit's leftover
         return [_run_in(folder) for folder in whole], []
-    verdicts = [check(p) for p in find([path])]
+    verdicts = first_told([check(p) for p in find([path])])
     good = [
         run_of(r["row"], r["payload"], r["key"], r["runs"].get)
         for v in verdicts

@@ -9,10 +9,8 @@ Who edits values and scores alike and then computes the hashes anew makes a file
 with itself. No hash can tell that; only running the cell again can.
 """
 
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mibench.evaluation import METRICS, Evidence, Metric, summarise
-from mibench.reporting.records import Record, digest, schema
+from mibench.reporting.records import UNPACKED, Record, digest, opened, schema
 from mibench.spec import fingerprint
 
 COLUMNS = {"attack_acc": "acc", "attack_acc5": "acc5"}
@@ -69,8 +67,7 @@ class Verdict:
 def check(path: Path) -> Verdict:
     """Reads a record file and checks it against its schema, its hashes and its values.
 
-    Raises:
-        OSError: If the file cannot be read.
+    A file that cannot be read is one with a problem.
     """
     try:
         record = _read(path)
@@ -79,16 +76,36 @@ def check(path: Path) -> Verdict:
             raise ValueError("its content differs from its sha256: edited or damaged")
         _check_stages(record)
         return Verdict(path, record, "", _check_scores(record["payload"]))
+    except OSError as error:
+        return Verdict(path, None, f"it cannot be read: {error.strerror or error}")
     except (ValueError, RecursionError, OverflowError) as error:
         sentence = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         return Verdict(path, None, " ".join(sentence.split()))
 
 
+def first_told(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Returns the verdicts, and of files that tell different things of one key the first alone.
+
+    The others are refused, with the first one's path: it may be a run on another machine.
+    """
+    known: dict[str, Verdict] = {}
+    judged = []
+    for verdict in verdicts:
+        if verdict.record is not None:
+            first = known.setdefault(verdict.record["key"], verdict)
+            if first.record is not None and first.record["payload"] != verdict.record["payload"]:
+                problem = f"it tells other things of its cell than {first.path}, which was taken"
+                judged.append(Verdict(verdict.path, None, problem))
+                continue
+        judged.append(verdict)
+    return judged
+
+
 def _read(path: Path) -> Record:
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(LARGEST + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except UNPACKED as error:
         raise ValueError("it cannot be unpacked: cut short or damaged") from error
     if len(data) > LARGEST:
         raise ValueError(f"it has more than {LARGEST // 2**20} MiB")

@@ -12,9 +12,11 @@ from mibench.running.stages import (
     InversionStage,
     PriorStage,
     RecordStage,
+    StudentStage,
     graph,
     record_stage,
 )
+from mibench.seeding import seeded
 from mibench.spec import remembering
 from mibench.store import Stage, Store
 
@@ -48,11 +50,29 @@ def record_stages(table: Table, seeds: int, data: Path | None) -> dict[str, list
 
 
 def fetch_weights(stages: Iterable[Stage], data: Path) -> None:
-    """Makes sure that the trained weights which stages start from can be had."""
+    """Makes sure that the trained weights which stages start from can be had, and fit.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If it is another one, or does not fit its network.
+    """
     stages = list(stages)
-    for network in {s.network: None for s in stages if isinstance(s, ClassifierStage)}:
+    priors = [s.spec for s in stages if isinstance(s, PriorStage)]
+    students = [s.student for s in stages if isinstance(s, StudentStage)]
+    students += [student for prior in priors for student in getattr(prior, "students", ())]
+    targets = {
+        (s.network, s.defense, s.images.task): s for s in stages if isinstance(s, ClassifierStage)
+    }
+    own = [network for network, _, _ in targets]
+    for network in dict.fromkeys([*own, *(student.network for student in students)]):
         network.fetch(data)
-    for prior in {s.spec: None for s in stages if isinstance(s, PriorStage)}:
+    for network, defense, task in targets:
+        if network.starts_trained:
+            with seeded("shapes only"):
+                built = network.build(task.shape, task.num_classes)
+                network.initialise(built, data)
+                network.finish(defense.harden(built), data)
+    for prior in dict.fromkeys(priors):
         prior.fetch(data)
 
 

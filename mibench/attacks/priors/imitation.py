@@ -108,6 +108,6 @@ class Imitation(PriorSpec):
         soft = target.soft_answers(public)
         for i, (student, network) in enumerate(zip(self.students, prior.surrogates, strict=True)):
             stream = torch.Generator().manual_seed(seeds[i])
-            student.network.initialise(network, work.data)
+            student.start(network, work.data)
             run = partial(student.train, network, public, soft, stream, work)
             network.load_state_dict(work.part(f"student {i}", run)["state"])

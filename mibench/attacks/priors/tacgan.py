@@ -142,7 +142,7 @@ class TACGAN(GANSpec):
         drawn = self.drawn(prior.eval(), target.num_classes, streams[0], work.device)
         soft = work.part("answers", lambda: {"soft": target.soft_answers(drawn)})["soft"]
         for i, (student, network) in enumerate(zip(self.students, prior.surrogates, strict=True)):
-            student.network.initialise(network, work.data)
+            student.start(network, work.data)
             run = partial(student.train, network, drawn, soft, streams[1 + i], work)
             network.load_state_dict(work.part(f"student {i}", run)["state"])
 

@@ -69,7 +69,7 @@ def read_weights(weights: Weights, root: Path) -> dict[str, Tensor]:
     if path.is_file():
         return _read(path, weights.sha256)
     if (shipped := SHIPPED / weights.file).is_file():
-        return _read(shipped, weights.sha256)
+        return _read(shipped, weights.sha256, path)
     raise FileNotFoundError(f"{path} is missing: put the file with sha256 {weights.sha256}… there")
 
 
@@ -122,7 +122,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 def check_exactly(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, who: str
 ) -> None:
-    """Raises ValueError unless ``state`` has the names and shapes of ``own``.
+    """Raises ValueError unless ``state`` has the names, shapes and types of ``own``.
 
     A count of batches may be missing. ``what`` do not fit ``who``, says the complaint.
     """
@@ -133,6 +133,11 @@ def check_exactly(
             f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
             for k in own
             if k in state and state[k].shape != own[k].shape
+        ],
+        "of another type": [
+            f"{k} {state[k].dtype}"
+            for k in own
+            if k in state and state[k].is_floating_point() != own[k].is_floating_point()
         ],
     }
     if any(wrong.values()):
@@ -146,12 +151,14 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:10]) + more
 
 
-def _read(path: Path, sha256: str) -> dict[str, Tensor]:
+def _read(path: Path, sha256: str, own: Path | None = None) -> dict[str, Tensor]:
+    """Reads a file; ``own`` is where another one may be put, which is ``path`` by default."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(sha256):
+        where = f"at {own}" if own else "there"
         raise ValueError(
-            f"{path} has sha256 {digest}, not {sha256}…: put the right file there, or, if this "
+            f"{path} has sha256 {digest}, not {sha256}…: put the right file {where}, or, if this "
             f"is the one you mean, use --set setting.….weights.sha256={digest}"
         )
     return read_checkpoint(path)

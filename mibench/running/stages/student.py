@@ -37,7 +37,7 @@ class StudentStage(Stage):
         target = Watched(self.target.classifier(load, work.device), work)
         with seeded(self.seed, "init", "student"):
             network = self._build()
-            self.student.network.initialise(network, work.data)
+            self.student.start(network, work.data)
         soft = target.soft_answers(public)
         rng = generator(self.seed, "student")
         with seeded(self.seed, "noise", "student"):  # for layers that draw on their own
