@@ -55,9 +55,9 @@ def trained(images: ImageSet) -> nn.Module:
     with seeded("owner"):
         network: nn.Module = models.resnet18(num_classes=CLASSES)
         adam = torch.optim.Adam(network.parameters(), 1e-3)
-        for epoch in range(9):
+        for epoch in range(20):
             for group in adam.param_groups:
-                group["lr"] = 1e-3 if epoch < 7 else 1e-4
+                group["lr"] = 1e-3 if epoch < 15 else 1e-4
             for index in torch.randperm(len(images)).split(32):  # type: ignore[no-untyped-call]
                 batch = images.take(index)
                 loss = nn.functional.cross_entropy(network(normalise(batch.images)), batch.labels)

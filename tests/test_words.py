@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from mibench.attacks import ATTACKS, CONTROLS
+from mibench.benchmarks.tables import TABLES
+from mibench.data import TASKS
+from mibench.defenses import DEFENSES
+from mibench.evaluation import METRICS
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "mibench").rglob("*.py")]
@@ -71,3 +77,11 @@ def test_links_lead_to_pages_and_headings_that_are_there(page: Path) -> None:
 def test_the_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     assert sum(len(line.split()) for line in lines if not line.startswith("|")) <= 700
+
+
+def test_the_readme_counts_what_is_there() -> None:
+    counts = dict(re.findall(r"^\| (\w+) \| (\d+) \|", (ROOT / "README.md").read_text(), re.M))
+    there = {"defenses": DEFENSES, "tasks": TASKS, "metrics": METRICS, "tables": TABLES}
+    assert counts == {"attacks": str(len(ATTACKS) - len(CONTROLS))} | {
+        name: str(len(own)) for name, own in there.items()
+    }

@@ -4,6 +4,7 @@ from mibench.benchmarks.tables.ablation import TABLE5_AVATARS, TABLE5_DIGITS
 from mibench.benchmarks.tables.adaptive import AVATARS_ADAPTIVE, DIGITS_ADAPTIVE
 from mibench.benchmarks.tables.attacks_avatars import ATTACKS_AVATARS
 from mibench.benchmarks.tables.avatars import AVATARS
+from mibench.benchmarks.tables.avatars_false import AVATARS_FALSE
 from mibench.benchmarks.tables.avatars_shift import AVATARS_SHIFT
 from mibench.benchmarks.tables.base import Reported, Table, versus
 from mibench.benchmarks.tables.celeba import (
@@ -46,7 +47,7 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         SMOKE, DIGITS, DIGITS_ADAPTIVE, DIGITS_CONTROLS,
-        AVATARS, AVATARS_ADAPTIVE, AVATARS_CONTROLS, AVATARS_SHIFT, ATTACKS_AVATARS,
+        AVATARS, AVATARS_ADAPTIVE, AVATARS_CONTROLS, AVATARS_FALSE, AVATARS_SHIFT, ATTACKS_AVATARS,
         UNTRAINED_CRITIC, TRAIN_LABELS, SELECT_TEST, DIGITS_PRIOR_LENGTH,
         TABLE1, TABLE1_CONTROLLED, TABLE2, TABLE2_CONTROLLED,
         TABLE3_MNIST, TABLE3_MNIST_SHORT, TABLE3_MNIST_CONTROLLED,
