@@ -64,6 +64,17 @@ def test_a_published_matrix_is_what_its_records_say(figure: Path, tmp_path: Path
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("by-key", ["--by-key"]), ("compare", [])])
+def test_what_two_kinds_of_machines_give_is_what_their_records_say(
+    name: str, options: list[str]
+) -> None:
+    results = ROOT / "results"
+    done = call("compare", results / "avatars", results / "two-kinds", *options)
+    assert done.exit_code == 0, done.output
+    assert (results / "two-kinds" / f"{name}.txt").read_text() == done.stdout
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one row of ``smoke`` published, beside what the run itself wrote."""
@@ -126,7 +137,7 @@ def test_a_page_includes_only_tables_that_are_published(page: str) -> None:
     path = ROOT / "docs" / page
     for name in INCLUDE.findall(path.read_text() if path.exists() else ""):
         assert (ROOT / name).is_file(), f"{page} includes {name}"
-        assert (ROOT / name).parent in PUBLISHED
+        assert (ROOT / name).parent in (*PUBLISHED, ROOT / "results" / "two-kinds")
 
 
 def test_publish_does_not_make_a_table_of_fewer_seeds_than_there_are_records_of(
