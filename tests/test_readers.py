@@ -125,7 +125,8 @@ def test_a_copy_of_a_record_is_one_and_another_of_the_same_cell_is_refused(
             published, "check", lambda path: sound if path.parent.name == "b" else check(path)
         )
         with pytest.raises(ValueError, match="tells other things"):
-            Published(tmp_path)
+            Published(tmp_path).results(TABLES["smoke"])
+        assert Published(tmp_path).seeds(TABLES["digits"]) == 0
 
 
 def test_stages_have_the_keys_that_the_records_tell_of(made: Path) -> None:
@@ -177,7 +178,7 @@ def test_records_of_another_table_of_none_and_beside_a_store_are_refused(
     made: Path, tmp_path: Path
 ) -> None:
     for arguments, sentence in {
-        ("digits", "--records", made / "files"): "of a cell of digits; they are of smoke",
+        ("digits", "--records", made / "files"): "as it is now; they were written for smoke",
         ("smoke", "--records", tmp_path): "there is no record file in",
         ("smoke", "--records", tmp_path / "x"): "no file or folder",
         ("smoke", "--records", made / "files", "--store", made / "store"): "in place of --store",

@@ -23,12 +23,12 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from mibench.data import TASKS
     from mibench.defenses import DEFENSES
     from mibench.evaluation import METRICS, PROTOCOLS
-    from mibench.networks import NETWORKS
+    from mibench.networks import FROM_FILES, NETWORKS
     from mibench.training.augment import AUGMENTATIONS
 
     components: tuple[Mapping[str, Any], ...] = (
-        TABLES, ATTACKS, PRIORS, LOSSES, VIEWS, DEFENSES, AUGMENTATIONS, NETWORKS, TASKS, METRICS,
-        PROTOCOLS,
+        TABLES, ATTACKS, PRIORS, LOSSES, VIEWS, DEFENSES, AUGMENTATIONS,
+        NETWORKS | FROM_FILES, TASKS, METRICS, PROTOCOLS,
     )  # fmt: skip
     return dict(zip(KINDS, components, strict=True))
 

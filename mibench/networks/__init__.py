@@ -16,9 +16,11 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
         MCNN, SCNN, MLP, VGG16, VGG19, ResNet34, FaceNet, FaceNet64, IR152, IRSE50, MobileFaceNet
     )
 }  # fmt: skip
-"""``Imported`` and ``Pretrained`` are none of them: both are another one with a file's weights."""
+"""Those that need nothing else."""
+FROM_FILES: dict[str, type[NetworkSpec]] = {n.name: n for n in (Imported, Pretrained)}
+"""Those that are another one with a file's weights, and need to be told both."""
 
 __all__ = [
-    "IR152", "IRSE50", "MCNN", "MLP", "NETWORKS", "SCNN", "VGG16", "VGG19", "FaceNet",
-    "FaceNet64", "Imported", "MobileFaceNet", "Pretrained", "ResNet34", "Weights",
+    "FROM_FILES", "IR152", "IRSE50", "MCNN", "MLP", "NETWORKS", "SCNN", "VGG16", "VGG19",
+    "FaceNet", "FaceNet64", "Imported", "MobileFaceNet", "Pretrained", "ResNet34", "Weights",
 ]  # fmt: skip

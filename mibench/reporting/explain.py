@@ -1,7 +1,7 @@
 """Where one number of a table came from, in words."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from statistics import fmean
 
@@ -207,8 +207,9 @@ class Number:
         yield "\nMade of (fields that are not at their default)"
         setting, attack = cell.setting, cell.attack
         for part, *specs in (
-            ("task", setting.task), ("target", setting.network, cell.recipe),
-            ("defense", cell.defense), ("prior", attack.prior), ("attack", attack),
+            ("task", setting.task), ("target", *_nested(setting.network), cell.recipe),
+            ("defense", *_nested(cell.defense)), ("prior", *_nested(attack.prior)),
+            ("attack", attack),
             ("trials", cell.trials), ("evaluator", evaluator.network, evaluator.recipe),
             ("protocol", cell.protocol),
         ):  # fmt: skip
@@ -226,20 +227,27 @@ class Number:
                 stages[stage.key] = stage
                 seeds.setdefault(stage.key, []).append(seed)
         yield "\nStages"
-        machines: dict[str, None] = {}
+        metas = [meta for record in records for meta in store.runs(record, graph([record]))]
+        machines = dict.fromkeys(map(in_words, metas))
         for key, stage in stages.items():
             state = store.state(stage)
             own = f"seed{'s' * (len(seeds[key]) > 1)} {', '.join(map(str, seeds[key]))}"
             text = f"{stage.describe()}, version {stage.version}, {own}: {state}"
             yield f"  {stage.kind}/{key}  {text}"
-            if state in ("done", "recorded"):
-                machines[in_words(store.meta(stage))] = None
         done = self.grid.only([self.row]).done[self.row].values()
         versions = {dict(record.metrics)[self.name] for record in done}
         now = self.metric.version
         text = f"version {', '.join(map(str, sorted(versions)))}"
         text += f" (this mibench has version {now})" if versions != {now} else ""
         yield f"  Metric {self.metric.name}, {text}; {'; '.join(machines)}"
+
+
+def _nested(spec: object) -> Iterator[object]:
+    """Yields a spec and those in its fields, such as the weights that a network starts from."""
+    yield spec
+    for f in fields(spec) if is_dataclass(spec) else ():
+        if is_dataclass(value := getattr(spec, f.name)):
+            yield from _nested(value)
 
 
 def count(n: int, noun: str) -> str:

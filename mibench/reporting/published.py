@@ -28,22 +28,22 @@ class Published(Store):
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a file in it is not sound, or two tell different things of one cell.
+        ValueError: If a file in it is not sound.
     """
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._records: dict[str, Record] = {}
+        self._paths: dict[str, Path] = {}
+        self._others: dict[str, Path] = {}
         for verdict in (check(path) for path in find([root])):
             if verdict.record is None:
                 raise ValueError(f"{verdict.path}: {verdict.problem}")
             cell = fingerprint(verdict.record["payload"]["cell"])
             known = self._records.setdefault(cell, verdict.record)
+            self._paths.setdefault(cell, verdict.path)
             if known["payload"] != verdict.record["payload"]:
-                raise ValueError(
-                    f"{verdict.path} tells of a cell of which another file in {root} tells other "
-                    "things: name a folder that holds one of them"
-                )
+                self._others.setdefault(cell, verdict.path)
         self._runs = {k: v for r in self._records.values() for k, v in r["runs"].items()}
 
     def tables(self) -> list[str]:
@@ -62,6 +62,9 @@ class Published(Store):
         """Returns the last stages of every row, one per seed from 0 on; needs no raw data.
 
         Their keys are those of the data that the records tell of.
+
+        Raises:
+            ValueError: If two files tell different things of a cell of the table.
         """
         known: dict[object, Any] = {}
         return {
@@ -79,7 +82,13 @@ class Published(Store):
         return Grid(table, self.stages(table, seeds), self)
 
     def _stage(self, cell: Cell, table: Table, known: dict[object, Any]) -> RecordStage:
-        record = self._records.get(fingerprint(cell))
+        own = fingerprint(cell)
+        if own in self._others:
+            raise ValueError(
+                f"{self._others[own]} tells other things of a cell than {self._paths[own]}: name "
+                "a folder that holds one of them"
+            )
+        record = self._records.get(own)
         identities = (
             {s["identity"]["kind"]: s["identity"] for s in record["stages"]} if record else {}
         )
