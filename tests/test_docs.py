@@ -31,7 +31,7 @@ PLACEHOLDERS = {
 ELSEWHERE = (
     "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
     "--until dependence", "--until queries", "--executor ray", "publish ",
-    "compare results/avatars", "--by-key results/avatars", "score FOLDER", "figure traits",
+    "results/avatars mibench-store", "score FOLDER", "figure traits",
     "figure queries", "--calibrate", "audit ",
 )  # fmt: skip
 """Commands that need what only a reader has, or hours: only their options are checked."""
