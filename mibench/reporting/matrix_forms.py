@@ -120,7 +120,7 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
             f"{_count(part.defenses, 'target')} that met {every} {_count(part.attacks, 'attack')}",
             "" if len(part.attacks) == len(m.attacks) else "; ".join(part.attacks),
             [(heads, [*rows]) for heads, rows in tables if rows],
-            f"Not compared, for want of the other's numbers: {'; '.join(unpaired)}."
+            f"Not compared, for want of the other's numbers: {'; '.join(unpaired).rstrip('.')}."
             if unpaired
             else "",
             f"Fewest attacks of which one is within {WITHIN:g} points of each target's worst "
