@@ -255,7 +255,7 @@ def test_an_imported_target_gives_the_numbers_of_the_network_it_was(
     assert numbers(trained, name, row) == numbers(trained, "out", row)
     if defense == "mid":  # the same file is no network without a bottleneck
         wrong = smoke(trained, "wrong", "GMI / No Def.", options)
-        assert wrong.exit_code == 1
+        assert wrong.exit_code == 2
         assert "do not fit" in wrong.stderr
         assert "missing: last.weight, last.bias; unexpected: " in wrong.stderr
 

@@ -164,7 +164,7 @@ def test_a_file_of_whole_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "a.safetensors").write_bytes(data)
     spec = Pretrained(SMALL, Weights("a.safetensors", hashlib.sha256(data).hexdigest()))
-    with pytest.raises(ValueError, match=r"of another type: layers\.0\.0\.weight torch\.int64"):
+    with pytest.raises(ValueError, match=r"of whole numbers: layers\.0\.0\.weight torch\.int64"):
         spec.initialise(built("fresh"), tmp_path)
 
 

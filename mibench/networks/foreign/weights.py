@@ -134,10 +134,10 @@ def check_exactly(
             for k in own
             if k in state and state[k].shape != own[k].shape
         ],
-        "of another type": [
+        "of whole numbers": [
             f"{k} {state[k].dtype}"
             for k in own
-            if k in state and state[k].is_floating_point() != own[k].is_floating_point()
+            if k in state and own[k].is_floating_point() and not state[k].is_floating_point()
         ],
     }
     if any(wrong.values()):
