@@ -5,8 +5,7 @@ from mibench.networks.classifiers.lenet import MCNN, MLP, SCNN
 from mibench.networks.classifiers.mobilefacenet import MobileFaceNet
 from mibench.networks.classifiers.resnet import ResNet34
 from mibench.networks.classifiers.vgg import VGG16, VGG19
-from mibench.networks.foreign.imported import Imported
-from mibench.networks.foreign.pretrained import Pretrained
+from mibench.networks.foreign.imported import Imported, Pretrained
 from mibench.networks.foreign.weights import Weights
 from mibench.roles import NetworkSpec
 
