@@ -187,3 +187,10 @@ def test_unknown_rows_and_metrics_list_the_known_ones(store: Path) -> None:
     known = ", ".join(TABLES["smoke"].columns)
     assert f"no metric 'nosuch' in smoke; its metrics: {known}" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_explain_names_the_rows_and_metrics_to_choose_from(store: Path) -> None:
+    for arguments, listed in (((), TABLES["smoke"].rows), ((MID,), TABLES["smoke"].columns)):
+        result = explain(store, *arguments)
+        assert result.exit_code == 2
+        assert result.stderr.strip().endswith(": " + ", ".join(listed))

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 @click.command()
 @of_table
 @options.records
-@click.argument("row")
-@click.argument("metric")
-def explain(selection: Selection, row: str, metric: str) -> None:
+@click.argument("row", required=False)
+@click.argument("metric", required=False)
+def explain(selection: Selection, row: str | None, metric: str | None) -> None:
     """Learn where a number of a table came from and how far to trust it.
 
     The number is that of METRIC in ROW of TABLE; nothing is computed. METRIC is a metric's name or
     its column's title, in upper or lower case. Without --seeds the number is of as many seeds,
-    from 0 on, as the store has of that row.
+    from 0 on, as the store has of that row. Without METRIC, or ROW, it says which there are.
 
     Example: mibench explain smoke 'GMI / MID' attack_acc
     """
@@ -34,9 +34,13 @@ def explain(selection: Selection, row: str, metric: str) -> None:
 
     with refusing():
         table = selection.table
+        if row is None:
+            raise ValueError(f"name a row of {table.name}: {', '.join(table.rows)}")
         if row not in table.rows:
             near = nearest(row, table.rows)
             raise KeyError(f"no row {row!r} in {table.name}{near}; rows: {', '.join(table.rows)}")
+        if metric is None:
+            raise ValueError(f"name a metric of {table.name}: {', '.join(table.columns)}")
         name = column(table, metric)
         if selection.published is None and "seeds" not in selection.given:
             selection = replace(selection, seeds=count_seeds(selection, row))

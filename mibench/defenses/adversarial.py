@@ -1,7 +1,8 @@
 """Adversarial training against inversion, towards wrong classes or against them.
 
-Anti-adversarial training is that of its authors' released code, BreuerLabs, ICLR 2026; adversarial
-training is that of Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083, with their values.
+Anti-adversarial training is that of its authors' released code, BreuerLabs, ICLR 2026,
+https://github.com/BreuerLabs/Anti-Adversarial-Training; adversarial training is that of Madry et
+al., ICLR 2018, https://arxiv.org/abs/1706.06083, with their values.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""BiDO beside outlier exposure, Peng et al., TPAMI 2025, BiDO+."""
+"""BiDO beside outlier exposure, Peng et al., TPAMI 2025, BiDO+.
+
+Its code: https://github.com/AlanPeng0897/BiDO_plus.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Weaker skip connections as a defense, Koh et al., ECCV 2024, RoLSS and SSF."""
+"""Weaker skip connections, RoLSS and SSF: Koh et al., ECCV 2024, https://arxiv.org/abs/2409.01696."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
