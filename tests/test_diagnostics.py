@@ -1,6 +1,7 @@
 """How targets depend on their input, in closed form, and what is said of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,8 +278,9 @@ XZ: Where = ("nhsic", "xz", 1, "train")
 def test_a_dependence_that_falls_with_leakage_is_said_to() -> None:
     found = diagnose(RECORDS, Made())
     assert found.missing == []
-    assert correlate(found, "KED-MI", XZ).rho == 1
-    assert correlate(found, "KED-MI", XZ).n == 13, "seeds are no further defenses"
+    correlation = correlate(found, "KED-MI", XZ, list(found.values))
+    assert correlation.rho == 1
+    assert correlation.n == 13, "seeds are no further defenses"
     text = diagnostics.text(found, ["nhsic"])
     for words in (
         "KED-MI, nhsic d(X,Z1): ρ = +1.00",
@@ -314,6 +316,33 @@ def some(found: Diagnosis, *defenses: str) -> Diagnosis:
         values={d: v for d, v in found.values.items() if d in defenses},
         targets={d: t for d, t in found.targets.items() if d in defenses},
     )
+
+
+def deepened(found: Diagnosis, defenses: Sequence[str]) -> Diagnosis:
+    """The same, where the targets of some defenses have a second layer."""
+    deeper = {
+        d: {**v, **{(m, p, 2, s): x for (m, p, _, s), x in v.items()}} if d in defenses else v
+        for d, v in found.values.items()
+    }
+    return replace(found, values=deeper)
+
+
+def test_layers_of_networks_of_another_depth_are_not_compared() -> None:
+    found = diagnose(RECORDS, Made())
+    last = list(found.values)[-6:]
+    text = diagnostics.text(deepened(found, last[-3:]), ["nhsic"])
+    assert "KED-MI, nhsic d(X,Z1): ρ = +1.00, no interval at the end of the range, n = 10" in text
+    assert "KED-MI, nhsic d(X,Z2)" not in text
+    assert (
+        "Left out, since their networks have 2 layers and a rank correlation needs 5 or more "
+        f"defenses of one depth: {', '.join(last[-3:])}." in text
+    )
+    text = diagnostics.text(deepened(found, last), ["nhsic"])
+    for depth, layer, n in ((1, 1, 7), (2, 1, 6), (2, 2, 6)):
+        assert f"KED-MI, {depth} layers, nhsic d(X,Z{layer}): ρ = +1.00" in text
+        assert f"n = {n}" in text
+    assert "1 layers, nhsic d(X,Z2)" not in text
+    assert "Left out" not in text
 
 
 def test_what_cannot_be_said_is_said_so() -> None:

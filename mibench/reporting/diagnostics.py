@@ -63,6 +63,17 @@ class Diagnosis:
             )
         ]
 
+    @property
+    def depths(self) -> dict[int, list[str]]:
+        """Number of layers → defenses whose targets have so many.
+
+        Layer 2 of three is no layer 2 of five, so only targets of one depth are compared.
+        """
+        depths: dict[int, list[str]] = {}
+        for defense, values in self.values.items():
+            depths.setdefault(max(layer for _, _, layer, _ in values), []).append(defense)
+        return dict(sorted(depths.items()))
+
 
 def dependence_stages(
     records: Mapping[str, Sequence[RecordStage]],
@@ -184,16 +195,24 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
     return Correlation(rho, math.tanh(z - half), math.tanh(z + half), n)
 
 
-def correlate(diagnosis: Diagnosis, attack: str, where: Where) -> Correlation:
+def correlate(
+    diagnosis: Diagnosis, attack: str, where: Where, defenses: Sequence[str]
+) -> Correlation:
     """Returns the correlation of a dependence with Attack Acc over defenses, means over seeds.
 
     The defense is the unit: seeds of one defense are no further defenses.
+
+    Args:
+        diagnosis: Dependences and leakage.
+        attack: Whose Attack Acc.
+        where: Which dependence.
+        defenses: Over which of them; one without a value is left out.
 
     Raises:
         ValueError: As :func:`rank_correlation` does.
     """
     leaks = diagnosis.leakage.get(attack, {})
-    both = [d for d, values in diagnosis.values.items() if d in leaks and where in values]
+    both = [d for d in defenses if d in leaks and where in diagnosis.values[d]]
     return rank_correlation(
         [statistics.fmean(diagnosis.values[d][where]) for d in both],
         [statistics.fmean(leaks[d]) for d in both],
@@ -304,16 +323,25 @@ def _correlations(diagnosis: Diagnosis, measures: Sequence[str]) -> Iterator[str
         "Attack Acc over defenses (means over seeds), 95 % interval by Fisher's z:"
     )
     ranks = []
-    for attack in diagnosis.leakage:
+    depths = diagnosis.depths
+    few = {depth: own for depth, own in depths.items() if len(own) < FEWEST}
+    shown = {depth: own for depth, own in depths.items() if depth not in few} or depths
+    for attack, (depth, defenses) in product(diagnosis.leakage, shown.items()):
+        layers = f", {depth} layers" * (len(shown) > 1)
         for where in diagnosis.places(measures):
-            if where[3] != "train":
+            if where[3] != "train" or where[2] > depth:
                 continue
-            name = f"  {attack}, {where[0]} {_symbol(where)}"
+            name = f"  {attack}{layers}, {where[0]} {_symbol(where)}"
             try:
-                ranks.append(correlate(diagnosis, attack, where))
+                ranks.append(correlate(diagnosis, attack, where, defenses))
                 yield f"{name}: {ranks[-1]}"
             except ValueError as error:
                 yield f"{name}: none; {error}"
+    for depth, own in few.items() if few != depths else ():
+        yield (
+            f"  Left out, since their networks have {depth} layers and a rank correlation needs "
+            f"{FEWEST} or more defenses of one depth: {', '.join(own)}."
+        )
     if ranks:
         yield (
             f"  {sum(r.excludes_0 for r in ranks)} of {len(ranks)} intervals exclude 0; by chance "
