@@ -370,3 +370,11 @@ def test_tables_of_celeba_and_cifar_are_meant_for_a_gpu() -> None:
         tasks = {type(cell.setting.task).__name__ for cell in table.rows.values()}
         large = tasks <= {"CelebA", "CelebAVMI", "CIFAR10"} or name == "celeba300"
         assert table.heavy == large, name
+
+
+@pytest.mark.parametrize("name", ["shipped", "stylegan2-framed", "averaging"])
+def test_components_that_need_an_argument_are_listed_and_described(name: str) -> None:
+    kind = "attacks" if name == "averaging" else "priors"
+    listed = CliRunner().invoke(main, ["list", kind])
+    assert name in [line.split()[0] for line in listed.stdout.splitlines()]
+    assert CliRunner().invoke(main, ["describe", name]).stdout.startswith(f"{name}, of the {kind}")

@@ -18,7 +18,7 @@ KINDS = (
 
 def registries() -> dict[str, Mapping[str, Any]]:
     """Returns kind → name → component, for every kind of ``KINDS``."""
-    from mibench.attacks import ATTACKS, LOSSES, PRIORS, VIEWS
+    from mibench.attacks import ATTACKS, LOSSES, PRIORS, VIEWS, Averaging, Framed, Shipped
     from mibench.benchmarks.tables import TABLES
     from mibench.data import TASKS
     from mibench.defenses import DEFENSES
@@ -26,8 +26,10 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from mibench.networks import FROM_FILES, NETWORKS
     from mibench.training.augment import AUGMENTATIONS
 
+    attacks = ATTACKS | {Averaging.name: Averaging}
+    priors = PRIORS | {prior.name: prior for prior in (Shipped, Framed)}
     components: tuple[Mapping[str, Any], ...] = (
-        TABLES, ATTACKS, PRIORS, LOSSES, VIEWS, DEFENSES, AUGMENTATIONS,
+        TABLES, attacks, priors, LOSSES, VIEWS, DEFENSES, AUGMENTATIONS,
         NETWORKS | FROM_FILES, TASKS, METRICS, PROTOCOLS,
     )  # fmt: skip
     return dict(zip(KINDS, components, strict=True))

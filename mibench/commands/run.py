@@ -38,7 +38,7 @@ NO_GPU = (
 
 @click.command()
 @of_table
-@options.out(options.anywhere, "Folder of the CSV, LaTeX, Markdown and PNG files.")
+@options.out(options.anywhere, "Folder of the CSV, JSON, LaTeX, Markdown and PNG files.")
 @options.controls
 @click.option(
     "--until",
@@ -63,7 +63,8 @@ NO_GPU = (
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--executor", default="auto", show_default=True,
-    help="serial, local[N]: N stages side by side, ray or slurm[N]. auto: local, one per core.",
+    help="serial, local[N]: N stages side by side, ray or slurm[N]. auto: local, one stage for "
+    "each GPU, or as many as the cores hold.",
 )  # fmt: skip
 @click.option("--address", help="Of a running Ray cluster, such as HOST:6379.")
 @click.option(

@@ -287,8 +287,9 @@ def selecting(function: Callable[..., None]) -> Callable[..., None]:
                      help="Change a field of the cells, for example attack.steps=10."),
         click.option("--protocol", metavar="NAME",
                      help="Convention of evaluation: per-pass, kdd22, vmi, gmi, lomma or ppa."),
-        click.option("--seeds", type=options.number_of_seeds, default=1, show_default=True,
-                     help="How many seeds, from 0 on."),
+        click.option("--seeds", type=options.number_of_seeds, default=1,
+                     help="How many seeds, from 0 on; 1 where the command does not say "
+                     "otherwise."),
         options.store,
         options.data,
     )  # fmt: skip

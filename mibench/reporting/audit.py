@@ -34,7 +34,7 @@ def verdict(results: Results) -> str:
     ]
     if control.mean is not None:
         sentences.append(
-            f"Of as many samples of its prior, for which the model was asked nothing, it "
+            f"Of as many samples of its prior, drawn without asking the model, it "
             f"recognises {control.mean:.1f} %; a blind guess gets "
             f"{100 / (results.classes or 1):.1f} %."
         )

@@ -26,7 +26,8 @@ class Difference:
         metric: Its name.
         a: Mean over A's seeds.
         b: Mean over B's seeds.
-        half: Half of the 95 % interval of b - a; None with one seed, or if all differ alike.
+        half: Half of the 95 % interval of b - a; None with fewer than three seeds, or if all
+            differ alike.
         paired: Whether it rests on the seeds that both sides have, pair by pair.
         seeds: How many seeds of A and of B it rests on.
     """

@@ -85,8 +85,7 @@ class Results:
         remarks: What was computed otherwise than usual.
         precisions: Label → the precisions at which what it rests on was computed.
         controls: Label → Attack Acc of samples of its prior, where controls were asked for; its
-            contrast is that of the row's Attack Acc with it, over seeds or, with fewer than
-            three, over classes.
+            contrast is that of the row's Attack Acc with it, class by class, means over seeds.
         grid: Where all of it was read; None for numbers made by hand.
     """
 

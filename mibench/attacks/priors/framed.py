@@ -77,8 +77,8 @@ class FramedPrior(StyleGANPrior):
 class Framed(PriorSpec):
     """A trained StyleGAN2 of another resolution than the attacked task's.
 
-    It is not in ``mibench list priors``, because it needs to be told which weights. It offers
-    styles and no critic: the discriminator has seen whole images only.
+    It needs to be told which weights. It offers styles and no critic: the discriminator has seen
+    whole images only.
 
     Attributes:
         of: The generator; its ``weights`` are a file such as ``mibench import stylegan`` writes.
