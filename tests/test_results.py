@@ -28,7 +28,7 @@ def call(*args: object) -> Any:
 
 
 def rebuilt(place: Path) -> dict[str, str]:
-    _, _, table, _, seeds = shlex.split((place / "command.txt").read_text())
+    _, _, table, *_, seeds = shlex.split((place / "command.txt").read_text())
     return files_of(TABLES[table], int(seeds), Published(place / "records"))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mibench import precision
 from mibench.benchmarks.cell import Cell, Seeds
 from mibench.benchmarks.tables import Table
 from mibench.reporting import tradeoff
@@ -152,7 +153,9 @@ def files_of(table: Table, seeds: int, store: Published) -> dict[str, str]:
     """Returns the text of each file of a table, by name, from records alone."""
     results = store.results(table, seeds)
     texts = {f"{table.name}.{suffix}": render(results, form) for suffix, form in FORMS.items()}
-    texts["command.txt"] = f"mibench run {table.name} --seeds {seeds}\n"
+    precisions = frozenset().union(*results.precisions.values())
+    options = " --precision bf16" if precisions == {precision.BF16} else ""
+    texts["command.txt"] = f"mibench run {table.name}{options} --seeds {seeds}\n"
     if table.curves:
         compared = tradeoff.compare(store.grid(table, seeds))
         texts[f"{table.name}-curves.csv"] = tradeoff.csv(compared)
