@@ -65,9 +65,10 @@ class Diagnosis:
 
     @property
     def depths(self) -> dict[int, list[str]]:
-        """Number of layers → defenses whose targets have so many.
+        """Number of a target network's layers → the defenses with such a target.
 
-        Layer 2 of three is no layer 2 of five, so only targets of one depth are compared.
+        Layer 2 of three layers is not comparable with layer 2 of five, so dependence is correlated
+        only among targets with the same number of layers.
         """
         depths: dict[int, list[str]] = {}
         for defense, values in self.values.items():
