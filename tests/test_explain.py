@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from mibench.benchmarks.row import listing
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
@@ -173,6 +174,18 @@ def test_a_row_of_which_nothing_is_there_is_refused_with_the_command(store: Path
     assert "no record of KED-MI / MID in" in done.stderr
     assert "mibench run smoke --rows 'KED-MI / MID'" in done.stderr
     assert done.stdout == ""
+
+
+def test_hundreds_of_rows_are_named_by_their_attacks_and_defenses() -> None:
+    labels = [f"{attack} / {defense}" for attack in ("A, wide", "B") for defense in range(30)]
+    assert listing(labels[:40]) == ", ".join(labels[:40])
+    told = listing(labels)
+    assert told.startswith(
+        "60 named ATTACK / DEFENSE; ATTACK is one of A, wide; B; DEFENSE one of 0;"
+    )
+    assert told.count("29") == told.count("A, wide") == 1
+    alone = [str(number) for number in range(50)]
+    assert listing(alone) == ", ".join(alone)
 
 
 def test_unknown_rows_and_metrics_list_the_known_ones(store: Path) -> None:

@@ -1,9 +1,12 @@
 """What a row of a table is called."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 BETWEEN = " / "
 """What stands between attack and defense in a label."""
+FEW = 40
+"""Up to how many labels a sentence names one by one."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,14 @@ class Row:
     def __str__(self) -> str:
         """Returns the label."""
         return f"{self.attack}{BETWEEN}{self.defended}" if self.attack else self.defended
+
+
+def listing(labels: Iterable[str]) -> str:
+    """Returns labels, to be named in a sentence; of many, only their attacks and defenses."""
+    labels = list(labels)
+    if len(labels) <= FEW or not all(Row.of(label).attack for label in labels):
+        return ", ".join(labels)
+    attacks = "; ".join(dict.fromkeys(Row.of(label).attack for label in labels))
+    defenses = "; ".join(dict.fromkeys(Row.of(label).defended for label in labels))
+    names = f"ATTACK{BETWEEN}DEFENSE"
+    return f"{len(labels)} named {names}; ATTACK is one of {attacks}; DEFENSE one of {defenses}"

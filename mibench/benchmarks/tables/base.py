@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mibench.benchmarks.cell import Cell, Setting, Trials
-from mibench.benchmarks.row import Row
+from mibench.benchmarks.row import Row, listing
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
 from mibench.override import override, paths, takes, unknown_path
@@ -114,7 +114,7 @@ class Table:
                 }
             if not matching:
                 near = nearest(pattern, [part for own in parts.values() for part in own])
-                raise KeyError(f"no row matches {pattern!r}{near}; rows: {', '.join(self.rows)}")
+                raise KeyError(f"no row matches {pattern!r}{near}; rows: {listing(self.rows)}")
             keep |= matching
         curves = {
             name: kept
