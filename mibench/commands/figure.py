@@ -27,6 +27,7 @@ from mibench.commands.shared import check_writable, refusing
             "traits",
             "queries",
             "matrix",
+            "sweep",
             "row",
         ]
     ),
@@ -60,17 +61,21 @@ def figure(
     attacks, as Markdown: each one's worst case, rank and difference from its twin, and which
     attacks find the worst cases. CSV too; --records will do.
 
+    sweep: Attack Acc against the one number in which the attacks of TABLE differ, such as the
+    epochs of a prior. CSV too; --records will do.
+
     row: what was recovered in ROW (a label, or a pattern like '*BiDO-HSIC'), as PNG.
 
     Example: mibench figure row smoke 'GMI / MID'
     """
-    from mibench.reporting import figures, leaks, matrix, matrix_forms, queries
+    from mibench.reporting import figures, leaks, matrix, matrix_forms, queries, sweep
+    from mibench.reporting.results import collect
 
     name = figures.NUMBERS.get(name, name)
     with refusing():
         if (name == "row") != (row is not None):
             raise ValueError("figure row TABLE ROW draws one row; the other figures take no ROW")
-        if name not in ("tradeoff", "matrix"):
+        if name not in ("tradeoff", "matrix", "sweep"):
             selection.refuse_records("no images and no curves of training")
         table = selection.table.only([row]) if row else selection.table
         grid = selection.grid.only(table.rows)
@@ -86,13 +91,15 @@ def figure(
             figures.draw_reconstructions(grid, paths[0], private=private)
         else:
             paths = [out / f"{table.name}-{name}-figure.{suffix}" for suffix in ("pdf", "png")]
-            if name in ("traits", "queries", "matrix"):
+            if name in ("traits", "queries", "matrix", "sweep"):
                 paths.append(paths[0].with_suffix(".csv"))
             if name == "traits":
                 leaks.draw(grid, paths)
             elif name == "matrix":
                 paths.append(paths[0].with_suffix(".md"))
                 matrix_forms.write(matrix.matrix(grid), paths)
+            elif name == "sweep":
+                sweep.write(collect(grid), paths)
             elif name == "queries":
                 command = selection.filling(selection.rows, grid.seeds) + " --until queries"
                 queries.write(queries.points(grid.records, grid.store), paths, command)
