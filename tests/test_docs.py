@@ -32,7 +32,7 @@ ELSEWHERE = (
     "import ", "data fetch", "run my_table.py", "run FILE.py", "run TABLE --seeds 5",
     "--until dependence", "--until queries", "--executor ray", "publish ",
     "results/avatars mibench-store", "score FOLDER", "figure traits",
-    "figure queries", "--calibrate", "audit ",
+    "figure queries", "figure sweep", "--calibrate", "audit ",
 )  # fmt: skip
 """Commands that need what only a reader has, or hours: only their options are checked."""
 

@@ -19,7 +19,8 @@ from mibench.reporting.records import packed, schema
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/command.txt"))
-FIGURES = sorted((ROOT / "results").glob("*/*-matrix-figure.md"))
+FIGURES = sorted((ROOT / "results").glob("*/*-matrix-figure.csv"))
+SWEEPS = sorted((ROOT / "results").glob("*/*-sweep-figure.csv"))
 INCLUDE = re.compile(r"\.\./(results/[^\s)`]+)")
 
 
@@ -54,14 +55,24 @@ def test_all_that_is_published_can_be_cloned_quickly() -> None:
     assert sum(f.stat().st_size for f in (ROOT / "results").rglob("*")) < 30 * 2**20
 
 
+def redraw(kind: str, figure: Path, out: Path) -> None:
+    records = figure.parent / "records"
+    done = call("figure", kind, figure.parent.name, "--records", records, "-o", out)
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda p: p.name)
 def test_a_published_matrix_is_what_its_records_say(figure: Path, tmp_path: Path) -> None:
-    records = figure.parent / "records"
-    done = call("figure", "matrix", figure.parent.name, "--records", records, "-o", tmp_path)
-    assert done.exit_code == 0, done.output
-    for path in (figure, figure.with_suffix(".csv")):
+    redraw("matrix", figure, tmp_path)
+    for path in (figure, figure.with_suffix(".md")):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("figure", SWEEPS, ids=lambda p: p.name)
+def test_a_published_sweep_is_what_its_records_say(figure: Path, tmp_path: Path) -> None:
+    redraw("sweep", figure, tmp_path)
+    assert (tmp_path / figure.name).read_bytes() == figure.read_bytes()
 
 
 @pytest.mark.slow
