@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mibench.benchmarks.cell import Cell
-from mibench.benchmarks.row import Row
+from mibench.benchmarks.row import Row, unknown_row
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.reporting.published import Published
 from mibench.reporting.results import Entry, Results, collect, entry_of
@@ -300,7 +300,7 @@ def _table(table: Cells) -> Table:
 
 def _cell(table: Table, row: str) -> Cell:
     if row not in table.rows:
-        raise ValueError(unknown("row", row, table.rows))
+        raise ValueError(unknown_row(row, table.rows))
     return table.rows[row]
 
 

@@ -186,6 +186,10 @@ def test_hundreds_of_rows_are_named_by_their_attacks_and_defenses() -> None:
     assert told.count("29") == told.count("A, wide") == 1
     alone = [str(number) for number in range(50)]
     assert listing(alone) == ", ".join(alone)
+    for command in (["explain", "matrix-avatars"], ["run", "matrix-avatars", "--rows", "Nobody"]):
+        told = CliRunner().invoke(main, command).stderr
+        assert "376 named ATTACK / DEFENSE" in told
+        assert len(told) < 2000
 
 
 def test_unknown_rows_and_metrics_list_the_known_ones(store: Path) -> None:

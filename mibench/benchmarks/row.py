@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mibench.spec import nearest
+
 BETWEEN = " / "
 """What stands between attack and defense in a label."""
 FEW = 40
@@ -45,6 +47,12 @@ class Row:
     def __str__(self) -> str:
         """Returns the label."""
         return f"{self.attack}{BETWEEN}{self.defended}" if self.attack else self.defended
+
+
+def unknown_row(label: str, known: Iterable[str]) -> str:
+    """Returns a sentence on a label that no row has."""
+    known = list(known)
+    return f"unknown row {label!r}{nearest(label, known)}; known: {listing(known)}"
 
 
 def listing(labels: Iterable[str]) -> str:

@@ -61,13 +61,14 @@ def figure(
     attacks, as Markdown: each one's worst case, rank and difference from its twin, and which
     attacks find the worst cases. CSV too; --records will do.
 
-    sweep: Attack Acc against the one number in which the attacks of TABLE differ, such as the
-    epochs of a prior. CSV too; --records will do.
+    sweep: Attack Acc of rows that differ in one number of their attack alone, such as the epochs
+    of its prior, against that number. CSV too; --records will do.
 
     row: what was recovered in ROW (a label, or a pattern like '*BiDO-HSIC'), as PNG.
 
     Example: mibench figure row smoke 'GMI / MID'
     """
+    from mibench.benchmarks.row import listing
     from mibench.reporting import figures, leaks, matrix, matrix_forms, queries, sweep
     from mibench.reporting.results import collect
 
@@ -81,9 +82,11 @@ def figure(
         grid = selection.grid.only(table.rows)
         private = grid.private(with_private)
         if row and not grid.first:
-            labels = ", ".join(grid.records)
+            labels = listing(grid.records)
             first = f"mibench run {selection.name}"
             raise ValueError(f"{labels}: not in {selection.root}; first: {first}")
+        if name == "sweep" and not grid.finished(grid.last):
+            raise ValueError(selection.gap())
         check_writable(out)
         if row:
             label = next(iter(table.rows)) if len(table.rows) == 1 else row

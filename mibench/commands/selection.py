@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ENDS = (
     "modified", "incomplete", "tradeoff", "training", "samples", "curves", "dependence",
-    "queries", "matrix", "traits", "reconstructions", "row",
+    "queries", "matrix", "sweep", "traits", "reconstructions", "row",
 )  # fmt: skip
 """What follows a table's name and a hyphen in names of its files."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mibench.benchmarks.row import Row
+from mibench.benchmarks.row import Row, unknown_row
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS, Metric
 from mibench.evaluation.significance import (
@@ -25,7 +25,6 @@ from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.reporting.contrasts import Contrast, between, twins, with_none, with_twin
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
-from mibench.spec import unknown
 from mibench.store import AbsentError, DamagedError, Payload, Store, precisions_of, tell
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ class Results:
                 the results come from records.
         """
         if row not in self.entries:
-            raise ValueError(unknown("row", row, self.entries))
+            raise ValueError(unknown_row(row, self.entries))
         stages = self.grid.records[row] if self.grid else ()
         runs = [s.evidence[0].inversion for s in stages[seed : seed + 1] if seed >= 0]
         if self.grid is None or not self.grid.finished(runs):

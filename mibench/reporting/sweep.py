@@ -1,9 +1,11 @@
-"""Attack Acc against the one number in which the attacks of a table differ, such as epochs."""
+"""Attack Acc against a number in which alone the attacks of rows differ, such as epochs."""
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
+from math import nan
 from pathlib import Path
 from statistics import fmean
 
@@ -17,6 +19,10 @@ from mibench.spec import canonical, fingerprint
 VERSION = 1
 WIDE = 8
 """From which ratio of the largest number to the smallest the axis is logarithmic."""
+FEW = 8
+"""Up to how many numbers each has a tick of its own."""
+BARS = {"seeds": "seeds", "attacks": "the attacks of one seed: one target, one prior"}
+"""What an interval is over → how the figure says so."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,15 @@ class Point:
     """Attack Acc of a row, in percent; the fields are the columns of the CSV.
 
     Attributes:
-        line: What the row shares with others of its line: attack and defense.
+        line: What the row shares with the others of its line, such as attack and defense.
         row: The row's label.
         at: The number in which the rows of a line differ.
         attack_acc: Mean over seeds, or over the attacks of one seed; None if not computed.
         low: Lower end of its 95 % interval by Student's t; None where there is none.
         high: Upper end.
-        over: What the interval is over: "seeds", or "attacks" of one seed on one target; "" where
-            there is none.
+        over: What the interval is over: "seeds", or "attacks" of one seed on one target, with one
+            prior; "" where there is none.
+        n: How many values the mean is of.
         reported: What a paper reports; None if nothing.
     """
 
@@ -42,49 +49,47 @@ class Point:
     low: float | None
     high: float | None
     over: str
+    n: int
     reported: float | None
 
 
-def varied(table: Table) -> tuple[str, dict[str, tuple[str, float]]]:
-    """Returns the path of the number, and label → the name of its line and the number.
+def varied(table: Table) -> tuple[str, list[dict[str, float]]]:
+    """Returns the path of the number, and of each line its labels with their numbers, in order.
 
-    Rows of a line have the same cell but for that number; a row that has no other on its line is
-    left out.
+    Rows of a line have the same cell but for that number. A row alone on its line is left out.
 
     Raises:
-        ValueError: If the rows differ in no number of their attack alone, or in several.
+        ValueError: If no two rows differ in one number of their attack alone, or some differ in
+            one and others in another.
     """
     leaves = {label: dict(_leaves(canonical(cell))) for label, cell in table.rows.items()}
-    numbers = {
-        path
-        for own in leaves.values()
-        for path, value in own.items()
-        if path.startswith("attack.") and type(value) in (int, float)
-    }
-    found: dict[str, list[list[str]]] = {}
-    for path in sorted(numbers):
-        alike: dict[frozenset[tuple[str, object]], list[str]] = {}
+    found: dict[str, list[dict[str, float]]] = {}
+    for path in sorted({path for own in leaves.values() for path in own}):
+        if not path.startswith("attack."):
+            continue
+        alike: dict[frozenset[tuple[str, object]], dict[str, float]] = {}
         for label, own in leaves.items():
-            if path in own:
+            if type(number := own.get(path)) in (int, float):
                 rest = frozenset(item for item in own.items() if item[0] != path)
-                alike.setdefault(rest, []).append(label)
-        if groups := [labels for labels in alike.values() if len(labels) > 1]:
-            found[path] = groups
-    if len(found) != 1:
-        several = " and ".join(found)
-        what = f"several numbers ({several}): choose rows with --rows" if found else "no number"
-        raise ValueError(f"rows of {table.name} that differ in one number of their attack alone "
-                         f"are what this figure joins; they differ in {what}")  # fmt: skip
-    ((path, groups),) = found.items()
-    return path, {
-        label: (_common(labels), float(leaves[label][path]))  # type: ignore[arg-type]
-        for labels in groups
-        for label in labels
-    }
+                alike.setdefault(rest, {})[label] = float(number)  # type: ignore[arg-type]
+        if lines := [line for line in alike.values() if len(set(line.values())) > 1]:
+            found[path] = lines
+    if not found:
+        raise ValueError(
+            f"no two rows of {table.name} differ in one number of their attack alone, so there is "
+            "no line to draw"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"rows of {table.name} differ in {' and '.join(found)}: choose, with --rows, some "
+            "that differ in one of them"
+        )
+    ((path, lines),) = found.items()
+    return path, [dict(sorted(line.items(), key=lambda item: item[1])) for line in lines]
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yields the path and the value of all that is no mapping and no list."""
+    """Yields path and value of all that is no mapping and no list."""
     if not isinstance(value, dict | list):
         yield path, value
         return
@@ -93,41 +98,53 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield from _leaves(part, f"{path}.{name}" if path else str(name))
 
 
-def _common(labels: Sequence[str]) -> str:
-    """Returns the parts of the labels that all of them have."""
-    first, *others = ([*Row.of(k).attack.split(", "), Row.of(k).defended] for k in labels)
-    kept = [part for part in first[:-1] if all(part in other for other in others)]
-    return f"{', '.join(kept)}{BETWEEN if kept else ''}{first[-1]}"
+def _names(lines: Sequence[Iterable[str]]) -> list[str]:
+    """Returns a name for each line: what all its labels share, or the first label and the last."""
+    names = []
+    for labels in map(list, lines):
+        rows = [Row.of(label) for label in labels]
+        parts = [row.attack.split(", ") for row in rows]
+        shared = [part for part in parts[0] if all(part in other for other in parts)]
+        alike = shared and len({row.defended for row in rows}) == 1
+        name = f"{', '.join(shared)}{BETWEEN}{rows[0].defended}" if alike else ""
+        names.append(name or f"{labels[0]} … {labels[-1]}")
+    spans = [f"{labels[0]} … {labels[-1]}" for labels in map(list, lines)]
+    return [
+        name if names.count(name) == 1 else span for name, span in zip(names, spans, strict=True)
+    ]
 
 
 def points(results: Results) -> tuple[str, list[Point]]:
     """Returns the path of the number and the points, by line and number.
 
     Raises:
-        ValueError: As :func:`varied`; or if no row of a line is computed.
+        ValueError: As :func:`varied`; or if no row of a line has Attack Acc.
     """
+    if "attack_acc" not in results.table.columns:
+        raise ValueError(f"{results.table.name} has no column attack_acc, which this figure draws")
     path, lines = varied(results.table)
     all_points = []
-    for label, (line, at) in lines.items():
-        span, over = _interval(results, label)
-        mean, _ = results.table.reported.get(label, {}).get("attack_acc", (None, None))
-        ends = span.clipped(0, 100) if span else None
-        low, high = (ends.low, ends.high) if ends else (None, None)
-        over = over if low is not None else ""
-        all_points.append(
-            Point(line, label, at, span.mean if span else None, low, high, over, mean)
-        )
+    for name, line in zip(_names(lines), lines, strict=True):
+        for label, at in line.items():
+            span, over = _interval(results, label)
+            mean, _ = results.table.reported.get(label, {}).get("attack_acc", (None, None))
+            point = Point(name, label, at, None, None, None, "", 0, mean)
+            if span is not None:
+                point = replace(point, attack_acc=span.mean, n=span.n)
+                if span.low is not None:
+                    ends = span.clipped(0, 100)
+                    point = replace(point, low=ends.low, high=ends.high, over=over)
+            all_points.append(point)
     if all(point.attack_acc is None for point in all_points):
-        raise ValueError(f"no row of {results.table.name} has Attack Acc")
-    names = list(dict.fromkeys(point.line for point in all_points))
-    return path, sorted(all_points, key=lambda p: (names.index(p.line), p.at))
+        raise ValueError(f"no row of {results.table.name} that could be joined has Attack Acc")
+    return path, all_points
 
 
 def _interval(results: Results, label: str) -> tuple[Interval | None, str]:
     """Returns a row's interval over its seeds; of one seed, over its attacks if it has several."""
     entry = results.entries[label]["attack_acc"]
     if len(entry.values) == 1 and results.grid is not None:
-        ((seed, _),) = entry.values.items()
+        (seed,) = entry.values
         read = readable(results.grid.records[label][seed], results.grid.store)
         repeats = read[0]["values"].get("attack_acc", []) if read else []
         if len(repeats) >= FEWEST_VALUES:
@@ -146,10 +163,11 @@ def table(all_points: Iterable[Point]) -> str:
 
 
 @own_style()
-def draw(name: str, all_points: Sequence[Point], path: Path) -> None:
+def draw(caption: str, name: str, all_points: Sequence[Point], path: Path) -> None:
     """Draws a line for each attack and defense; hollow marks are what a paper reports.
 
     Args:
+        caption: Of the table, above.
         name: Of the number, below the axis.
         all_points: At least one has Attack Acc.
         path: The PNG or PDF.
@@ -158,27 +176,35 @@ def draw(name: str, all_points: Sequence[Point], path: Path) -> None:
     axes = figure.add_subplot(1, 1, 1)
     for number, line in enumerate(dict.fromkeys(point.line for point in all_points)):
         own = [point for point in all_points if point.line == line]
-        style = look(number) | {"markersize": 4, "capsize": 2, "elinewidth": 0.6, "linewidth": 1}
-        done = [(p.at, p.attack_acc, p) for p in own if p.attack_acc is not None]
-        if done:
-            x, y, whole = zip(*done, strict=True)
-            below = [m - (m if p.low is None else p.low) for _, m, p in done]
-            above = [(m if p.high is None else p.high) - m for _, m, p in done]
-            bars = [below, above] if any(p.low is not None for p in whole) else None
-            axes.errorbar(x, y, yerr=bars, label=line, **style)
+        if any(p.attack_acc is not None for p in own):
+            mean, low, high = (
+                [nan if value is None else value for value in values]
+                for values in zip(*((p.attack_acc, p.low, p.high) for p in own), strict=True)
+            )
+            below = [m - x for m, x in zip(mean, low, strict=True)]
+            above = [x - m for m, x in zip(mean, high, strict=True)]
+            axes.errorbar(
+                [p.at for p in own], mean, yerr=[below, above], label=line, markersize=4,
+                capsize=2, elinewidth=0.6, linewidth=1, **look(number),
+            )  # fmt: skip
         if told := [(p.at, p.reported) for p in own if p.reported is not None]:
-            hollow = look(number) | {"linestyle": "", "markersize": 6, "markerfacecolor": "none"}
-            axes.plot(*zip(*told, strict=True), **hollow, label=f"{line}, as reported")
-    at = [point.at for point in all_points]
-    if min(at) > 0 and max(at) >= WIDE * min(at):
+            axes.plot(
+                *zip(*told, strict=True), label=f"{line}, as reported", linestyle="",
+                markersize=6, markerfacecolor="none", **look(number),
+            )  # fmt: skip
+    at = sorted({point.at for point in all_points})
+    if at[0] > 0 and at[-1] >= WIDE * at[0]:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter("")
-    axes.set_xticks(sorted(set(at)), [f"{x:g}" for x in sorted(set(at))])
-    if over := " or ".join(sorted({point.over for point in all_points} - {""})):
-        axes.set_title(f"bars: 95 % intervals over {over}", fontsize=8)
+    if len(at) <= FEW:
+        axes.set_xticks(at, [f"{x:.10g}" for x in at])
+    bars = " or ".join(BARS[over] for over in BARS if over in {p.over for p in all_points})
+    title = textwrap.wrap(caption, 80) + ([f"Bars: 95 % intervals over {bars}."] if bars else [])
+    axes.set_title("\n".join(title), fontsize=7)
     finish(axes, name, ATTACK_ACC)
-    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
-    save(figure, path, fingerprint(["sweep", VERSION, name, [astuple(p) for p in all_points]]))
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center")
+    stamp = fingerprint(["sweep", VERSION, caption, name, [astuple(p) for p in all_points]])
+    save(figure, path, stamp)
 
 
 def write(results: Results, paths: Iterable[Path]) -> None:
@@ -188,4 +214,4 @@ def write(results: Results, paths: Iterable[Path]) -> None:
         if path.suffix == ".csv":
             path.write_text(table(all_points), encoding="utf-8")
         else:
-            draw(name, all_points, path)
+            draw(results.table.caption, name, all_points, path)
