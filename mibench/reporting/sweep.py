@@ -9,7 +9,7 @@ from math import nan
 from pathlib import Path
 from statistics import fmean
 
-from mibench.benchmarks.row import BETWEEN, Row
+from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation.significance import FEWEST_VALUES, Interval, interval
 from mibench.reporting.canvas import ATTACK_ACC, finish, look, new_figure, own_style, save
@@ -106,7 +106,7 @@ def _names(lines: Sequence[Iterable[str]]) -> list[str]:
         parts = [row.attack.split(", ") for row in rows]
         shared = [part for part in parts[0] if all(part in other for other in parts)]
         alike = shared and len({row.defended for row in rows}) == 1
-        name = f"{', '.join(shared)}{BETWEEN}{rows[0].defended}" if alike else ""
+        name = str(Row(", ".join(shared), rows[0].defended)) if alike else ""
         names.append(name or f"{labels[0]} … {labels[-1]}")
     spans = [f"{labels[0]} … {labels[-1]}" for labels in map(list, lines)]
     return [
