@@ -198,7 +198,7 @@ class Number:
             text = f"no test: {test.interval.method.removeprefix('none: ')}"
             if test.p is not None:
                 above = "" if is_above(contrast) else "not "
-                text = f"p = {test.p:.3g}: {above}significantly above at {PERCENT}"
+                text = f"p = {test.p / 2:.3g}, one-sided: {above}significantly above at {PERCENT}"
             yield f"  the attack's less that: {test.diff:+.2f} points, paired over {over}, {text}"
 
     def _parts(self) -> Iterator[str]:
