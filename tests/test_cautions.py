@@ -9,13 +9,21 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from scipy.stats import ttest_rel
 
 from mibench.attacks import GMI, VMI, PriorSamples
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
 from mibench.evaluation import METRICS
 from mibench.evaluation.significance import interval, paired
-from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions, control_table, is_above
+from mibench.reporting.cautions import (
+    CONTROL,
+    CONTROL_TITLE,
+    cautions,
+    control_table,
+    is_above,
+    p_above,
+)
 from mibench.reporting.contrasts import Contrast
 from mibench.reporting.forms import render
 from mibench.reporting.page import page
@@ -308,6 +316,14 @@ def test_a_difference_that_all_classes_share_is_above_where_there_are_enough() -
     assert is_above(contrast([1.0] * 3, [1.0] * 3)) is False
 
 
+def test_the_one_sided_p_is_of_an_attack_above_its_control() -> None:
+    more, less = [3.0, 5.0, 4.0, 6.0], [2.0, 5.5, 3.0, 4.0]
+    for a, b in ((more, less), (less, more)):
+        assert p_above(paired(a, b)) == pytest.approx(
+            ttest_rel(a, b, alternative="greater").pvalue
+        )
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_shows_the_control(form: str, tmp_path: Path) -> None:
     text = render(made(tmp_path, {BARE: [FLAT]}, {BARE: [[9.0, 13.0, 8.0, 11.0, 9.5]]}), form)
@@ -337,8 +353,10 @@ def test_the_page_and_explain_show_the_control(tmp_path: Path) -> None:
     assert f'<td data-value="{acc}">' in text
     told = call("explain", "smoke", BARE, "attack_acc", "--store", tmp_path).stdout
     assert f"  {CONTROL_TITLE}: {acc:.2f} %, without an attack on the same target\n" in told
-    assert "paired over classes, p = " in told
-    assert "not significantly above at 5 %" in told
+    contrast = collect(Grid(table, records, store, beside)).controls[BARE].contrast
+    assert contrast is not None
+    p = f"{p_above(contrast.test):.3g}"
+    assert f"paired over classes, p = {p}, one-sided: not significantly above at 5 %" in told
 
 
 def test_a_table_without_controls_says_how_to_get_them(tmp_path: Path) -> None:

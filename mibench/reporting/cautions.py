@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mibench.attacks import PriorSamples
 from mibench.benchmarks.tables.base import Table
-from mibench.evaluation.significance import LEVEL
+from mibench.evaluation.significance import LEVEL, Test
 from mibench.reporting.contrasts import Contrast
 
 if TYPE_CHECKING:
@@ -65,7 +65,13 @@ def is_above(contrast: Contrast) -> bool | None:
         return False
     if test.p is None:  # differences that all agree, of which none is below: a test of signs
         return True if 2.0**-test.interval.n <= LEVEL else None
-    return test.p / 2 <= LEVEL
+    return p_above(test) <= LEVEL
+
+
+def p_above(test: Test) -> float:
+    """Returns the p value of the one-sided test: that the difference is above 0."""
+    assert test.p is not None
+    return test.p / 2 if test.diff > 0 else 1 - test.p / 2
 
 
 def cautions(results: "Results") -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from mibench.evaluation.significance import (
     interval,
 )
 from mibench.machine import in_words
-from mibench.reporting.cautions import CONTROL_TITLE, cautions, is_above
+from mibench.reporting.cautions import CONTROL_TITLE, cautions, is_above, p_above
 from mibench.reporting.contrasts import Contrast
 from mibench.reporting.results import Entry, Results, readable
 from mibench.reporting.sheet import show_reported
@@ -198,7 +198,9 @@ class Number:
             text = f"no test: {test.interval.method.removeprefix('none: ')}"
             if test.p is not None:
                 above = "" if is_above(contrast) else "not "
-                text = f"p = {test.p / 2:.3g}, one-sided: {above}significantly above at {PERCENT}"
+                text = (
+                    f"p = {p_above(test):.3g}, one-sided: {above}significantly above at {PERCENT}"
+                )
             yield f"  the attack's less that: {test.diff:+.2f} points, paired over {over}, {text}"
 
     def _parts(self) -> Iterator[str]:
