@@ -1,14 +1,13 @@
 """Query curves of a table: Attack Acc against answers of the target, by row and seed."""
 
-import csv
-import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from mibench.evaluation.significance import interval
 from mibench.reporting.canvas import ATTACK_ACC, STYLES, finish, look, new_figure, own_style, save
+from mibench.reporting.forms import points_csv
 from mibench.running.stages import RecordStage
 from mibench.running.stages.curve import CurveStage, curve_stage
 from mibench.spec import fingerprint
@@ -64,12 +63,7 @@ def points(records: Mapping[str, Sequence[RecordStage]], store: Store) -> list[P
 
 def table(all_points: Iterable[Point]) -> str:
     """Returns the points as CSV; the same bytes for the same store."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(f.name for f in fields(Point))
-    for point in all_points:
-        writer.writerow(f"{v:.10g}" if isinstance(v, float) else v for v in astuple(point))
-    return text.getvalue()
+    return points_csv(Point, all_points)
 
 
 def means(all_points: Iterable[Point]) -> dict[str, list[tuple[float, float, float | None]]]:

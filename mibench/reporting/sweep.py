@@ -1,10 +1,8 @@
 """Attack Acc against a number in which alone the attacks of rows differ, such as epochs."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from math import nan
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +11,7 @@ from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation.significance import FEWEST_VALUES, Interval, interval
 from mibench.reporting.canvas import ATTACK_ACC, finish, look, new_figure, own_style, save
+from mibench.reporting.forms import points_csv
 from mibench.reporting.results import Results, readable
 from mibench.spec import canonical, fingerprint
 
@@ -100,15 +99,14 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 def _names(lines: Sequence[Iterable[str]]) -> list[str]:
     """Returns a name for each line: what all its labels share, or the first label and the last."""
-    names = []
+    names, spans = [], []
     for labels in map(list, lines):
         rows = [Row.of(label) for label in labels]
         parts = [row.attack.split(", ") for row in rows]
         shared = [part for part in parts[0] if all(part in other for other in parts)]
         alike = shared and len({row.defended for row in rows}) == 1
-        name = str(Row(", ".join(shared), rows[0].defended)) if alike else ""
-        names.append(name or f"{labels[0]} … {labels[-1]}")
-    spans = [f"{labels[0]} … {labels[-1]}" for labels in map(list, lines)]
+        spans.append(f"{labels[0]} … {labels[-1]}")
+        names.append(str(Row(", ".join(shared), rows[0].defended)) if alike else spans[-1])
     return [
         name if names.count(name) == 1 else span for name, span in zip(names, spans, strict=True)
     ]
@@ -150,16 +148,6 @@ def _interval(results: Results, label: str) -> tuple[Interval | None, str]:
         if len(repeats) >= FEWEST_VALUES:
             return interval([fmean(values) for values in repeats], over="attacks"), "attacks"
     return entry.interval, "seeds"
-
-
-def table(all_points: Iterable[Point]) -> str:
-    """Returns the points as CSV; the same bytes for the same results."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(f.name for f in fields(Point))
-    for point in all_points:
-        writer.writerow(f"{v:.10g}" if isinstance(v, float) else v for v in astuple(point))
-    return text.getvalue()
 
 
 @own_style()
@@ -212,6 +200,6 @@ def write(results: Results, paths: Iterable[Path]) -> None:
     name, all_points = points(results)
     for path in paths:
         if path.suffix == ".csv":
-            path.write_text(table(all_points), encoding="utf-8")
+            path.write_text(points_csv(Point, all_points), encoding="utf-8")
         else:
             draw(results.table.caption, name, all_points, path)
