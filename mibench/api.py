@@ -300,7 +300,7 @@ def _table(table: Cells) -> Table:
 
 def _cell(table: Table, row: str) -> Cell:
     if row not in table.rows:
-        raise ValueError(unknown_row(row, table.rows))
+        raise ValueError(unknown_row(row, table.name, table.rows))
     return table.rows[row]
 
 

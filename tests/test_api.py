@@ -132,7 +132,7 @@ def test_a_table_is_filled_and_its_images_are_at_hand(results: Results, place: P
     for seed in (1, -1):
         with pytest.raises(ValueError, match=f"{ROW}, seed {seed}, are not there"):
             results.images(ROW, seed)
-    with pytest.raises(ValueError, match="unknown row 'MID'"):
+    with pytest.raises(ValueError, match="no row 'MID' in smoke"):
         results.images("MID")
     again = mibench.load(TABLE, store=place / "store", data=place)
     pd.testing.assert_frame_equal(again.frame(), results.frame())
@@ -217,7 +217,7 @@ def test_images_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         mibench.score(np.full(shape, value), labels, TABLE, ROW, store=place, data=place)
-    with pytest.raises(ValueError, match="unknown row 'MID'"):
+    with pytest.raises(ValueError, match="no row 'MID' in smoke"):
         mibench.score(np.full(shape, value), labels, TABLE, "MID", store=place, data=place)
 
 

@@ -49,10 +49,10 @@ class Row:
         return f"{self.attack}{BETWEEN}{self.defended}" if self.attack else self.defended
 
 
-def unknown_row(label: str, known: Iterable[str]) -> str:
-    """Returns a sentence on a label that no row has."""
+def unknown_row(label: str, table: str, known: Iterable[str]) -> str:
+    """Returns a sentence on a label that no row of the table has."""
     known = list(known)
-    return f"unknown row {label!r}{nearest(label, known)}; known: {listing(known)}"
+    return f"no row {label!r} in {table}{nearest(label, known)}; rows: {listing(known)}"
 
 
 def listing(labels: Iterable[str]) -> str:

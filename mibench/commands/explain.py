@@ -27,19 +27,17 @@ def explain(selection: Selection, row: str | None, metric: str | None) -> None:
 
     Example: mibench explain smoke 'GMI / MID' attack_acc
     """
-    from mibench.benchmarks.row import listing
+    from mibench.benchmarks.row import listing, unknown_row
     from mibench.reporting.contrasts import reference, twins
     from mibench.reporting.explain import Number
     from mibench.reporting.results import collect
-    from mibench.spec import nearest
 
     with refusing():
         table = selection.table
         if row is None:
             raise ValueError(f"name a row of {table.name}: {listing(table.rows)}")
         if row not in table.rows:
-            near = nearest(row, table.rows)
-            raise KeyError(f"no row {row!r} in {table.name}{near}; rows: {listing(table.rows)}")
+            raise KeyError(unknown_row(row, table.name, table.rows))
         if metric is None:
             raise ValueError(f"name a metric of {table.name}: {', '.join(table.columns)}")
         name = column(table, metric)

@@ -12,6 +12,11 @@ from mibench.commands.selection import Selection, labelled, of_table
 from mibench.commands.shared import check_writable, fail, refusing
 from mibench.spec import unknown
 
+REPLACED = (
+    "note: {} records in {} told other values of the same cells, as another kind of machine gives "
+    "them, and are replaced; with --keep they stay"
+)
+
 
 @click.group("records")
 def records_() -> None:
@@ -61,7 +66,10 @@ def write(selection: Selection, out: Path, controls: bool) -> None:
     "-o", "--out", type=options.folder, default=Path("results"), show_default=True,
     help="Folder of the published tables.",
 )  # fmt: skip
-def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -> None:
+@click.option(
+    "--keep", is_flag=True, help="With --store: leave records that are there as they are."
+)
+def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path, keep: bool) -> None:
     """Make the folder OUT/TABLE that others can check and cite.
 
     It has the records and, made of these alone, the table in every form and the command that
@@ -69,24 +77,35 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path) -
 
     Example: mibench records publish smoke --store mibench-store
     """
-    from mibench.reporting import figures, published, records
+    from mibench.reporting import figures, records
+    from mibench.reporting.published import Published, files_of
 
     with refusing():
+        if keep and store is None:
+            raise ValueError("--keep goes with --store, which writes records")
         selection = Selection(table, seeds=seeds, root=store or Path(), data=data)
         chosen = selection.table
         place = out / chosen.name
+        at = place / "records"
         if store is not None:
             if not selection.grid.finished(selection.grid.last):
                 raise ValueError(f"nothing of {chosen.name} is in {store}: nothing is published")
-            check_writable(place)
-            records.write(selection.grid, place / "records", compact=True)
-        there = published.Published(place / "records")
+            check_writable(at)
+        there = Published(at)
         if (count := there.seeds(chosen)) > seeds:
             raise ValueError(
-                f"{place / 'records'} has records of {count} seeds: publish them with --seeds "
-                f"{count}, or move those of further seeds away"
+                f"{at} has records of {count} seeds: publish them with --seeds {count}, or move "
+                "those of further seeds away"
             )
-        files = published.files_of(chosen, seeds, there)
+        if store is not None:
+            before = there
+            records.write(selection.grid, at, compact=True, there=before if keep else None)
+            there = Published(at)
+            cells = [cell for done in selection.grid.done.values() for cell in done.values()]
+            old = [cell for cell in cells if before.state(cell) == "done"]
+            if changed := [cell for cell in old if before.read(cell)[0] != there.read(cell)[0]]:
+                click.echo(REPLACED.format(len(changed), at), err=True)
+        files = files_of(chosen, seeds, there)
         results = there.results(chosen, seeds)
         for name, text in files.items():
             (place / name).write_text(text, encoding="utf-8")

@@ -89,15 +89,20 @@ def file_name(record: Record) -> str:
     return f"{words or 'row'}-seed{seed}-{record['key'][:8]}.json"
 
 
-def write(grid: Grid, out: Path, *, compact: bool = False) -> list[Path]:
+def write(
+    grid: Grid, out: Path, *, compact: bool = False, there: Store | None = None
+) -> list[Path]:
     """Writes a file for every cell that is in the store and returns their paths.
 
-    ``compact`` files are packed by gzip. The other form of the same file is removed.
+    ``compact`` files are packed by gzip. The other form of the same file is removed. A cell whose
+    record is ``there`` already gets no file.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for row, done in grid.done.items():
         for stage in done.values():
+            if there is not None and there.state(stage) == "done":
+                continue
             record = make(grid.table.name, row, stage, grid.store)
             indent = None if compact else 1
             text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=True) + "\n"

@@ -145,7 +145,7 @@ class Results:
                 the results come from records.
         """
         if row not in self.entries:
-            raise ValueError(unknown_row(row, self.entries))
+            raise ValueError(unknown_row(row, self.table.name, self.entries))
         stages = self.grid.records[row] if self.grid else ()
         runs = [s.evidence[0].inversion for s in stages[seed : seed + 1] if seed >= 0]
         if self.grid is None or not self.grid.finished(runs):
