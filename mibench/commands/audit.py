@@ -74,7 +74,7 @@ TORCHVISION = "torchvision:"
 @options.private
 @click.option(
     "--anyway", is_flag=True,
-    help="Go on where a wrong normalisation or order of classes was found.",
+    help="Go on although the check of MODEL has found a mistake.",
 )  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit(
