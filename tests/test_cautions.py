@@ -359,6 +359,14 @@ def test_the_page_and_explain_show_the_control(tmp_path: Path) -> None:
     assert f"paired over classes, p = {p}, one-sided: not significantly above at 5 %" in told
 
 
+def test_over_several_seeds_a_control_is_paired_over_classes_too(tmp_path: Path) -> None:
+    table, store = smoke(BARE), Store(tmp_path)
+    for each in (table, control_table(table)):
+        fill(each, store, seeds=3, data=Path())
+    told = call("explain", "smoke", BARE, "attack_acc", "--store", tmp_path).stdout
+    assert "points, paired over classes, p = " in told.split(CONTROL_TITLE)[1]
+
+
 def test_a_table_without_controls_says_how_to_get_them(tmp_path: Path) -> None:
     made(tmp_path, {BARE: [FLAT], MID: [FLAT]}, {BARE: [FLAT]})
     options = ["--rows", "GMI / No Def.", "--rows", "GMI / MID", "--store", tmp_path]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from mibench.defenses import MID, NoDefense, Recipe
 from mibench.defenses.dependence import MEASURES
 from mibench.networks import MCNN
 from mibench.reporting import diagnostics
+from mibench.reporting.cautions import control_table
 from mibench.reporting.diagnostics import (
+    FEWEST,
     Diagnosis,
     Where,
     correlate,
@@ -214,15 +217,22 @@ def test_only_ranks_count_and_their_sign() -> None:
 
 
 def test_the_ends_of_the_range_have_no_interval() -> None:
-    found = rank_correlation([1, 2, 3, 4, 5], [5, 4, 3, 2, 1])
+    found = rank_correlation([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1])
     assert (found.rho, found.low, found.high) == (-1, None, None)
 
 
 def test_too_few_or_constant_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="needs 5 or more defenses, there are 4"):
-        rank_correlation([1, 2, 3, 4], [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="needs 6 or more defenses, there are 5"):
+        rank_correlation([1, 2, 3, 4, 5], [1, 2, 3, 4, 6])
     with pytest.raises(ValueError, match="values that differ"):
-        rank_correlation([1, 1, 1, 1, 1], [1, 2, 3, 4, 5])
+        rank_correlation([1, 1, 1, 1, 1, 1], [1, 2, 3, 4, 5, 6])
+
+
+def test_of_the_fewest_defenses_about_one_interval_in_twenty_excludes_0_by_chance() -> None:
+    ranks = range(FEWEST)
+    found = [rank_correlation(ranks, order) for order in permutations(ranks)]
+    beyond = [c for c in found if c.low is None or c.excludes_0]
+    assert len(beyond) < 0.06 * len(found)
 
 
 @pytest.mark.parametrize("r", [0.0, 0.6])
@@ -334,7 +344,7 @@ def test_layers_of_networks_of_another_depth_are_not_compared() -> None:
     assert "KED-MI, nhsic d(X,Z1): ρ = +1.00, no interval at the end of the range, n = 10" in text
     assert "KED-MI, nhsic d(X,Z2)" not in text
     assert (
-        "Left out, since their networks have 2 layers and a rank correlation needs 5 or more "
+        "Left out, since their networks have 2 layers and a rank correlation needs 6 or more "
         f"defenses of one depth: {', '.join(last[-3:])}." in text
     )
     text = diagnostics.text(deepened(found, last), ["nhsic"])
@@ -348,7 +358,7 @@ def test_layers_of_networks_of_another_depth_are_not_compared() -> None:
 def test_what_cannot_be_said_is_said_so() -> None:
     few = some(diagnose(RECORDS, Made()), "MID (1)", "MID (2)")
     text = diagnostics.text(few, ["nhsic"])
-    assert "needs 5 or more defenses, there are 2" in text
+    assert "needs 6 or more defenses, there are 2" in text
     assert "takes rows of such defenses, as BiDO, and a row without defense" in text
     silent = diagnostics.text(replace(few, leakage={}), ["nhsic"])
     assert "No record of these targets has an Attack Acc." in silent
@@ -394,18 +404,22 @@ def test_diagnose_trains_measures_and_the_second_time_computes_nothing(tmp_path:
     assert again.stdout == first.stdout
 
 
-def test_clean_keeps_the_diagnosis_of_a_built_in_table(tmp_path: Path) -> None:
+def test_clean_keeps_diagnoses_and_controls_of_built_in_tables(tmp_path: Path) -> None:
     stage = dependence_stage(RECORDS["KED-MI / MID (1)"][0].evidence[0].inversion.target.trained)
     digest = TABLES["tradeoff-digits"].rows["KED-MI / MID (1)"].setting.task.digest(tmp_path)
     target = replace(stage.target, images=replace(stage.target.images, digest=digest))
     kept = tmp_path / "store" / "dependence" / dependence_stage(target).key
     lost = tmp_path / "store" / "dependence" / "0123"
-    kept.mkdir(parents=True)
-    lost.mkdir()
+    smoke = control_table(TABLES["smoke"])
+    (control,) = record_stages(smoke, 1, tmp_path)["GMI / No Def."]
+    of_control = tmp_path / "store" / "record" / control.key
+    for path in (kept, lost, of_control):
+        path.mkdir(parents=True)
     where = ["--store", str(tmp_path / "store"), "--data", str(tmp_path)]
     done = CliRunner().invoke(
         main, ["store", "clean", "--orphans", "--yes", "--seeds", "1", *where]
     )
     assert done.exit_code == 0, done.output
     assert kept.exists()
+    assert of_control.exists()
     assert not lost.exists()

@@ -210,6 +210,12 @@ def test_without_curves_the_command_that_computes_them_is_named(tmp_path: Path) 
     assert "--until queries" in done.output
 
 
+def test_rows_that_ask_nothing_have_no_picture_and_none_is_named(tmp_path: Path) -> None:
+    points = [queries.Point("A / B", 0, 0, 0.0, 0.0, 20.0)]
+    paths = [tmp_path / f"curve.{end}" for end in ("pdf", "png", "csv")]
+    assert queries.write(points, paths, "") == paths[2:] == list(tmp_path.iterdir())
+
+
 def test_seeds_are_averaged_mark_by_mark() -> None:
     points = [
         queries.Point("A / B", seed, mark, answers, 1.0, acc)

@@ -17,6 +17,7 @@ from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.evaluation import METRICS
 from mibench.reporting import published, records, verify
+from mibench.reporting.notes import footnotes
 from mibench.reporting.published import Published
 from mibench.reporting.verify import check
 from mibench.running.grid import Grid
@@ -223,3 +224,30 @@ def test_controls_that_records_lack_are_said_to_be_lacking() -> None:
     done = call("table", "digits", "--records", str(ROOT / "results/digits/records"), "--controls")
     assert done.exit_code == 0, done.output
     assert "is of samples of a prior, so nothing shows whether a low Attack Acc" in done.stderr
+
+
+LENGTH = TABLES["digits-prior-length"]
+
+
+def test_a_record_without_a_column_is_not_called_damaged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = Published(ROOT / "results/digits-prior-length/records")
+    wider = replace(LENGTH, columns=(*LENGTH.columns, "kid"))
+    holes = records.results(wider).holes
+    assert list(holes) == list(LENGTH.rows)
+    assert all(why.endswith(" has no column kid") for why in holes.values())
+    told = capsys.readouterr().err
+    assert ".json.gz has no column kid: it is left out" in told
+    assert "damaged" not in told
+
+
+def test_notes_name_the_seeds_that_are_there_and_not_those_asked_for() -> None:
+    records = Published(ROOT / "results/digits-select-test/records")
+    results = records.results(TABLES["digits-select-test"], 8)
+    for short in (False, True):
+        notes = "\n".join(footnotes(results, short=short))
+        assert "Mean over 3 seeds ±" in notes
+        assert "Fewer seeds so far: " in notes
+        assert "8 seeds" not in notes
+        assert ("With 3 seeds a true difference" in notes) is not short

@@ -4,6 +4,7 @@ import base64
 import math
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,14 +20,16 @@ from mibench.commands.figure import slug
 from mibench.data import CelebA
 from mibench.evaluation.lenses import EVALUATOR
 from mibench.override import override
+from mibench.reporting.figures import draw_training
 from mibench.reporting.gallery import gallery, layout
 from mibench.reporting.matrix import ABSENT, matrix
 from mibench.reporting.page import page
 from mibench.reporting.page.pictures import sprite
 from mibench.reporting.page.plots import padded, ticks
 from mibench.running.grid import Grid, record_stages
+from mibench.running.stages import ClassifierStage, graph
 from mibench.store import Store
-from tests.made import META, fill, renamed, smoke
+from tests.made import META, fill, payload, renamed, smoke
 
 HOSTILE = {
     "a": "GMI / 50 % & more_#1 $x$ {y} ~z^ \\end{table}",
@@ -92,6 +95,34 @@ def test_the_page_has_every_number_and_every_section(store: Store) -> None:
     assert len(sorts) == 1 + len(table.columns) + 1 + 1
     assert {a["aria-sort"] for a in sorts} == {"none"}
     assert len(re.findall(r'<g class="pt c\d" tabindex="0"', text)) == 3
+
+
+def test_a_page_of_later_seeds_alone_has_their_numbers(store: Store) -> None:
+    table = smoke()
+    for record in [own[0] for own in fill(table, store, seeds=2).values()]:
+        shutil.rmtree(store.path(record))
+    grid = Grid(table, record_stages(table, 2, None), store)
+    text = page([(grid, ["smoke"])])
+    parsed(text)
+    acc = store.load(grid.records["GMI / MID"][1])["scores"]["attack_acc"]["mean"]
+    assert f'<td data-value="{acc}">' in text
+
+
+def test_a_picture_of_another_machine_s_results_is_drawn_anew(tmp_path: Path) -> None:
+    table, drawn = smoke(), []
+    for number in (0, 1):
+        store = Store(tmp_path / str(number))
+        records = record_stages(table, 1, None)
+        for stage in graph(r for own in records.values() for r in own):
+            content = payload(stage, store)
+            if number and isinstance(stage, ClassifierStage):
+                content["history"] = content["history"][:3]
+            store._commit(stage, content, dict(META))
+        for _ in range(2):
+            draw_training(Grid(table, records, store), tmp_path / "training.png")
+            drawn.append((tmp_path / "training.png").stat())
+    assert drawn[0].st_mtime_ns == drawn[1].st_mtime_ns < drawn[2].st_mtime_ns
+    assert drawn[2].st_mtime_ns == drawn[3].st_mtime_ns
 
 
 def test_the_page_needs_nothing_from_elsewhere(store: Store) -> None:

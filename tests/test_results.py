@@ -142,6 +142,17 @@ def test_records_that_tell_other_values_are_replaced_aloud_or_kept(
     check_folder(tmp_path / "smoke")
 
 
+def test_a_cell_s_record_of_another_version_is_replaced_too(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "results/smoke", tmp_path / "smoke")
+    (path,) = (tmp_path / "smoke/records").iterdir()
+    old = path.rename(path.with_name("older-" + path.name))
+    done = publish(made, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert path.exists()
+    assert not old.exists()
+    check_folder(tmp_path / "smoke")
+
+
 def test_a_damaged_record_is_found_before_any_is_written(made: Path, tmp_path: Path) -> None:
     place = tmp_path / "smoke/records"
     place.mkdir(parents=True)

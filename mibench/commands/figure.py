@@ -105,7 +105,7 @@ def figure(
                 sweep.write(collect(grid), paths)
             elif name == "queries":
                 command = selection.filling(selection.rows, grid.seeds) + " --until queries"
-                queries.write(queries.points(grid.records, grid.store), paths, command)
+                paths = queries.write(queries.points(grid.records, grid.store), paths, command)
             else:
                 for path in paths:
                     figures.draw_figure(name, grid, path, private=private)

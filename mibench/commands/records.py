@@ -99,10 +99,15 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path, k
             )
         if store is not None:
             before = there
-            records.write(selection.grid, at, compact=True, there=before if keep else None)
-            there = Published(at)
+            written = records.write(
+                selection.grid, at, compact=True, there=before if keep else None
+            )
             cells = [cell for done in selection.grid.done.values() for cell in done.values()]
             old = [cell for cell in cells if before.state(cell) == "done"]
+            for path in () if keep else map(before.path, old):
+                if path not in written:  # of the same cell, under a key of another version
+                    path.unlink(missing_ok=True)
+            there = Published(at)
             if changed := [cell for cell in old if before.read(cell)[0] != there.read(cell)[0]]:
                 click.echo(REPLACED.format(len(changed), at), err=True)
         files = files_of(chosen, seeds, there)

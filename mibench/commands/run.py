@@ -341,16 +341,14 @@ def results(grid: "Grid") -> tuple[str, dict[str, str], "dict[str, Picture]"]:
     from mibench.reporting import figures, tradeoff
     from mibench.reporting.forms import render
     from mibench.reporting.results import collect
-    from mibench.spec import fingerprint
 
     results = collect(grid)
     text = render(results, "text")
     forms = {".csv": "csv", ".json": "json", ".tex": "latex", ".md": "markdown"}
     files = {end: render(results, form) for end, form in forms.items()}
-    key = fingerprint([[r.key for r in done.values()] for done in grid.done.values()])
     pictures: dict[str, Picture] = {
         ".png": lambda p: figures.draw_reconstructions(grid, p, private=grid.private()),
-        "-tradeoff.png": lambda p: figures.draw_tradeoff(results, p, key),
+        "-tradeoff.png": lambda p: figures.draw_tradeoff(results, p, files[".csv"]),
         "-training.png": lambda p: figures.draw_training(grid, p),
         "-samples.png": lambda p: figures.draw_samples(grid, p),
     }

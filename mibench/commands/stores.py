@@ -118,8 +118,10 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
     a table needs.
     """
     from mibench.benchmarks.tables import TABLES
+    from mibench.reporting.cautions import control_table
     from mibench.reporting.diagnostics import dependence_stages
     from mibench.reporting.queries import curve_stages
+    from mibench.running.grid import Grid
 
     kept: set[str] = set()
     unread: set[str] = set()
@@ -130,6 +132,9 @@ def orphans(store: Path, seeds: int, data: Path) -> Iterator[Path]:
             unread |= {cell.setting.task.name for cell in table.rows.values()}
             continue
         kept |= {stage.key for stage in grid.stages()}
+        if "attack_acc" in table.columns:
+            controls = Grid.plan(control_table(table), seeds, data, grid.store)
+            kept |= {stage.key for stage in controls.stages()}
         kept |= {s.key for own in dependence_stages(grid.records).values() for s in own}
         curves = (s for own in curve_stages(grid.records).values() for s in own)
         kept |= {stage.key for curve in curves for stage in (curve, curve.inversion)}

@@ -23,7 +23,7 @@ def status(selection: Selection) -> None:
 
     Example: mibench status digits
     """
-    from mibench.reporting.results import reason
+    from mibench.reporting.reading import reason
     from mibench.running.stages import graph
 
     with refusing():

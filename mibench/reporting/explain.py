@@ -17,7 +17,8 @@ from mibench.evaluation.significance import (
 from mibench.machine import in_words
 from mibench.reporting.cautions import CONTROL_TITLE, cautions, is_above, p_above
 from mibench.reporting.contrasts import Contrast
-from mibench.reporting.results import Entry, Results, readable
+from mibench.reporting.reading import readable
+from mibench.reporting.results import Entry, Results
 from mibench.reporting.sheet import show_reported
 from mibench.running.grid import Grid
 from mibench.running.stages import graph
@@ -194,14 +195,13 @@ class Number:
             yield f"  {CONTROL_TITLE}: {control.mean:.2f} %, without an attack on the same target"
         if control and (contrast := control.contrast):
             test = contrast.test
-            over = "seeds" if len(contrast.seeds) >= FEWEST_VALUES else "classes"
             text = f"no test: {test.interval.method.removeprefix('none: ')}"
             if test.p is not None:
                 above = "" if is_above(contrast) else "not "
                 text = (
                     f"p = {p_above(test):.3g}, one-sided: {above}significantly above at {PERCENT}"
                 )
-            yield f"  the attack's less that: {test.diff:+.2f} points, paired over {over}, {text}"
+            yield f"  the attack's less that: {test.diff:+.2f} points, paired over classes, {text}"
 
     def _parts(self) -> Iterator[str]:
         cell = self.grid.table.rows[self.row]

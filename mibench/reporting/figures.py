@@ -3,6 +3,7 @@
 Each function here returns whether there was anything to draw; if not, it writes nothing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from mibench.reporting.results import Results, collect
 from mibench.reporting.tradeoff import Tradeoff, front
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
+from mibench.store import Stage, Store
 
 VERSION = 3
 COLUMNS = 16
@@ -52,8 +54,8 @@ def draw_reconstructions(grid: Grid, path: Path, *, private: bool = True) -> boo
     done, store = grid.first, grid.store
     if not done:
         return False
-    keys = [record.key for record in done.values()]
-    if _current(path, stamp := fingerprint(["images", VERSION, private, keys])):
+    shown = {label: record.evidence[0].inversion for label, record in done.items()}
+    if _current(path, stamp := fingerprint(["images", VERSION, private, _held(store, shown)])):
         return True
     first = next(iter(done.values())).evidence[0]
     classes = min(COLUMNS, min(r.evidence[0].inversion.classes for r in done.values()))
@@ -63,8 +65,8 @@ def draw_reconstructions(grid: Grid, path: Path, *, private: bool = True) -> boo
         train = first.images.splits(store.load).private.train
         examples = [train.pixels[train.labels == c][:passes] for c in range(classes)]
         strips.append(("Private", torch.cat(examples).float() / 255))
-    for label, record in done.items():
-        images = store.load(record.evidence[0].inversion)["images"][:passes, :classes].float()
+    for label in done:
+        images = store.load(shown[label])["images"][:passes, :classes].float()
         strips.append((label, images.transpose(0, 1).flatten(0, 1)))
     figure = new_figure((1.9 + 0.42 * classes * passes, 0.46 * len(strips) + 0.4))
     per_class = len(strips[-1][1]) // classes
@@ -101,7 +103,8 @@ def draw_similar(grid: Grid, path: Path, *, private: bool) -> bool:
 def draw_samples(grid: Grid, path: Path) -> bool:
     """Writes a PNG: a row for every prior that kept samples of its end, one per seed."""
     priors = grid.finished(record.evidence[0].inversion.prior for record in grid.last)
-    if _current(path, stamp := fingerprint(["samples", VERSION, [p.key for p in priors]])):
+    held = _held(grid.store, {prior.key: prior for prior in priors})
+    if _current(path, stamp := fingerprint(["samples", VERSION, held])):
         return True
     strips = [
         (f"{prior.spec.name}, seed {prior.seed}", history["samples"][-1].float() / 255)
@@ -183,8 +186,8 @@ def draw_training(grid: Grid, path: Path, *, panels: int = 1) -> bool:
         panels: How many panels the targets fill in their order, if there are two for each.
     """
     targets = grid.targets()
-    keys = [target.key for target in targets.values()]
-    if _current(path, stamp := fingerprint(["training", VERSION, keys]) if panels == 1 else ""):
+    held = _held(grid.store, targets) if panels == 1 else []
+    if _current(path, stamp := fingerprint(["training", VERSION, held]) if held else ""):
         return True
     curves = []
     for label, target in targets.items():
@@ -212,6 +215,11 @@ def draw_training(grid: Grid, path: Path, *, panels: int = 1) -> bool:
         figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     save(figure, path, stamp)
     return True
+
+
+def _held(store: Store, stages: Mapping[str, Stage]) -> list[tuple[str, str, str]]:
+    """Returns labels, keys and digests, since stages of one key differ between machines."""
+    return [(label, s.key, store.meta(s)["digest"]) for label, s in stages.items()]
 
 
 def _current(path: Path, stamp: str) -> bool:

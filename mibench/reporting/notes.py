@@ -34,10 +34,11 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
     """
     seeds = results.seeds
     if seeds > 1:
+        found = max(results.found.values())
         what = "± half of Student's 95 % interval."
-        if seeds < FEWEST_VALUES:
+        if found < FEWEST_VALUES:
             what = f"with the value of each: an interval takes {FEWEST_VALUES} seeds."
-        notes = [f"Mean over {seeds} seeds {what}"]
+        notes = [f"Mean over {found} seeds {what}" if found > 1 else "One seed so far."]
         notes += significance_notes(results, bold, short=short)
     else:
         notes = [spread_note(results.table)]
@@ -45,7 +46,8 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
         not METRICS[name].better for name in results.table.columns
     )
     if short:
-        return [*notes, arrows, *caution_notes(results), *computed_notes(results)]
+        extra = [*caution_notes(results), *computed_notes(results), *fewer_note(results)]
+        return [*notes, arrows, *extra]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
     elif results.evaluators:
@@ -79,13 +81,20 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
     notes += results.warnings
     if results.table.worst:
         notes += worst_note(results)
-    incomplete = [f"{label} ({n})" for label, n in results.found.items() if 0 < n < seeds]
-    if incomplete:
-        few = seeds >= FEWEST_VALUES and 2 in results.found.values()
-        aside = f" With the value of each of two: an interval takes {FEWEST_VALUES} seeds." * few
-        notes.append(f"Fewer seeds so far: {', '.join(incomplete)}.{aside}")
+    notes += fewer_note(results)
     notes += [f"Missing in {label}: {why}." for label, why in results.holes.items()]
     return [*notes, *results.remarks, *results.table.notes]
+
+
+def fewer_note(results: Results) -> list[str]:
+    """Returns which rows have fewer seeds than were asked for."""
+    found = results.found
+    incomplete = [f"{label} ({n})" for label, n in found.items() if 0 < n < results.seeds]
+    if not incomplete:
+        return []
+    few = max(found.values()) >= FEWEST_VALUES and 2 in found.values()
+    aside = f" With the value of each of two: an interval takes {FEWEST_VALUES} seeds." * few
+    return [f"Fewer seeds so far: {', '.join(incomplete)}.{aside}"]
 
 
 def caution_notes(results: Results) -> list[str]:
@@ -147,7 +156,7 @@ def significance_notes(results: Results, bold: str, *, short: bool = False) -> l
         )
     if short:
         return notes
-    notes += _power_note(tested, results.seeds, against)
+    notes += _power_note(tested, against)
     for why, lacking in (
         ("Seeds agree, which leaves no interval", _agreeing(results)),
         ("Differences agree, which leaves no test", _untested(tested)),
@@ -157,24 +166,25 @@ def significance_notes(results: Results, bold: str, *, short: bool = False) -> l
     return notes
 
 
-def _power_note(
-    tested: Mapping[str, Mapping[str, Contrast | None]], seeds: int, against: str
-) -> list[str]:
+def _power_note(tested: Mapping[str, Mapping[str, Contrast | None]], against: str) -> list[str]:
     """Returns the smallest differences that the seeds find, by column and attack."""
     found: dict[str, dict[str, list[float]]] = {}
+    counts: set[int] = set()
     for name, contrasts in tested.items():
         for label, c in contrasts.items():
             if c and c.smallest is not None:
                 attack = "" if METRICS[name].per == "target" else Row.of(label).attack
                 found.setdefault(METRICS[name].title, {}).setdefault(attack, []).append(c.smallest)
+                counts.add(len(c.seeds))
     if not found:
         return []
     each = "; ".join(
         f"{title} " + ", ".join(f"{a} {statistics.median(v):.3g}".strip() for a, v in by.items())
         for title, by in found.items()
     )
+    numbers = " to ".join(map(str, sorted({min(counts), max(counts)})))
     return [
-        f"With {seeds} seeds a true difference from {against} of this size is found "
+        f"With {numbers} seeds a true difference from {against} of this size is found "
         "four times in five, before correction (median over defenses, estimated from the spread "
         f"seen here): {each}."
     ]

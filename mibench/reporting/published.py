@@ -108,6 +108,11 @@ class Published(Store):
             self._records.get(fingerprint(stage.cell)) if isinstance(stage, RecordStage) else None
         )
 
+    def path(self, stage: Stage) -> Path:
+        """Returns the file of a record; of another stage, where a store would have it."""
+        own = self._paths.get(fingerprint(stage.cell)) if isinstance(stage, RecordStage) else None
+        return own or super().path(stage)
+
     def state(self, stage: Stage) -> str:
         """Returns "done" of a record, "recorded" of what one rests on, else "missing"."""
         if isinstance(stage, RecordStage):

@@ -126,16 +126,21 @@ def draw(all_points: Sequence[Point], path: Path) -> bool:
     return True
 
 
-def write(all_points: Sequence[Point], paths: Iterable[Path], command: str) -> None:
-    """Writes the curves, by each path's suffix as a picture or as CSV.
+def write(all_points: Sequence[Point], paths: Iterable[Path], command: str) -> list[Path]:
+    """Writes the curves, by each path's suffix as a picture or as CSV; returns what it wrote.
+
+    There is no picture of rows that ask the target nothing.
 
     Raises:
         ValueError: If there are none.
     """
     if not all_points:
         raise ValueError(f"no row has a query curve in the store; compute them with: {command}")
+    written = []
     for path in paths:
         if path.suffix == ".csv":
             path.write_text(table(all_points), encoding="utf-8")
-        else:
-            draw(all_points, path)
+        elif not draw(all_points, path):
+            continue
+        written.append(path)
+    return written

@@ -23,9 +23,9 @@ from mibench.precision import FLOAT32, at
 from mibench.reporting.canvas import Mark, own_style, tradeoff_figure
 from mibench.reporting.cautions import CONTROL, CONTROL_TITLE, cautions
 from mibench.reporting.contrasts import Contrast, between, twins, with_none, with_twin
+from mibench.reporting.reading import readable, reason
 from mibench.running.grid import Grid
-from mibench.running.stages import RecordStage, graph
-from mibench.store import AbsentError, DamagedError, Payload, Store, precisions_of, tell
+from mibench.store import Payload, precisions_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -311,52 +311,6 @@ def collect(grid: Grid) -> Results:
         table, grid.seeds, entries, found, judged, sizes, classes, warned, holes, tuple(remarks),
         precisions, beside, grid,
     )  # fmt: skip
-
-
-def readable(record: RecordStage, store: Store) -> tuple[Payload, dict[str, Any]] | None:
-    """Returns a finished record's payload and meta; None, and says so, if it is damaged."""
-    try:
-        payload, meta = store.read(record)
-    except (AbsentError, DamagedError) as error:
-        tell(f"{error.args[0]}: run the table again to compute it anew")
-        return None
-    try:
-        _check(payload, [name for name, _ in record.metrics])
-    except (LookupError, TypeError, ValueError) as error:
-        tell(f"{store.path(record)} is no record of mibench ({error}): it is left out")
-        return None
-    return payload, meta
-
-
-def _check(payload: Payload, metrics: list[str]) -> None:
-    """Raises ValueError, LookupError or TypeError unless a table can be made of a record."""
-    numbers = [payload["evaluator"]["accuracy"]]
-    for name in metrics:
-        score = payload["scores"][name]
-        numbers += [n for n in (score["mean"], score["std"]) if n is not None]
-    if not all((isinstance(n, int | float) and abs(n) < 1e300) or n != n for n in numbers):
-        raise ValueError("a score is no number")
-    least = {"reconstructions": 0, "real": 1, "dimensions": 1, "classes": 1}  # none may succeed
-    if not all(
-        type(n := payload["sizes"][k]) is int and low <= n < 2**53 for k, low in least.items()
-    ):
-        raise ValueError("a size is no number")
-
-
-def reason(record: RecordStage, store: Store, failed: frozenset[str]) -> str | None:
-    """Returns which stage of a record that is not there failed the last time, and why.
-
-    Args:
-        record: The record.
-        store: Where it should be.
-        failed: The keys that :meth:`Store.failed` returns.
-    """
-    if store.state(record) == "done":
-        return f"the record {record.key} is damaged"
-    for stage in graph([record]) if failed else ():
-        if stage.key in failed and (why := store.failure(stage)):
-            return f"{stage.describe()} failed: {why}"
-    return None
 
 
 def together(labels: Sequence[str], every: Sequence[str]) -> str:

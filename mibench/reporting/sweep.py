@@ -12,7 +12,8 @@ from mibench.benchmarks.tables.base import Table
 from mibench.evaluation.significance import FEWEST_VALUES, Interval, interval
 from mibench.reporting.canvas import ATTACK_ACC, finish, look, new_figure, own_style, save
 from mibench.reporting.forms import points_csv
-from mibench.reporting.results import Results, readable
+from mibench.reporting.reading import readable
+from mibench.reporting.results import Results
 from mibench.spec import canonical, fingerprint
 
 VERSION = 1
