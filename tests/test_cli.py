@@ -313,6 +313,7 @@ def test_the_death_of_a_process_fails_its_stage_and_spares_the_rest(tmp_path: Pa
         env={"PYTHONPATH": str(ROOT), "PATH": ""}, cwd=tmp_path, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1
+    assert done.stderr.count(" failed: ") == 1
     assert "deadly on none failed: its process was killed" in done.stderr
     assert "Traceback" not in done.stderr
     again = subprocess.run(
@@ -320,6 +321,7 @@ def test_the_death_of_a_process_fails_its_stage_and_spares_the_rest(tmp_path: Pa
         env={"PYTHONPATH": str(ROOT), "PATH": ""}, cwd=tmp_path, timeout=120,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
+    assert "nothing computed: 0 stages computed" in again.stderr
 
 
 def test_a_broken_user_file_is_one_sentence_with_its_line(tmp_path: Path) -> None:

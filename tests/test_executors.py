@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mibench.running.executors import (
     EXECUTORS,
     Bench,
     Local,
+    Outcome,
     Ray,
     Serial,
     Slurm,
@@ -29,7 +31,7 @@ from mibench.running.executors import (
 )
 from mibench.running.executors.base import Schedule
 from mibench.running.progress import Watcher
-from mibench.store import Payload, Stage, Store, Work
+from mibench.store import Payload, Stage, Store, StoreError, Work
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,35 @@ class Nap(Stage):
             raise ValueError(f"number {self.number}")
         time.sleep(self.seconds)
         return {"number": self.number}
+
+
+@dataclass(frozen=True)
+class Deadly(Stage):
+    """Kills its process, the first ``times``."""
+
+    kind: ClassVar[str] = "deadly"
+
+    times: int
+    after: tuple[Stage, ...] = ()
+
+    def compute(self, load: Callable[[Stage], Payload], work: Work) -> Payload:
+        assert work._path is not None
+        deaths = work._path.with_name("deaths")
+        before = len(deaths.read_bytes()) if deaths.exists() else 0
+        if before < self.times:
+            deaths.write_bytes(b"x" * (before + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"deaths": before}
+
+
+class Starts(Watcher):
+    """Counts how often each stage began."""
+
+    def __init__(self) -> None:
+        self.of: Counter[Stage] = Counter()
+
+    def start(self, stage: Stage) -> None:
+        self.of[stage] += 1
 
 
 def test_an_executor_is_chosen_by_its_name_and_fields() -> None:
@@ -148,6 +179,62 @@ def test_cores_are_divided_by_the_threads_of_a_stage(monkeypatch: pytest.MonkeyP
     assert bench.device == "cpu"
     assert Local().slots(bench) == 2
     assert Local().slots(replace(bench, threads=16)) == 1
+
+
+def side_by_side(stages: list[Stage], root: Path) -> tuple[Outcome, Starts]:
+    starts = Starts()
+    return execute(stages, Bench(root, root), starts, Local(2)), starts
+
+
+def test_a_death_is_of_one_stage_and_what_runs_beside_it_goes_on(tmp_path: Path) -> None:
+    deadly, beside = Deadly(9), Nap(1, seconds=3)
+    below, later = Nap(2, (deadly,)), Nap(3, (beside,))
+    outcome, starts = side_by_side([deadly, beside, below, later], tmp_path)
+    assert outcome.failures == {deadly.key: base.KILLED}
+    assert Store(tmp_path).failure(deadly) == base.KILLED
+    assert (outcome.skipped, outcome.computed) == ([below], 2)
+    assert starts.of == {deadly: 2, beside: 1, later: 1}
+
+
+def test_a_stage_that_dies_beside_another_is_tried_once_more(tmp_path: Path) -> None:
+    deadly, beside = Deadly(1), Nap(1, seconds=3)
+    outcome, starts = side_by_side([deadly, beside], tmp_path)
+    assert (outcome.failures, outcome.computed) == ({}, 2)
+    assert starts.of == {deadly: 2, beside: 1}
+    assert Store(tmp_path).load(deadly) == {"deaths": 1}
+
+
+def test_a_stage_that_dies_alone_is_not_tried_again(tmp_path: Path) -> None:
+    first = Nap(1)
+    deadly = Deadly(1, (first,))
+    outcome, starts = side_by_side([first, deadly, Nap(2, (deadly,))], tmp_path)
+    assert outcome.failures == {deadly.key: base.KILLED}
+    assert starts.of == {first: 1, deadly: 1}
+
+
+def test_a_worker_that_died_idle_is_replaced_and_none_is_left_as_a_zombie(tmp_path: Path) -> None:
+    worker = local._Worker(Bench(tmp_path, tmp_path), "")
+    pids = []
+    for stage in (Nap(1), Nap(2), Nap(3, seconds=100)):
+        worker.take(stage)
+        assert worker._process is not None
+        pids.append(worker._process.pid)
+        while stage.number < 3 and worker.hear(Watcher()) is None:
+            pass
+        if stage.number == 1:
+            worker._process.kill()
+            worker._process.join()
+    worker.end(now=True)
+    assert pids[0] != pids[1] == pids[2]
+    assert Store(tmp_path).state(Nap(2)) == "done"
+    with pytest.raises(ProcessLookupError):  # of a zombie, a lease would seem held
+        os.kill(pids[2] or 0, 0)
+
+
+def test_a_workers_error_of_the_store_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "nap").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot write to"):
+        side_by_side([Nap(1), Nap(2)], tmp_path)
 
 
 def test_clusters_get_absolute_paths_and_choose_the_gpu_themselves(tmp_path: Path) -> None:

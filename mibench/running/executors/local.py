@@ -7,10 +7,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import ClassVar
 
 import torch
 
@@ -81,7 +81,7 @@ class Local(Executor):
         return max(1, cores() // bench.threads)
 
     def run(self, schedule: Schedule, bench: Bench, watcher: Watcher) -> None:
-        """Runs the stages in a pool of processes; one process needs no pool."""
+        """Runs the stages in processes of their own; one at a time needs none."""
         jobs = min(self.slots(bench), len(schedule.pending))
         if jobs == 1:
             Serial().run(schedule, bench, watcher)
@@ -89,9 +89,8 @@ class Local(Executor):
         gpus = visible_gpus(bench.device) if bench.device.startswith("cuda") else []
         if gpus:
             bench = replace(bench, device="cuda")  # the one that its process sees
-        while schedule.pending:  # a death breaks the whole pool; the rest goes on in a new one
-            _run_pool(schedule, bench, jobs, [gpus[i % len(gpus)] for i in range(jobs)] if gpus
-                      else [], watcher)  # fmt: skip
+        workers = [_Worker(bench, gpus[i % len(gpus)] if gpus else "") for i in range(jobs)]
+        _run_in(workers, schedule, Store(bench.store), watcher)
 
 
 def visible_gpus(device: str) -> list[str]:
@@ -102,15 +101,11 @@ def visible_gpus(device: str) -> list[str]:
     return [names[int(index)]] if index else names[: torch.cuda.device_count()]
 
 
-_reports: Any = None  # the queue of a worker process, set once when it starts
-
-
-def _start_worker(bench: Bench, reports: Any, gpus: Any, parent: int) -> None:  # noqa: ANN401
-    global _reports
-    _reports = reports
+def _serve(pipe: Connection, bench: Bench, gpu: str, parent: int) -> None:
+    """Completes the stages that come through the pipe, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if bench.device == "cuda":
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before CUDA looks
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA looks
     begin(bench)
 
     def follow() -> None:
@@ -119,6 +114,15 @@ def _start_worker(bench: Bench, reports: Any, gpus: Any, parent: int) -> None:  
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    with contextlib.suppress(EOFError):
+        while True:
+            stage, key = pipe.recv()
+            result: Result | BaseException
+            try:
+                result = work(stage, key, bench, lambda *progress: pipe.send(progress))
+            except BaseException as error:  # for the parent to raise
+                result = error
+            pipe.send(result)
 
 
 @contextlib.contextmanager
@@ -133,55 +137,89 @@ def _interrupts_held() -> Iterator[None]:
             hold(signal.SIG_SETMASK, before)
 
 
-def _work(stage: Stage, key: str, bench: Bench) -> Result:
-    return work(stage, key, bench, lambda *progress: _reports.put((key, *progress)))
+class _Worker:
+    """A process that runs one stage at a time, so that its death is no other stage's."""
 
+    def __init__(self, bench: Bench, gpu: str) -> None:
+        self._bench, self._gpu = bench, gpu
+        self._process: SpawnProcess | None = None
+        self.pipe: Connection
+        self.stage: Stage | None = None
 
-def _run_pool(
-    schedule: Schedule, bench: Bench, jobs: int, gpus: list[str], watcher: Watcher
-) -> None:
-    """Runs stages until none is left or a process dies."""
-    context = multiprocessing.get_context("spawn")
-    reports, free = context.Queue(), context.Queue()
-    for gpu in gpus:
-        free.put(gpu)
-    known = dict(schedule.pending)
-    pool = ProcessPoolExecutor(
-        jobs, context, initializer=_start_worker, initargs=(bench, reports, free, os.getpid())
-    )
-    running: dict[Future[Result], Stage] = {}
-    broken = False
-    try:
-        while running or (schedule.pending and not broken):
-            while not broken and schedule.ready and len(running) < jobs:
-                stage = schedule.take()
-                try:
-                    with _interrupts_held():  # for a worker that this starts: it is told later
-                        running[pool.submit(_work, stage, stage.key, bench)] = stage
-                except BrokenProcessPool:  # a moment ago: the stage has not begun
-                    schedule.put_back(stage)
-                    broken = True
-            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            _relay(reports, known, watcher)
-            for future in finished:
-                stage = running.pop(future)
-                dead = isinstance(future.exception(), BrokenProcessPool)
-                if dead:
-                    Store(bench.store).note_failure(stage, KILLED)
-                watcher.finish(stage, schedule.settle(stage, KILLED if dead else future.result()))
-                broken = broken or dead
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    def take(self, stage: Stage) -> None:
+        """Begins a stage, in a new process if there is none that lives."""
+        if self._process is None or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self.pipe, theirs = context.Pipe()
+            own = (theirs, self._bench, self._gpu, os.getpid())
+            with _interrupts_held():  # it is told later
+                process = context.Process(target=_serve, args=own)
+                process.start()
+                self._process = process
+            theirs.close()  # so that the pipe ends with the process
+        self.stage = stage
+        with contextlib.suppress(BrokenPipeError):  # it just died, as reading tells
+            self.pipe.send((stage, stage.key))
 
+    def hear(self, watcher: Watcher) -> Result | None:
+        """Passes on progress; returns the stage's result.
 
-def _relay(reports: Any, known: dict[str, Stage], watcher: Watcher) -> None:  # noqa: ANN401
-    while not reports.empty():
-        key, done, total, note = reports.get()
+        Raises:
+            EOFError: If the process has died.
+        """
+        assert self.stage is not None
+        try:
+            told = self.pipe.recv()
+        except ConnectionResetError:
+            raise EOFError from None
+        if isinstance(told, BaseException):
+            raise told
+        if not isinstance(told, tuple):
+            result: Result = told
+            return result
+        done, total, note = told
         if total:
-            watcher.update(known[key], done, total, note)
+            watcher.update(self.stage, done, total, note)
         else:
-            watcher.start(known[key])
+            watcher.start(self.stage)
+        return None
+
+    def end(self, *, now: bool) -> None:
+        """Ends the process, now or when it has nothing more to do."""
+        if self._process is not None:
+            if now:
+                self._process.kill()
+                self._process.join()  # while a dead process is listed, its lease seems held
+            self.pipe.close()
+            self._process = None
+
+
+def _run_in(workers: list[_Worker], schedule: Schedule, store: Store, watcher: Watcher) -> None:
+    """Runs stages until none is left."""
+    died: set[str] = set()
+    done = False
+    try:
+        while schedule.pending:
+            for worker in workers:
+                if worker.stage is None and schedule.ready:
+                    worker.take(schedule.take())
+            busy = {w.pipe: (w, w.stage) for w in workers if w.stage is not None}
+            heard = wait(list(busy), timeout=0.2)
+            for worker, stage in (busy[pipe] for pipe in busy if pipe in heard):
+                try:
+                    result = worker.hear(watcher)
+                except EOFError:
+                    worker.end(now=True)
+                    worker.stage = None
+                    if len(busy) > 1 and stage.key not in died:  # others may have had the memory
+                        died.add(stage.key)
+                        schedule.put_back(stage)
+                        continue
+                    store.note_failure(stage, result := KILLED)
+                if result is not None:
+                    worker.stage = None
+                    watcher.finish(stage, schedule.settle(stage, result))
+        done = True
+    finally:
+        for worker in workers:
+            worker.end(now=not done)
