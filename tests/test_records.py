@@ -4,9 +4,11 @@ import copy
 import gzip
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +374,26 @@ def test_the_leaderboard_leaves_out_and_names_what_is_not_sound(
     cut.write_text("{")
     with pytest.raises(ValueError, match="no sound record file among the 1"):
         leaderboard([check(cut)], tmp_path)
+
+
+def test_the_leaderboard_takes_one_record_of_a_cell_and_its_seeds(
+    folder: Path, tmp_path: Path
+) -> None:
+    table = replace(smoke("GMI / MID"), columns=("attack_acc",))
+    store = Store(tmp_path / "store")
+    others = records.write(Grid(table, fill(table, store, seeds=3, data=Path()), store), tmp_path)
+    shutil.copytree(folder / "files", tmp_path / "files")
+    found = [check(path) for path in records.find([tmp_path / "files", *others])]
+    text = leaderboard(found, tmp_path)
+    row = re.search(r'data-value="GMI / MID">.*?</tr>', text, re.DOTALL)
+    assert row is not None
+    assert row[0].endswith('<td data-value="3">3</td></tr>')  # the third seed is of the others
+    for seed, path in enumerate(others[:2]):
+        first = next((tmp_path / "files").glob(f"gmi-mid-seed{seed}-*")).name
+        why = f"it has the cell and the seeds of files/{first}, which was taken"
+        assert f"<code>{path.name}</code>: {why}" in text
+    assert text.count("which was taken") == 2
+    assert "Left out" not in leaderboard(found[:4] + found[:4], tmp_path)  # copies say the same
 
 
 def run(label: str | None, seed: int, score: float, **fields: Any) -> Run:

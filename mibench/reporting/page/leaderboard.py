@@ -16,7 +16,9 @@ from mibench.spec import fingerprint
 
 
 def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
-    """Returns the page: seeds of one cell make one row; refused files are named at the end.
+    """Returns the page: seeds of one cell make one row; files left out are named at the end.
+
+    Of several records of a cell and its seeds, as of other columns, the first alone is taken.
 
     Args:
         verdicts: Of the files, in order.
@@ -25,11 +27,17 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
     Raises:
         ValueError: If no file is sound.
     """
-    groups: dict[str, dict[str, tuple[Path, Record]]] = {}
+    groups: dict[str, dict[tuple[int, ...], tuple[Path, Record]]] = {}
+    left_out = []
     for verdict in verdicts:
-        if verdict.record is not None:
-            own = groups.setdefault(_row_key(verdict.record), {})
-            own.setdefault(verdict.record["key"], (verdict.path, verdict.record))
+        if verdict.record is None:
+            left_out.append((verdict.path, verdict.problem))
+            continue
+        own = groups.setdefault(_row_key(verdict.record), {})
+        path, taken = own.setdefault(_seeds(verdict.record), (verdict.path, verdict.record))
+        if taken["key"] != verdict.record["key"]:  # of other columns, or another metric's version
+            why = f"it has the cell and the seeds of {_below(path, root)}, which was taken"
+            left_out.append((verdict.path, why))
     if not groups:
         raise ValueError(f"there is no sound record file among the {len(verdicts)} given")
     metrics = {name for rs in groups.values() for _, r in rs.values() for name in _scores(r)}
@@ -51,9 +59,8 @@ def leaderboard(verdicts: Sequence[Verdict], root: Path) -> str:
             for i, own in enumerate(groups.values())
         ],
         refused=[
-            {"path": visible(_below(v.path, root)), "problem": visible(v.problem)}
-            for v in verdicts
-            if v.problem
+            {"path": visible(_below(path, root)), "problem": visible(problem)}
+            for path, problem in left_out
         ],
     )
 
@@ -71,6 +78,11 @@ def _row_key(record: Record) -> str:
     """Returns what the seeds of one row have in common."""
     cell = {k: v for k, v in record["payload"]["cell"].items() if k != "seeds"}
     return fingerprint([record["table"], record["row"], cell])
+
+
+def _seeds(record: Record) -> tuple[int, ...]:
+    seeds = record["payload"]["cell"]["seeds"]
+    return tuple(seeds[name] for name in ("target", "prior", "attack"))
 
 
 def _row(
