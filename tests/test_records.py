@@ -448,6 +448,19 @@ def test_rows_of_one_side_are_told_and_unnamed_ones_pair_by_their_cells() -> Non
     assert [d.b - d.a for d in mixed.rows["t: a / d"]] == [2]
 
 
+def test_cells_of_one_label_are_paired_with_themselves() -> None:
+    digits = [run("x", s, v, on="digits") for s, v in enumerate((1.0, 2.0))]
+    avatars = [run("x", s, v, on="avatars") for s, v in enumerate((7.0, 9.0))]
+    both = [*avatars, *digits]
+    for a, b, lack in ((both, digits, 0), (digits, both, 1)):
+        told = compare(a, b)
+        ((label, [found]),) = told.rows.items()
+        assert (found.a, found.b, told.fields[label]) == (1.5, 1.5, [])
+        assert (len(told.only[lack]), len(told.only[1 - lack])) == (1, 0)
+        assert told.only[lack] != [label]
+    assert list(compare(avatars, digits).rows) == ["x"]  # one on each side: how they differ
+
+
 def test_compare_reads_stores_and_files(folder: Path) -> None:
     same = call("compare", str(folder / "files"), str(folder / "files"))
     assert same.exit_code == 0, same.output

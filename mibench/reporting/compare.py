@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,8 @@ def compare(
 ) -> Comparison:
     """Returns what both have in common and how it differs.
 
-    Rows are paired by their labels or, if a run has none, all by their cells in a few words.
+    Rows are paired by their labels or, if a run has none, all by their cells in a few words. If
+    a label stands for several cells on either side, its rows are paired by their cells.
 
     Args:
         a: One side.
@@ -74,7 +75,9 @@ def compare(
         ValueError: If no row has values of a metric with a margin at equal seeds.
     """
     named = all(run.label for run in (*a, *b))
-    left, right = _grouped(a, named=named), _grouped(b, named=named)
+    sides = [_grouped(runs, named=named) for runs in (a, b)]
+    unclear = {label for side in sides for label, cells in side.items() if len(cells) > 1}
+    left, right = (_told_apart(side, unclear) for side in sides)
     both = [label for label in left if label in right]
     return Comparison(
         {label: _row(left[label], right[label]) for label in both},
@@ -88,16 +91,23 @@ def _seedless(run: Run) -> dict[str, Any]:
     return {k: v for k, v in run.cell.items() if k != "seeds"}
 
 
-def _grouped(runs: Sequence[Run], *, named: bool) -> dict[str, list[Run]]:
-    """Returns label → one run per seed; different cells of one label get labels of their own."""
+def _grouped(runs: Sequence[Run], *, named: bool) -> dict[str, dict[str, list[Run]]]:
+    """Returns label → fingerprint of a cell → one run per seed."""
     cells: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         label = run.label if named and run.label else in_words(run.cell)
         alike = cells.setdefault(label, {}).setdefault(fingerprint(_seedless(run)), [])
         if run.seed not in [r.seed for r in alike]:
             alike.append(run)
+    return cells
+
+
+def _told_apart(
+    cells: Mapping[str, Mapping[str, list[Run]]], unclear: Container[str]
+) -> dict[str, list[Run]]:
+    """Returns label → runs; of labels that stand for several cells on a side, each cell's own."""
     return {
-        label if len(kinds) == 1 else f"{label} [{key[:6]}]": alike
+        f"{label} [{key[:6]}]" if label in unclear else label: alike
         for label, kinds in cells.items()
         for key, alike in kinds.items()
     }
