@@ -70,6 +70,24 @@ class Deadly(Stage):
         return {"deaths": before}
 
 
+@dataclass(frozen=True)
+class Beside(Stage):
+    """Runs until a stage has ended, well or not."""
+
+    kind: ClassVar[str] = "beside"
+
+    other: str
+
+    def compute(self, load: Callable[[Stage], Payload], work: Work) -> Payload:
+        assert work._path is not None
+        place = work._path.parents[2] / "deadly" / self.other
+        deadline = time.monotonic() + 60
+        while not (place.exists() or place.with_suffix(".failed").exists()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return {}
+
+
 class Starts(Watcher):
     """Counts how often each stage began."""
 
@@ -187,7 +205,8 @@ def side_by_side(stages: list[Stage], root: Path) -> tuple[Outcome, Starts]:
 
 
 def test_a_death_is_of_one_stage_and_what_runs_beside_it_goes_on(tmp_path: Path) -> None:
-    deadly, beside = Deadly(9), Nap(1, seconds=3)
+    deadly = Deadly(9)
+    beside = Beside(deadly.key)
     below, later = Nap(2, (deadly,)), Nap(3, (beside,))
     outcome, starts = side_by_side([deadly, beside, below, later], tmp_path)
     assert outcome.failures == {deadly.key: base.KILLED}
@@ -197,7 +216,8 @@ def test_a_death_is_of_one_stage_and_what_runs_beside_it_goes_on(tmp_path: Path)
 
 
 def test_a_stage_that_dies_beside_another_is_tried_once_more(tmp_path: Path) -> None:
-    deadly, beside = Deadly(1), Nap(1, seconds=3)
+    deadly = Deadly(1)
+    beside = Beside(deadly.key)
     outcome, starts = side_by_side([deadly, beside], tmp_path)
     assert (outcome.failures, outcome.computed) == ({}, 2)
     assert starts.of == {deadly: 2, beside: 1}
