@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mibench.attacks import PriorSamples
 from mibench.benchmarks.tables import TABLES
 from mibench.cli import main
 from mibench.reporting import matrix
-from mibench.reporting.matrix import Matrix, fewest
-from mibench.reporting.matrix_forms import NONE, sentences, table_text
-from mibench.running.grid import Grid
+from mibench.reporting.cautions import control_table
+from mibench.reporting.matrix import Matrix, fewest, span
+from mibench.reporting.matrix_forms import NONE, ROUGH, sentences, table_text
+from mibench.running.grid import Grid, record_stages
 from mibench.running.stages import graph, record_stage
 from mibench.store import Store
-from tests.made import fill, smoke
+from tests.made import META, fill, payload, smoke
 
 NAN = float("nan")
 
@@ -62,7 +64,9 @@ def test_only_defenses_that_met_the_same_attacks_are_ranked_together() -> None:
     (whole,) = made([[90, 80]]).parts()
     assert whole.defenses == ("D0", "D1")
     assert made([[NAN, 80], [70, NAN]]).parts() == []
-    assert not [line for line in sentences(made([[90, 80]])) if "below" in line or "Few" in line]
+    assert not [
+        line for line in sentences(made([[90, 80]])) if "below the" in line or "Few" in line
+    ]
     (alone,) = made([[80], [70]]).parts()
     assert alone.attacks == ("A0", "A1")
     parts = made([[9, 8, 7, NAN], [9, 8, NAN, NAN], [9, NAN, NAN, 6]]).parts()
@@ -96,7 +100,7 @@ def test_a_defense_is_compared_with_its_twin_at_the_same_seeds_and_persons() -> 
     assert second[:2] == ("C", "B")
     assert second[2] == pytest.approx(means[2] - means[1])
     assert second[3] < second[2] < second[4]
-    assert "| B | A | -10.0 (-10.0 to -10.0) |" in list(sentences(m))
+    assert "| B | A | -10.0 |" in list(sentences(m))
     lines = list(csv.DictReader(table_text(m).splitlines()))
     assert [line["compared_with"] for line in lines] == ["", "A", "B"] * 2
     assert [line["higher_by"] for line in lines][:2] == ["", "-10.0000"]
@@ -131,7 +135,7 @@ def test_the_twin_is_taken_before_no_defense() -> None:
     fewer = replace(table, rows={k: c for k, c in table.rows.items() if k != "BREP-MI / MID (0)"})
     assert matrix.compared(fewer)["MID (0.05)"] == ("MID (0)", "")
     m = replace(made([[80, 10]]), others={"D1": "D0"}, unlike={"D1": "another recipe"})
-    assert "| D1 | D0 (another recipe) | -70.0 (-70.0 to -70.0) |" in list(sentences(m))
+    assert "| D1 | D0 (another recipe) | -70.0 |" in list(sentences(m))
 
 
 def test_judges_are_held_to_the_worst_attack_of_each_draw() -> None:
@@ -152,8 +156,22 @@ def test_with_few_seeds_or_persons_there_are_no_intervals() -> None:
         assert table_text(m).splitlines()[1].startswith("A0,D0,")
         assert table_text(m).splitlines()[1].endswith("80.0000,,,,,,,")
     text = list(sentences(made([[80, 10], [70, 20]])))
-    assert "| D0 | A0 | 80.0 (80.0 to 80.0) | 2 (2.0 to 2.0) |" in text
-    assert "| A1 | 5.0 (5.0 to 5.0) |" in text
+    assert "| D0 | A0 | 80.0 | 2 |" in text
+    assert "| A1 | 5.0 |" in text
+
+
+def test_an_interval_whose_ends_are_equal_is_none() -> None:
+    values = np.full((2, 2, 3, 30), 100.0)
+    values[1, :, 0] = 40
+    m = Matrix(("A", "B"), ("C", "D"), values, {}, {"D": "C"})
+    text = list(sentences(m))
+    assert "| C | A | 100.0 | 1.5 |" in text
+    assert "| A | 0.0 |" in text
+    assert "| B | 20.0 (0.0 to 60.0) |" in text
+    first, _, third, fourth = csv.DictReader(table_text(m).splitlines())
+    assert [first[k] for k in ("attack_acc", "low", "high")] == ["100.0000", "", ""]
+    assert [third[k] for k in ("attack_acc", "low", "high")] == ["80.0000", "40.0000", "100.0000"]
+    assert [fourth[k] for k in ("higher_by", "higher_low", "higher_high")] == ["0.0000", "", ""]
 
 
 def test_the_bootstrap_is_over_seeds_and_over_identities() -> None:
@@ -175,10 +193,43 @@ def test_intervals_hold_what_was_found_however_many_attacks_are_alike() -> None:
     values = rng.normal(50, 30, (17, 5, 3, 30))
     values[:, 0] += 60 - values[:, 0].mean((1, 2), keepdims=True)
     m = Matrix(tuple(map(str, range(17))), tuple("abcde"), values, {})
-    for _, mean, low, high in [*m.worst(), *m.missed()]:
-        assert low < mean < high or mean == 0
+    for _, mean, low, high in m.worst():
+        assert low < mean < high
     for rank, low, high in m.ranks():
         assert low <= rank <= high
+
+
+def test_points_below_are_counted_from_the_worst_attack_of_each_draw() -> None:
+    seeds = np.array([[50.0, 50, 50], [0, 49, 98]])
+    m = Matrix(("A", "B"), ("D",), np.repeat(seeds[:, None, :, None], 30, 3), {})
+    (first, *own), (second, *other) = m.missed()
+    (low, high), (least, most) = span(np.maximum((m.drawn[:, ::-1] - m.drawn)[..., 0], 0))
+    assert (first, own) == ("A", [0, low, high])
+    assert (second, other) == ("B", [1, least, most])
+    assert (low, least) == (0, 0)
+    assert high > 20
+
+
+@pytest.mark.parametrize(("spread", "low", "high"), [(0, 0, 3), (0.5, 10, 20), (4, 20, 26)])
+def test_how_many_intervals_of_true_differences_of_0_leave_it_out(
+    spread: float, low: float, high: float
+) -> None:
+    # The runs of docs/statistics.md, 20 images of each class: two defenses share half of the
+    # seeds' variance, and the classes' effects.
+    rng = np.random.default_rng(4)
+    pairs, seeds, classes, images = 500, 3, 30, 20
+    shared = rng.normal(0, spread * 0.5**0.5, (pairs, 1, seeds, 1))
+    own = rng.normal(0, spread * 0.5**0.5, (pairs, 2, seeds, 1))
+    both = rng.normal(0, 0.5, (pairs, 2, seeds, classes))
+    logit = shared + own + rng.normal(0, 1, (pairs, 1, 1, classes)) + both
+    hits = 100 / images * rng.binomial(images, 1 / (1 + np.exp(-logit)))
+    names = tuple(str(n) for n in range(2 * pairs))
+    others = dict(zip(names[::2], names[1::2], strict=True))
+    m = Matrix(("A",), names, hits.reshape(1, -1, seeds, classes), {}, others)
+    out = [not low <= 0 <= high for *_, low, high in m.differences()]
+    assert len(out) == pairs
+    assert low <= 100 * np.mean(out) <= high
+    assert "of twenty true differences of 0, up to five intervals leave out 0" in ROUGH
 
 
 def test_cells_without_a_number_say_why() -> None:
@@ -238,15 +289,25 @@ def test_a_row_without_every_seed_has_no_number(tmp_path: Path) -> None:
     assert "Not computed at each of these seeds: MID." in list(sentences(m))
     for label in ("GMI / No Def.", "VMI / No Def."):
         shutil.rmtree(store.path(records[label][0]))
-    assert matrix.matrix(Grid(table, records, store)).values.shape[2] == 2
+    assert matrix.matrix(Grid(table, records, store)).values.shape[:3] == (2, 2, 1)
 
 
 def test_of_rows_with_different_seeds_it_takes_those_that_give_most_values() -> None:
     assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {0, 1, 2, 3, 4}]) == [0, 1, 2]
     assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {0}, {0}]) == [0, 1, 2]
     assert matrix._seeds([{0, 1, 2}, *[{0}] * 9]) == [0]
-    assert matrix._seeds([{1, 2}, {0, 1, 2}]) == [1, 2]
-    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {1, 2, 3}, {1, 2, 3}]) == [1, 2]
+    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {1, 2, 3}, {1, 2, 3}]) == [0, 1, 2]
+    assert matrix._seeds([{0, 1, 2, 3, 4}, {0, 1, 2}, {0, 1, 2}]) == [0, 1, 2]
+    assert matrix._seeds([{3}, {5}]) == [3]
+
+
+def test_no_row_is_given_up_for_a_second_seed() -> None:
+    assert matrix._seeds([*[{0}] * 5, *[{0, 1}] * 6]) == [0]
+    assert matrix._seeds([{1, 2}, {1, 2}]) == [1, 2]
+    assert matrix._seeds([{0, 1}, {0, 2}, {1, 2}, {0, 2}]) == [0]
+    assert matrix._seeds([{4}, {0, 1}, {2, 3}]) == [0, 1]
+    lines = ("123", "145", "167", "246", "257", "347", "356")  # of which every two share a seed
+    assert matrix._seeds([{0, *map(int, line)} for line in lines]) == [0]
 
 
 def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
@@ -270,6 +331,18 @@ def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
 
 
+def test_targets_with_scattered_holes_are_compared_by_what_they_share() -> None:
+    m = made([[9, NAN, 7, NAN], [8, 8, NAN, NAN], [NAN, 7, 6, NAN], [NAN, NAN, NAN, 5]])
+    parts = [(p.attacks, p.defenses) for p in m.parts()]
+    assert parts == [(("A1",), ("D0", "D1")), (("A0",), ("D0", "D2"))]
+    assert "Met by attacks that met no other target: D3." in list(sentences(m))
+    # The most cells first: two attacks on four targets rather than three attacks on two.
+    rows = np.vstack([np.ones((3, 4)), np.diag([1] * 4)])
+    rows[2, 2:] = 0
+    (wide,) = made(np.where(rows, 1, NAN).tolist()).parts()
+    assert (wide.attacks, wide.defenses) == (("A0", "A1"), ("D0", "D1", "D2", "D3"))
+
+
 def test_targets_in_no_comparison_are_named() -> None:
     text = list(sentences(made([[NAN, 80], [70, NAN]])))
     assert "Met by attacks that met no other target: D0; D1." in text
@@ -278,6 +351,43 @@ def test_targets_in_no_comparison_are_named() -> None:
     text = list(sentences(odd))
     assert "**2 targets that met the 1 attack**, 1 seed, 3 classes:" in text
     assert "| C | A&#124;B | 50.0 | 1.5 |" in text
+
+
+def test_controls_are_no_attacks(tmp_path: Path) -> None:
+    store, table = Store(tmp_path / "store"), smoke("GMI / No Def.", "GMI / MID")
+    samples = {
+        label.replace("GMI", "Samples"): replace(cell, attack=PriorSamples(cell.attack.prior))
+        for label, cell in table.rows.items()
+    }
+    table = replace(table, rows={**table.rows, **samples})
+    m = matrix.matrix(Grid(table, fill(table, store), store))
+    assert m.attacks == ("GMI",)
+    assert "Left out as controls, which are no attacks: Samples." in list(sentences(m))
+    alone = replace(table, rows=samples)
+    with pytest.raises(ValueError, match="no row of smoke that is no control is finished"):
+        matrix.matrix(Grid(alone, fill(alone, store), store))
+
+
+def test_remarks_say_how_rows_were_computed_and_which_say_nothing(tmp_path: Path) -> None:
+    store, table = Store(tmp_path / "store"), smoke()
+    records = record_stages(table, 2, None)
+    odd = records["GMI / MID"]
+    for stage in graph(r for own in records.values() for r in own):
+        made_up = payload(stage, store)
+        if stage in odd:
+            made_up["evaluator"]["accuracy"] = 42.0
+        precision = "bf16" if stage is odd[0] else "float32"
+        store._commit(stage, made_up, META | {"precisions": [precision]})
+    weak, mixed = matrix.matrix(Grid(table, records, store)).notes
+    assert weak.startswith("GMI / MID: the evaluation classifier is right about 42.00 %")
+    assert mixed.startswith("GMI / MID: some of the stages were computed in float32 and some")
+    fill(control_table(table), store, seeds=2)
+    m = matrix.matrix(Grid(table, records, store))
+    assert m.notes[0].startswith("GMI, VMI: Attack Acc is not significantly above that of samples")
+    assert set(m.notes) <= set(sentences(m))
+    shutil.rmtree(store.path(records["VMI / No Def."][1]))  # now the matrix is of seed 0
+    *_, narrow = matrix.matrix(Grid(table, records, store)).notes
+    assert narrow == "Networks computed in bf16: GMI / MID."
 
 
 def test_what_is_not_computed_yet_is_left_out_and_said(tmp_path: Path) -> None:

@@ -1,21 +1,29 @@
 """All attacks of a table against all its defenses: worst cases, ranks, twins, best judges."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from mibench.attacks import CONTROLS
 from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables.base import Table
 from mibench.defenses import Release
 from mibench.evaluation.significance import FEWEST_IDENTITIES, FEWEST_VALUES, RESAMPLES
+from mibench.reporting.cautions import cautions, control_table
 from mibench.reporting.contrasts import reference, twins
-from mibench.reporting.kinds import kinds, kinds_note
-from mibench.reporting.results import by_identity, readable
+from mibench.reporting.notes import computed_notes
+from mibench.reporting.reading import readable
+from mibench.reporting.results import by_identity, collect, together
 from mibench.running.grid import Grid
+from mibench.running.stages import RecordStage, record_stage
+from mibench.store import Store
 
 WITHIN = 5.0
 """How many points of Attack Acc a judge may miss of a defense's worst case."""
@@ -25,6 +33,7 @@ WHOLE = "the attack sees the whole target, and the defense changes answers only"
 ABSENT = "the table, or what was chosen of it, has no such row"
 MISSING = "not computed"
 FEWER = "not computed at each of these seeds"
+CONTROL = "left out as controls, which are no attacks"
 
 Numbers = NDArray[np.float64]
 
@@ -42,7 +51,7 @@ class Matrix:
             row of it, else no defense.
         unlike: Defense → why the other is not its twin, where it is not.
         left_out: Name of an attack or defense that has no number at all → why.
-        computed: Which rows were computed on which kinds of machines; empty if all on one.
+        notes: How rows were computed, and which of them say nothing about leakage.
     """
 
     attacks: tuple[str, ...]
@@ -52,7 +61,7 @@ class Matrix:
     others: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    computed: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def means(self) -> Float[np.ndarray, "attacks defenses"]:
@@ -81,16 +90,29 @@ class Matrix:
 
         One for each set of attacks that is all that some defense has met, the largest first: these
         attacks, and all defenses that have met them, at least two unless there is only one.
+        Defenses in none of these are compared by the attacks that they share with another one.
         """
         there = ~np.isnan(self.means)
-        met = dict.fromkeys(map(tuple, there.T.tolist()))
-        parts = []
-        for own in sorted(met, key=sum, reverse=True):
-            attacks = np.array(own)
-            defenses = there[attacks].all(0)
-            if defenses.sum() > 1 or len(self.defenses) == 1:
-                parts.append(self._only(attacks, defenses))
-        return parts
+
+        def having(attacks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            return np.asarray(there[attacks].all(0))
+
+        def cells(attacks: NDArray[np.bool_]) -> int:
+            return int(attacks.sum() * having(attacks).sum())
+
+        least, every = min(2, len(self.defenses)), range(len(self.defenses))
+        met = {own.tobytes(): own for own in there.T}.values()
+        sets = [own for own in met if having(own).sum() >= least]
+        alone = [d for d in every if not any(having(own)[d] for own in sets)]
+        while alone:
+            shared = [there[:, d] & there[:, o] for d in alone for o in every if o != d]
+            widest = max(shared, key=cells)
+            if not cells(widest):
+                break
+            sets.append(widest)
+            alone = [d for d in alone if not having(widest)[d]]
+        ordered = sorted(sets, key=lambda own: int(own.sum()), reverse=True)
+        return [self._only(own, having(own)) for own in ordered]
 
     def _only(self, attacks: NDArray[np.bool_], defenses: NDArray[np.bool_]) -> "Matrix":
         return Matrix(
@@ -131,7 +153,8 @@ class Matrix:
     def missed(self) -> list[tuple[str, float, float, float]]:
         """Returns of each attack how far it is below worst attacks, and the interval.
 
-        Mean over defenses, in points; the best single judge comes first.
+        Mean over defenses, in points; the best single judge comes first. Each draw has worst
+        attacks of its own.
         """
         own, spans = self._below(self.means[None])[0], span(self._below(self.drawn))
         lines = [(a, float(x), *s) for a, x, s in zip(self.attacks, own, spans, strict=True)]
@@ -140,7 +163,7 @@ class Matrix:
     def _below(
         self, means: Float[np.ndarray, "n attacks defenses"]
     ) -> Float[np.ndarray, "n attacks"]:
-        return np.asarray((self._winning(means)[:, None] - means).mean(2))
+        return np.asarray((means.max(1, keepdims=True) - means).mean(2).round(DIGITS))
 
     def differences(self) -> list[tuple[str, str, float, float, float]]:
         """Returns of each defense with whom it is compared, the difference, and the interval.
@@ -214,12 +237,13 @@ def fewest(
 def matrix(grid: Grid) -> Matrix:
     """Returns the matrix of a table, of the seeds that its rows have.
 
-    Where rows have different seeds, it takes those that give the most values, and rows that
-    lack one of them have no number.
+    Where rows have different seeds, it takes those that :func:`_seeds` names, and rows that lack
+    one of them have no number. Controls are left out.
 
     Raises:
         ValueError: If no row is finished, or rows are of several tasks or numbers of classes.
     """
+    grid, controls = _attacking(grid)
     done = {label: own for label, own in grid.done.items() if own}
     cells = [grid.table.rows[label] for label in done]
     attacked = {(cell.setting.task, cell.trials.classes) for cell in cells}
@@ -228,7 +252,8 @@ def matrix(grid: Grid) -> Matrix:
             f"the rows of {grid.table.name} attack different classes: choose some with --rows"
         )
     if not done:
-        raise ValueError(f"no row of {grid.table.name} is finished")
+        aside = " that is no control" if controls else ""
+        raise ValueError(f"no row of {grid.table.name}{aside} is finished")
     seeds = _seeds([set(own) for own in done.values()])
     full = {label: own for label, own in done.items() if set(seeds) <= set(own)}
     rows = [Row.of(label) for label in grid.table.rows]
@@ -257,6 +282,11 @@ def matrix(grid: Grid) -> Matrix:
         if not some[attacks.index(a), defenses.index(d)]
     }
     others = {d: o for d, o in compared(grid.table).items() if d in kept}
+    numbered = {
+        label: [own[seed] for seed in seeds]
+        for label, own in full.items()
+        if some[attacks.index(Row.of(label).attack), defenses.index(Row.of(label).defended)]
+    }
     begun = {name for pair in partly for name in pair}
     return Matrix(
         kept_attacks,
@@ -269,21 +299,74 @@ def matrix(grid: Grid) -> Matrix:
             name: FEWER if name in begun else MISSING
             for name in attacks + defenses
             if name not in kept_attacks + kept
-        },
-        kinds_note(kinds(grid), full),
+        }
+        | dict.fromkeys(controls, CONTROL),
+        tuple(_notes(grid, numbered)),
     )
+
+
+def _attacking(grid: Grid) -> tuple[Grid, list[str]]:
+    """Returns the grid without rows of controls, and the names under which those attack."""
+    rows = grid.table.rows
+    own = {k: c for k, c in rows.items() if c.attack.name not in CONTROLS}
+    if len(own) == len(rows):
+        return grid, []
+    names = dict.fromkeys(Row.of(label).attack for label in rows if label not in own)
+    return replace(grid.only(own), table=replace(grid.table, rows=own, curves={})), list(names)
+
+
+def _notes(grid: Grid, rows: Mapping[str, Sequence[RecordStage]]) -> Iterator[str]:
+    """Yields which rows say nothing about leakage, and how rows were computed."""
+    table = replace(grid.table, rows={k: grid.table.rows[k] for k in rows}, curves={})
+    results = collect(Grid(table, rows, grid.store, _controls(table, rows, grid.store)))
+    reasons: dict[str, list[str]] = {}
+    for label, each in cautions(results).items():
+        for why in each:
+            reasons.setdefault(why, []).append(label)
+    for why, labels in reasons.items():
+        yield f"{together(labels, list(rows))}: {why}."
+    for note in computed_notes(results):
+        yield note.removeprefix("§ ")  # a mark beside rows, of which a matrix shows none
+
+
+def _controls(
+    table: Table, rows: Mapping[str, Sequence[RecordStage]], store: Store
+) -> Grid | None:
+    """Returns the controls of rows at their seeds, whether or not the store has them."""
+    if "attack_acc" not in table.columns:
+        return None
+    controls, known = control_table(table), dict[object, Any]()
+    stages = {
+        label: [
+            record_stage(
+                replace(cell, seeds=record.cell.seeds),
+                controls.columns,
+                record.evidence[0].images.digest,
+                record.evidence[0].inception,
+                known,
+            )
+            for record in rows[label]
+        ]
+        for label, cell in controls.rows.items()
+    }
+    return Grid(controls, stages, store)
 
 
 def _seeds(rows: list[set[int]]) -> list[int]:
     """Returns seeds that some rows have, or two of them share, with which most values are there.
 
-    Of equals, the most seeds.
+    Fewer than an interval needs count as one: no row is given up for them. Of equals, the most
+    seeds.
     """
+    counts = Counter(map(frozenset, rows))
 
-    def values(seeds: set[int]) -> tuple[int, int]:
-        return len(seeds) * sum(seeds <= row for row in rows), len(seeds)
+    def values(seeds: frozenset[int]) -> tuple[int, int]:
+        worth = len(seeds) if len(seeds) >= FEWEST_VALUES else 1
+        return worth * sum(n for row, n in counts.items() if seeds <= row), len(seeds)
 
-    most = max([a & b for a in rows for b in rows], key=values)
+    some = dict.fromkeys(a & b for a in counts for b in counts)
+    single = dict.fromkeys(frozenset({seed}) for row in counts for seed in sorted(row))
+    most = max([seeds for seeds in some | single if seeds], key=values)
     return sorted(most)
 
 

@@ -27,11 +27,12 @@ RANKS = (
 )
 BIAS = "The largest of several noisy means is more often too high than too low."
 ROUGH = (
-    "Intervals: 95 %, bootstrap over seeds and classes together, the worst attack of each target "
-    "held fixed. They are not corrected: of twenty true differences of 0, about one interval "
-    "leaves out 0 by chance. With few seeds they are rough: too wide where single classes are "
-    "found with one seed and not with another, too narrow where seeds differ as a whole. "
-    f"{BIAS}"
+    "Intervals: 95 %, bootstrap over seeds and classes together; none where both ends agree. For "
+    "Attack Acc and ranks the worst attack of each target is held fixed; points below it are "
+    "counted from the worst attack of each draw, so these intervals lie rather high. They are not "
+    "corrected, and rough with few seeds: too wide where single classes are found with one seed "
+    "and not with another, too narrow where seeds differ as a whole. With three seeds, of twenty "
+    f"true differences of 0, up to five intervals leave out 0. {BIAS}"
 )
 NONE = (
     f"No intervals: they need {FEWEST_VALUES} seeds and {FEWEST_IDENTITIES} classes or more. "
@@ -48,7 +49,8 @@ def table_text(m: Matrix) -> str:
     def numbers(mean: float, draws: Numbers) -> list[str]:
         if np.isnan(mean):
             return [""] * 3
-        ends = span(draws[:, None])[0] if m.has_intervals else ()
+        low, high = span(draws[:, None])[0]
+        ends = (low, high) if m.has_intervals and low < high else ()
         return [f"{x:.4f}" for x in (mean, *ends)] + [""] * (2 - len(ends))
 
     for a, d in np.ndindex(*m.means.shape):
@@ -90,7 +92,8 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
     """Yields what the matrix says, of each set of attacks apart."""
 
     def shown(mean: str, low: float, high: float) -> str:
-        return f"{mean} ({low:.1f} to {high:.1f})" if m.has_intervals else mean
+        # Draws that all agree do not make an interval zero wide, as seeds do not.
+        return f"{mean} ({low:.1f} to {high:.1f})" if m.has_intervals and low < high else mean
 
     def why(name: str) -> str:
         return f" ({m.unlike[name]})" if name in m.unlike else ""
@@ -135,7 +138,7 @@ def _count(names: tuple[str, ...], noun: str) -> str:
 
 
 def remarks(m: Matrix) -> list[str]:
-    """Returns why cells have no number, and what the intervals are worth."""
+    """Returns why cells have no number, and what the others and their intervals are worth."""
     reasons = list(m.gaps.values())
     counts = {why: reasons.count(why) for why in reasons}
     missing: dict[str, list[str]] = {}
@@ -147,7 +150,7 @@ def remarks(m: Matrix) -> list[str]:
         *(f"Cells without a number: {n}: {why}." for why, n in counts.items()),
         *(f"{why.capitalize()}: {'; '.join(names)}." for why, names in missing.items()),
         *([f"Met by attacks that met no other target: {'; '.join(alone)}."] if alone else []),
-        *([m.computed] if m.computed else []),
+        *m.notes,
         *([RANKS] if parts else []),
         ROUGH if m.has_intervals else NONE,
     ]
