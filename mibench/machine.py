@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -48,8 +48,20 @@ def machine() -> dict[str, str]:
     return kernels | ({"switches": " ".join(switches)} if switches else {})
 
 
+def each(meta: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yields a stage's meta.json as of each machine: the last, and others where it was resumed."""
+    last = {name: value for name, value in meta.items() if name != "earlier"}
+    yield last
+    for earlier in meta.get("earlier", ()):
+        yield {**last, "machine": None, **earlier}
+
+
 def in_words(meta: Mapping[str, Any]) -> str:
     """Returns what a stage was computed on, from its meta.json."""
+    return "; and, before it was resumed, ".join(map(_in_words, each(meta)))
+
+
+def _in_words(meta: Mapping[str, Any]) -> str:
     versions = meta["versions"]
     threads = meta.get("threads", UNKNOWN)
     basis = (
@@ -64,7 +76,7 @@ def in_words(meta: Mapping[str, Any]) -> str:
 
 
 def kind(meta: Mapping[str, Any]) -> str:
-    """Returns on which kind of machine a stage was computed, shortly, from its meta.json."""
+    """Returns on which kind of machine a stage was computed last, shortly, from its meta.json."""
     if not (kernels := meta.get("machine")):
         return f"a machine that is not recorded ({meta['device']})"
     threads = meta.get("threads", 1)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from mibench.benchmarks.tables import TABLES
-from mibench.machine import kind
+from mibench.machine import each, in_words, kind
 from mibench.reporting.kinds import kinds, kinds_note
 from mibench.reporting.matrix import matrix
 from mibench.reporting.matrix_forms import remarks
@@ -17,6 +18,7 @@ from mibench.reporting.notes import footnotes
 from mibench.reporting.published import Published
 from mibench.reporting.records import digest, packed
 from mibench.reporting.results import collect
+from mibench.reporting.verify import check
 from mibench.running.grid import Grid
 from mibench.store import Store
 from tests.made import fill, smoke
@@ -34,15 +36,18 @@ def records(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SOURCE, tmp_path / "records"))
 
 
-def computed(folder: Path, pattern: str, kind_of_stage: str) -> None:
-    """Makes records say that stages of a kind were computed on another machine."""
+def computed(
+    folder: Path, pattern: str, kind_of_stage: str, *, begun: dict[str, Any] | None = None
+) -> None:
+    """Makes records say that stages of a kind were computed, or begun, on another machine."""
     paths = list(folder.glob(pattern))
     assert paths
     for path in paths:
         record: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
         own = [name for name in record["runs"] if name.startswith(kind_of_stage)]
         for name in own:
-            record["runs"][name] |= META | {"machine": MACHINE}
+            other = META | {"machine": MACHINE} if begun is None else {"earlier": [begun]}
+            record["runs"][name] |= other
         path.write_bytes(packed(json.dumps(record | {"sha256": digest(record)})))
 
 
@@ -78,6 +83,34 @@ def test_seeds_of_one_row_may_be_of_two_kinds(records: Path) -> None:
     (note,) = [n for n in footnotes(collect(grid(records))) if SAID in n]
     assert "KED-MI, 15 epochs" in note or "all on Abacus" in note
     assert " and a machine that is not recorded" in note
+
+
+def test_a_stage_that_was_begun_elsewhere_is_of_two_kinds(records: Path) -> None:
+    begun = {"device": "cpu x86_64 AVX2", "threads": 2, "machine": MACHINE}
+    computed(records, "ked-mi-15-epochs-*", "inversion", begun=begun)
+    (note,) = [n for n in footnotes(collect(grid(records))) if SAID in n]
+    assert re.search(r"15 epochs( / No Def\.)? on Abacus \(.*, 2 threads\) and a machine", note)
+
+
+def test_all_machines_of_a_stage_are_told() -> None:
+    meta = META | {"machine": MACHINE, "earlier": [{"device": "GPU"}]}
+    assert [kind(m) for m in each(meta)] == [
+        "Abacus (cpu x86_64 AVX2, torch 2.9.0)", "a machine that is not recorded (GPU)",
+    ]  # fmt: skip
+    told = in_words(meta)
+    assert told.startswith(
+        in_words(META | {"machine": MACHINE}) + "; and, before it was resumed, "
+    )
+    assert "on GPU, CPU threads 1" in told
+
+
+@pytest.mark.parametrize(
+    "begun", [3, {}, {"device": 3}, {"device": "x", "threads": "y"}, {"device": "x", "machine": 3}]
+)
+def test_nonsense_on_earlier_machines_is_refused(begun: Any, records: Path) -> None:
+    path = next(records.glob("*-seed0-*"))
+    computed(records, path.name, "inversion", begun=begun)
+    assert ".earlier.0" in check(path).problem
 
 
 def test_scores_computed_elsewhere_are_not_named(records: Path) -> None:

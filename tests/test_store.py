@@ -402,6 +402,80 @@ def test_the_next_attempt_resumes_from_the_checkpoint(
     assert store.meta(Walk())["resumed"]
 
 
+def on(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mibench.store.work.machine", lambda: {"processor": processor})
+
+
+def test_meta_says_on_what_a_stage_was_computed_before_it_was_resumed(
+    store: Store, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mibench.store.store.Work", partial(Work, every=0.0))
+    (data / "stone").touch()
+    on("Abacus", monkeypatch)
+    with pytest.raises(RuntimeError, match="stumbled"):
+        store.complete(Walk(), data=data)
+    on("Quipu", monkeypatch)
+    assert store.complete(Walk(), data=data)
+    meta = store.meta(Walk())
+    assert meta["machine"] == {"processor": "Quipu"}
+    own = {name: meta[name] for name in ("device", "threads")}
+    assert meta["earlier"] == [own | {"machine": {"processor": "Abacus"}}]
+
+
+def test_meta_says_nothing_of_earlier_machines_if_all_was_on_one(
+    store: Store, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mibench.store.store.Work", partial(Work, every=0.0))
+    (data / "stone").touch()
+    with pytest.raises(RuntimeError, match="stumbled"):
+        store.complete(Walk(), data=data)
+    (data / "stone").unlink()
+    store.complete(Walk(), data=data)
+    assert store.meta(Walk())["resumed"]
+    assert "earlier" not in store.meta(Walk())
+
+
+def test_a_state_keeps_all_that_it_was_computed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(processor: str, threads: int = 1) -> list[tuple[str, int]]:
+        on(processor, monkeypatch)
+        monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+        work = Work(tmp_path, every=0.0)
+        work.load()
+        work.save(dict)
+        return [(basis["machine"]["processor"], basis["threads"]) for basis in work.earlier]
+
+    assert go("A") == []
+    assert go("B") == [("A", 1)]
+    assert go("B", 2) == [("A", 1), ("B", 1)]
+    assert go("A") == [("B", 1), ("B", 2)]
+
+
+def rewritten(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    """Changes the plain part of a saved state, and makes its digest anew."""
+    tensors = read_tensors(path.read_bytes()[32:])
+    tree = json.loads(bytes(tensors["$json"].tolist()))
+    change(tree)
+    text = bytearray(json.dumps(tree).encode())
+    data = write_tensors(tensors | {"$json": torch.frombuffer(text, dtype=torch.uint8)})
+    path.write_bytes(hashlib.sha256(data).digest() + data)
+
+
+def test_a_state_that_does_not_say_on_what_it_was_computed_is_resumed(tmp_path: Path) -> None:
+    Work(tmp_path, every=0.0).save(lambda: {"step": 3})
+    rewritten(tmp_path / "state.bin", lambda tree: tree.pop("on"))
+    work = Work(tmp_path)
+    assert (work.load(), work.earlier) == ({"step": 3}, [])
+
+
+@pytest.mark.parametrize("value", [3, [3], [{"device": "cpu"}], [{"machine": 3}]])
+def test_a_state_with_nonsense_on_its_machines_starts_over(value: object, tmp_path: Path) -> None:
+    Work(tmp_path, every=0.0).save(lambda: {"step": 3})
+    rewritten(tmp_path / "state.bin", lambda tree: tree.update(on=value))
+    assert Work(tmp_path).load() is None
+
+
 def _walk() -> Tensor:
     rng = generator("walk")
     return torch.cat([torch.randn(1, generator=rng) for _ in range(4)])

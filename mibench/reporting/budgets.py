@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mibench.machine import each
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
 from mibench.store import Store
@@ -76,7 +77,7 @@ def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:
         prior_seconds=statistics.mean(sum(m["seconds"] for m in metas) for metas in before),
         peak_memory_bytes=_peak(flat),
         prior_peak_memory_bytes=_peak([meta for metas in before for meta in metas]),
-        device=", ".join(dict.fromkeys(meta["device"] for meta in flat)),
+        device=", ".join(dict.fromkeys(m["device"] for meta in flat for m in each(meta))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from mibench.machine import kind
+from mibench.machine import each, kind
 from mibench.reporting.results import together
 from mibench.running.grid import Grid
 from mibench.running.stages import graph
@@ -17,7 +17,9 @@ def kinds(grid: Grid) -> dict[str, frozenset[str]]:
     for label, done in grid.done.items():
         for record in done.values():
             metas = grid.store.runs(record, (s for s in graph([record]) if s.kind in DECISIVE))
-            found[label] = found.get(label, frozenset()) | {kind(meta) for meta in metas}
+            found[label] = found.get(label, frozenset()) | {
+                kind(place) for meta in metas for place in each(meta)
+            }
     return found
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as write_tensors
 
 from mibench import precision
-from mibench.machine import device_name, forget_peak, machine, peak
+from mibench.machine import forget_peak, peak
 from mibench.spec import canonical, field_values
 from mibench.store.disk import json_bytes, make_folder, sync, write_all
 from mibench.store.errors import StoreError, keeping, store_error, tell, writing
@@ -260,12 +260,11 @@ class Store:
         return payload, {
             "seconds": round(work.seconds, 3),
             "resumed": resumed,
-            "device": device_name(work.device),
             "peak_memory_bytes": peak(work.device),
-            "threads": torch.get_num_threads(),
             "precision": own,
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "machine": machine(),
+            **work.basis(),
+            **({"earlier": work.earlier} if work.earlier else {}),
         }
 
     def _fail(self, stage: Stage, error: BaseException, work: Work) -> None:

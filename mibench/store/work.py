@@ -16,6 +16,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from mibench import __version__, precision
+from mibench.machine import device_name, machine
 from mibench.store.disk import make_folder, sync
 from mibench.store.errors import tell, writing
 from mibench.store.pack import Payload, pack, unpack
@@ -44,6 +45,7 @@ class Work:
         queries: Answers that an attack or a prior had of the target.
         gradients: Images at which it took the gradient of the target's answers.
         surrogate_gradients: The same of networks that imitate the target.
+        earlier: Each other :meth:`basis` on which it was computed before it was resumed.
     """
 
     COUNTS = ("steps", "queries", "gradients", "surrogate_gradients")
@@ -59,6 +61,7 @@ class Work:
         self.device = torch.device(device)
         self.data = data or Path("data")
         self.steps = self.queries = self.gradients = self.surrogate_gradients = 0
+        self.earlier: list[Payload] = []
         self._part = ""  # the path of the running part; the whole has none
         self._states: dict[str, Payload] | None = None  # of the parts that have begun
         self._ended: dict[str, Payload] = {}
@@ -74,6 +77,11 @@ class Work:
     def seconds(self) -> float:
         """Seconds worked up to now, those before the last save of an earlier run included."""
         return time.monotonic() - self._begun
+
+    def basis(self) -> Payload:
+        """Returns on what this process computes, besides the versions."""
+        threads = torch.get_num_threads()
+        return {"device": device_name(self.device), "threads": threads, "machine": machine()}
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Work":
         """Returns this very one: copies of what holds it work for the same stage."""
@@ -149,6 +157,7 @@ class Work:
             return self._states
         self._at = self._safe = self._unsaved = saved["at"]
         self._begun -= saved["seconds"]
+        self.earlier = [basis for basis in saved["on"] if basis != self.basis()]
         self._states, self._ended = saved["states"], saved["ended"]
         return self._states
 
@@ -168,6 +177,7 @@ class Work:
             other = saved["versions"] != _versions()
             done, total = map(int, saved["at"])
             saved |= {"at": (done, total), "seconds": float(saved["seconds"])}
+            saved["on"] = [_basis(basis) for basis in saved.get("on", [])]  # older ones lack it
             for part in [*saved["states"].values(), *saved["ended"].values()]:
                 torch.Generator().set_state(part["cpu"])
                 part |= {"counts": list(map(int, part["counts"])), "cuda": list(part["cuda"])}
@@ -198,6 +208,7 @@ class Work:
                 "ended": self._ended,
                 "seconds": self.seconds,
                 "at": self._at,
+                "on": [*self.earlier, self.basis()],
                 "versions": _versions(),
             }
         )
@@ -236,6 +247,14 @@ class Work:
             return "at its beginning"
         kept = f"its last good state, of {safe}, is kept" if safe else "no state was saved yet"
         return f"after {done} of {total}; {kept}"
+
+
+def _basis(saved: Payload) -> Payload:
+    """Returns a saved :meth:`Work.basis`; raises one of ``NONSENSE`` if it is something else."""
+    kernels = {str(name): str(value) for name, value in saved["machine"].items()}
+    return {
+        "device": str(saved["device"]), "threads": int(saved["threads"]), "machine": kernels,
+    }  # fmt: skip
 
 
 def _versions() -> dict[str, str]:
