@@ -25,7 +25,10 @@ def readable(record: RecordStage, store: Store) -> tuple[Payload, dict[str, Any]
 
 def lacking(payload: Payload, record: RecordStage) -> str:
     """Returns which of the table's columns a record was written without; "" if it has all."""
-    names = [name for name, _ in record.metrics if name not in payload.get("scores", {})]
+    scores = payload.get("scores") if isinstance(payload, dict) else None
+    if not isinstance(scores, dict):
+        return ""
+    names = [name for name, _ in record.metrics if name not in scores]
     return f"has no column {', '.join(names)}" if names else ""
 
 
