@@ -127,11 +127,17 @@ def test_the_better_parent_gives_more_genes_unless_as_released(crossover: Any) -
 
 
 def test_parents_are_drawn_in_proportion_to_their_probability() -> None:
-    chances = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.0, 0.0]])
-    drawn = parents(chances, torch.rand(2, 20_000, generator=generator()))
+    chances = torch.tensor([[0.6, 0.3, 0.1]])
+    drawn = parents(chances, torch.rand(1, 20_000, generator=generator()))
     shares = torch.bincount(drawn[0], minlength=3) / 20_000
     assert shares.tolist() == pytest.approx([0.6, 0.3, 0.1], abs=0.02)
-    assert int(drawn.max()) == 2
+
+
+def test_parents_are_drawn_by_chance_where_no_probability_is_above_0() -> None:
+    chances = torch.tensor([[0.0] * 5, [0, 0, 0.3, 0, 0]])
+    places = parents(chances, torch.rand(2, 20_000, generator=generator()))
+    assert torch.bincount(places[0]).div(20_000).tolist() == pytest.approx([0.2] * 5, abs=0.02)
+    assert set(places[1].tolist()) == {2}  # a probability of 0 beside others stays one
 
 
 def test_a_population_ends_when_the_target_is_sure_of_its_best() -> None:

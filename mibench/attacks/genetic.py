@@ -34,7 +34,7 @@ from mibench.types import Access, Offer, Prior, Reconstructions
 
 INF = float("inf")
 LEAST = 1e-30
-"""Logarithms are of probabilities that are at least this."""
+"""Shares and logarithms are of probabilities that are at least this."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class MirrorBlackBox(BlackBox):
     """
 
     name: ClassVar[str] = "mirror-blackbox"
+    version: ClassVar[int] = 2
     small: ClassVar[Mapping[str, Any]] = {"pool": 12, "population": 4, "steps": 8}
     access: ClassVar[Access] = "scores"
     wants: ClassVar[tuple[Offer, ...]] = ("styles",)
@@ -221,6 +222,10 @@ def ordered(
 
 
 def parents(chances: Float[Tensor, "r n"], uniform: Float[Tensor, "r m"]) -> Int[Tensor, "r m"]:
-    """Returns places drawn with probabilities in proportion to ``chances``."""
-    until = (chances / chances.sum(1, keepdim=True).clamp(min=LEAST)).cumsum(1)
+    """Returns places drawn with probabilities in proportion to ``chances``; by chance if all are 0.
+
+    Of some answers, such as labels, most probabilities are 0.
+    """
+    shares = chances.clamp(min=LEAST)
+    until = (shares / shares.sum(1, keepdim=True)).cumsum(1)
     return torch.searchsorted(until, uniform.contiguous()).clamp(max=chances.shape[1] - 1)
