@@ -98,7 +98,7 @@ def test_text_shows_every_row_and_every_note() -> None:
 def test_with_seeds_the_spread_is_the_interval_and_the_footnote_says_so() -> None:
     text = render(results(seeds=3), "text")
     assert "34.12 ± 2.50" in text
-    assert "Mean over 3 seeds ± half of Student's 95 % interval" in text
+    assert "Mean over 3 seeds ± half the width of its 95 % confidence interval" in text
 
 
 def test_the_numbers_behind_fid_are_told_and_unequal_ones_warned_of() -> None:

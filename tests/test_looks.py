@@ -130,7 +130,9 @@ def test_a_look_changes_caption_decimals_label_and_notes() -> None:
 def test_short_notes_say_what_numbers_arrows_and_marks_mean() -> None:
     full, short = (table("digits", "--notes", kind) for kind in ("full", "short"))
     notes = short.partition("KED-MI")[2].splitlines()[-3:]
-    assert notes[0].startswith("Mean over 5 seeds ± half of Student's 95 % interval")
+    assert notes[0].startswith(
+        "Mean over 5 seeds ± half the width of its 95 % confidence interval"
+    )
     assert notes[1].startswith("* better, † worse for the defender")
     assert notes[2] == "Arrows point to what is better for the defender."
     assert "is found four times in five" in full

@@ -222,7 +222,7 @@ def ordered(
 
 
 def parents(chances: Float[Tensor, "r n"], uniform: Float[Tensor, "r m"]) -> Int[Tensor, "r m"]:
-    """Returns places drawn with probabilities in proportion to ``chances``; by chance if all are 0.
+    """Returns places drawn in proportion to ``chances``; by chance where all are 0.
 
     Of some answers, such as labels, most probabilities are 0.
     """

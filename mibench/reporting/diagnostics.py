@@ -245,8 +245,9 @@ def text(diagnosis: Diagnosis, measures: Sequence[str]) -> str:
     )
     lines = [
         *chain.from_iterable(blocks),
-        f"Means over batches and seeds, ± half of Student's 95 % interval over seeds: {sizes}, in "
-        "eval mode, not augmented. They depend on the size of a batch, which is that of training.",
+        f"Means over batches and seeds, ± half the width of Student's 95 % interval over seeds: "
+        f"{sizes}, in eval mode, not augmented. They depend on the size of a batch, which is that "
+        "of training.",
         "",
         *_lowered(diagnosis),
         "",

@@ -15,7 +15,13 @@ from mibench.attacks import CONTROLS
 from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables.base import Table
 from mibench.defenses import Release
-from mibench.evaluation.significance import FEWEST_IDENTITIES, FEWEST_VALUES, RESAMPLES
+from mibench.evaluation.significance import (
+    FEWEST_IDENTITIES,
+    FEWEST_VALUES,
+    RESAMPLES,
+    Interval,
+    interval,
+)
 from mibench.reporting.cautions import cautions, control_table
 from mibench.reporting.contrasts import reference, twins
 from mibench.reporting.notes import computed_notes
@@ -173,6 +179,11 @@ class Matrix:
         pairs = [(d, o) for d, o in self.others.items() if {d, o} <= set(self.defenses)]
         own, spans = self._less(pairs, self.means[None])[0], span(self._less(pairs, self.drawn))
         return [(*pair, float(x), *s) for pair, x, s in zip(pairs, own, spans, strict=True)]
+
+    def over_seeds(self, defense: str, other: str) -> Interval:
+        """Returns Student's interval of the same difference, from one number of each seed."""
+        own, than = (self.values[:, self.defenses.index(d)].mean((0, 2)) for d in (defense, other))
+        return interval((own - than).round(DIGITS).tolist())
 
     def not_compared(self) -> list[tuple[str, str]]:
         """Returns defenses, each with the other that has not met these attacks."""

@@ -20,19 +20,22 @@ COLUMNS = (
 )  # fmt: skip
 WORST = ("target", "worst attack", "Attack Acc, %", "rank (1: least leaks)")
 LESS = ("target", "compared with", "Attack Acc higher by, mean over these attacks")
+STUDENT = "Student's interval, over seeds"
 JUDGES = ("attack", "points below the worst attack, mean over these targets")
 RANKS = (
     "Ranks are of trained targets, those without a defense among them. A target of low Accuracy, "
     "or of another network or recipe, may leak little for that alone."
 )
-BIAS = "The largest of several noisy means is more often too high than too low."
+BIAS = "The maximum of several noisy means is biased upwards."
 ROUGH = (
     "Intervals: 95 %, bootstrap over seeds and classes together; none where both ends agree. For "
     "Attack Acc and ranks the worst attack of each target is held fixed; points below it are "
-    "counted from the worst attack of each draw, so these intervals lie rather high. They are not "
-    "corrected, and rough with few seeds: too wide where single classes are found with one seed "
-    "and not with another, too narrow where seeds differ as a whole. With three seeds, of twenty "
-    f"true differences of 0, up to five intervals leave out 0. {BIAS}"
+    "counted from the worst attack of each draw, so these intervals lie rather high. They are "
+    "rough with few seeds: too wide where single classes are found with one seed and not with "
+    "another, too narrow where seeds differ as a whole. With three seeds, of twenty true "
+    "differences of 0, up to five of these intervals leave out 0. Student's intervals rest on one "
+    "number of each seed, the mean over attacks and classes; one of twenty leaves out 0 then, and "
+    f"they are wide. No interval is corrected for the number of comparisons. {BIAS}"
 )
 NONE = (
     f"No intervals: they need {FEWEST_VALUES} seeds and {FEWEST_IDENTITIES} classes or more. "
@@ -108,14 +111,16 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
             )
         ]
         differences = [
-            (name, other + why(name), shown(f"{x:+.1f}", *ends))
+            (name, other + why(name), shown(f"{x:+.1f}", *ends), *_ends(part, name, other))
             for name, other, x, *ends in part.differences()
         ]
         judges = [(attack, shown(f"{mean:.1f}", *ends)) for attack, mean, *ends in part.missed()]
         several = len(judges) > 1
         tables: list[tuple[tuple[str, ...], Sequence[tuple[str, ...]]]] = [
-            (WORST, worst), (LESS, differences), (JUDGES, judges if several else []),
-        ]  # fmt: skip
+            (WORST, worst),
+            ((*LESS, *[STUDENT] * m.has_intervals), differences),
+            (JUDGES, judges if several else []),
+        ]
         unpaired = [f"{name} with {other}" for name, other in part.not_compared()]
         found, share = part.judges()
         draws = f" So it is in {share:.0%} of the draws." if m.has_intervals else ""
@@ -131,6 +136,14 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
             if several
             else "",
         )
+
+
+def _ends(m: Matrix, name: str, other: str) -> list[str]:
+    """Returns the ends of Student's interval of a difference, as a cell of its own, if any."""
+    if not m.has_intervals:
+        return []
+    own = m.over_seeds(name, other)
+    return ["none" if own.low is None else f"{own.low:.1f} to {own.high:.1f}"]
 
 
 def _count(names: tuple[str, ...], noun: str) -> str:

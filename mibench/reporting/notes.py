@@ -35,7 +35,7 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
     seeds = results.seeds
     if seeds > 1:
         found = max(results.found.values())
-        what = "± half of Student's 95 % interval."
+        what = "± half the width of its 95 % confidence interval (Student's t)."
         if found < FEWEST_VALUES:
             what = f"with the value of each: an interval takes {FEWEST_VALUES} seeds."
         notes = [f"Mean over {found} seeds {what}" if found > 1 else "One seed so far."]
@@ -151,8 +151,9 @@ def significance_notes(results: Results, bold: str, *, short: bool = False) -> l
     if others:
         notes.append(
             f"{bold} better, † worse for the defender than {against} of the same attack, by "
-            f"paired t tests at the same seeds and Holm's correction over all rows of a column, "
-            f"at {100 * LEVEL:g} %. What is not marked is not significantly different."
+            f"paired t tests at the same seeds, at {100 * LEVEL:g} %, with Holm's correction "
+            f"over the rows of a column that are shown. What is not marked is not significantly "
+            f"different."
         )
     if short:
         return notes

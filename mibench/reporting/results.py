@@ -162,11 +162,11 @@ class Results:
         """Returns one row per label, named "row": plain numbers, NaN where there is none.
 
         "seeds" is how many the row rests on. Per metric: its mean; ``_std`` within a run;
-        ``_t95``, half of Student's 95 % interval over seeds; ``_low`` and ``_high``, that
-        interval's ends within what the metric can be; ``_diff``, the paired difference from no
-        defense, and ``_p``, its p value after Holm's correction; ``_twin_diff`` and ``_twin_p``,
-        the same from the defense's twin, if the table has a row of any; ``_id_low`` and
-        ``_id_high``, the bootstrap's over identities, if any row has 20 or more; a paper's
+        ``_t95``, half the width of Student's 95 % interval over seeds; ``_low`` and ``_high``,
+        that interval's ends within what the metric can be; ``_diff``, the paired difference from
+        no defense, and ``_p``, its p value after Holm's correction; ``_twin_diff`` and
+        ``_twin_p``, the same from the defense's twin, if the table has a row of any; ``_id_low``
+        and ``_id_high``, the bootstrap's over identities, if any row has 20 or more; a paper's
         ``_reported``.
 
         With controls, "attack_acc_control" is what samples of the prior get, ``_diff`` the

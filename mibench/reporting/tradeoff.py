@@ -293,7 +293,7 @@ def text(compared: Tradeoff) -> str:
 def _notes(compared: Tradeoff) -> list[str]:
     total = len(compared.seeds)
     counts = ", ".join(f"{c.name} {len(c.labels)}" for c in compared.curves)
-    over = f"Over {total} seeds, ± half of Student's 95 % interval."
+    over = f"Over {total} seeds, ± half the width of the 95 % confidence interval (Student's t)."
     if total == 1:
         over = "One seed carries no interval."
     elif total < FEWEST_VALUES:
