@@ -132,7 +132,6 @@ class StyleGAN2(PriorSpec):
         "batch_size": 8,
     }  # fmt: skip
     version: ClassVar[int] = 2
-    offers: ClassVar[tuple[Offer, ...]] = ("critic", "styles")
 
     z_dim: int = 512
     w_dim: int = 512
@@ -174,6 +173,11 @@ class StyleGAN2(PriorSpec):
             ema_rampup=(0, INF), ada_target=(0, 1), ada_every=(1, INF), ada_kimg=(1e-12, INF),
         )  # fmt: skip
         choose(self, pipeline=("bgc", "none"))
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:  # type: ignore[override]
+        """Styles, and a critic if one is trained: ``weights`` are the generator's alone."""
+        return ("critic", "styles") if self.weights is None else ("styles",)
 
     def build(self, shape: Shape, num_classes: int) -> StyleGANPrior:
         """Returns untrained networks.
