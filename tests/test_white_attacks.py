@@ -29,7 +29,10 @@ from mibench.attacks.priors.stylegan import StyleGANPrior
 from mibench.attacks.selection import scores
 from mibench.attacks.views import Augment, Plain, identity_loss, turned
 from mibench.attacks.vmi import VMI
+from mibench.evaluation import Protocol
 from mibench.networks import MLP
+from mibench.running.checks.stages import cell
+from mibench.running.stages import record_stage
 from mibench.seeding import generator, seeded
 from mibench.store import Work
 from mibench.types import Classifier, ImageSet, Prior
@@ -264,6 +267,16 @@ def test_stages_are_as_many_as_fit() -> None:
         IFGMI(PRIOR, pool=4, steps=(1, 1, 1)).invert(target(), built(PRIOR), goal([0]), Work())
     with pytest.raises(ValueError, match=r"a radius for each in IFGMI\.map_radii"):
         IFGMI(map_radii=(1.0,))
+
+
+def test_of_a_single_stage_the_evaluator_selects_what_there_is() -> None:
+    only = cell(attack=IFGMI(PRIOR, pool=4, steps=(1,)))
+    only = replace(only, protocol=Protocol(select="evaluator"))
+    only.check()
+    made = only.attack.invert(target(), built(PRIOR), goal([0, 1]), Work())
+    evidence = record_stage(only, ("accuracy",), "drawn").evidence[0]
+    payload = {"images": made.images, "earlier": made.earlier}
+    assert torch.equal(evidence._moments(lambda _: payload), made.images[None])
 
 
 # MI-Face -------------------------------------------------------------------------------------

@@ -119,7 +119,9 @@ class EvidenceStage(Stage):
         """Returns the images among which are those that count, the last moment's last."""
         attacked = load(self.inversion)
         last: Tensor = attacked["images"][None]
-        return last if self.select == "last" else torch.cat([attacked["earlier"], last])
+        if self.select == "last" or attacked["earlier"] is None:  # such as of a single stage
+            return last
+        return torch.cat([attacked["earlier"], last])
 
     def _lenses(self, load: Load) -> dict[Lens, Payload]:
         """Returns the lenses beside the evaluator, each with what its training returned."""
