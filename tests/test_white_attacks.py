@@ -23,6 +23,7 @@ from mibench.attacks import (
 from mibench.attacks.access import Watched
 from mibench.attacks.ifgmi import onto_ball
 from mibench.attacks.plgmi import PLGMI
+from mibench.attacks.ppdgmi import one_by_one
 from mibench.attacks.priors.conditional import PseudoLabelGAN
 from mibench.attacks.priors.pixels import PixelPrior
 from mibench.attacks.priors.stylegan import StyleGANPrior
@@ -340,6 +341,14 @@ def test_the_prior_trains_on_with_the_surest_results(
     want = torch.stack([first.images[best[:, k], k] for k in range(4)], 1)
     got = torch.cat([s.images[12:].view(2, -1, *SHAPE) for s in shown], 1)
     torch.testing.assert_close(got, want, rtol=0, atol=0.003)  # through bytes
+
+
+def test_a_class_on_its_own_steps_as_far_as_in_its_block() -> None:
+    whole = goal([0, 1], [2, 3, 5])
+    parts = [part.rows(2).weights for part in one_by_one(whole)]
+    want = whole.rows(2).weights
+    assert want.tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3] * 2)
+    assert torch.equal(torch.stack(parts, 1).flatten(), want)
 
 
 def test_its_answers_are_divided_between_both_attacks() -> None:

@@ -19,7 +19,8 @@ class Rows:
 
     Attributes:
         labels: The class of each image, shape (n,).
-        weights: One over the length of the image's block: a loss is a mean over a block.
+        weights: One over the length of the image's block: a loss is a mean over a block. In a part
+            of a block they are those of the whole.
         sizes: Lengths of the blocks, copy after copy; images are judged among those of their own
             block.
         streams: The source of randomness of each of them, on the CPU.
@@ -77,6 +78,7 @@ class Goal:
             what it has is kept as a moment.
         moments: Those kept so far, each with its "images", (samples, classes, c, h, w), the
             answers "asked" for until then and how many marks are "passed".
+        wholes: Of how many classes each block was before it was divided; none if none was.
     """
 
     blocks: Sequence[Int[Tensor, " _"]]
@@ -88,6 +90,7 @@ class Goal:
     planned: int = 0
     marks: tuple[int, ...] = ()
     moments: list[Payload] = field(default_factory=list, compare=False, repr=False)
+    wholes: tuple[int, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -108,7 +111,10 @@ class Goal:
     def rows(self, copies: int) -> Rows:
         """Returns ``copies`` images of every class as rows, copy after copy."""
         sizes = self.sizes * copies
-        weights = torch.cat([torch.full((n,), 1 / n) for n in sizes])
+        wholes = (self.wholes or self.sizes) * copies
+        weights = torch.cat(
+            [torch.full((n,), 1 / whole) for n, whole in zip(sizes, wholes, strict=True)]
+        )
         return Rows(
             self.labels.repeat(copies), weights.to(self.device), sizes,
             tuple(self.streams) * copies,

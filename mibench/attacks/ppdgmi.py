@@ -55,7 +55,8 @@ class PPDGMI(WhiteBox):
         epochs: Of the prior's further training.
         lr: Its learning rate.
         together: Whether the prior is trained on once for all classes; otherwise once for each
-            class, from the same prior, with the class's own results, as released.
+            class, from the same prior, with the class's own results, as released. KED-MI's
+            prior then judges each image of the second attack alone, not beside its block.
         identity: The identity loss, in place of the attack's own.
         views: What it is averaged over, in place of the attack's own.
         max_queries: Answers of the target that may be spent on each class; 0 for no limit.
@@ -207,9 +208,9 @@ class PPDGMI(WhiteBox):
 
 
 def one_by_one(goal: Goal) -> list[Goal]:
-    """Returns a goal for each class, which draws from its block's stream."""
+    """Returns a goal for each class, which draws from its block's stream and steps as in it."""
     return [
-        replace(goal, blocks=[label[None]], streams=[stream], marks=())
+        replace(goal, blocks=[label[None]], streams=[stream], marks=(), wholes=(len(block),))
         for block, stream in zip(goal.blocks, goal.streams, strict=True)
         for label in block
     ]
