@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mibench.attacks import BREPMI, Goal
-from mibench.attacks.access import Query
+from mibench.attacks.access import NO_LIMIT, Query
 from mibench.attacks.brepmi import NOT_ENTERED
 from mibench.seeding import generator
 from mibench.store import Work
@@ -90,9 +90,9 @@ class Told(Goal):
 class Noting(Query):
     """Keeps what it was asked and what it said."""
 
-    def __init__(self, target: Classifier) -> None:
+    def __init__(self, target: Classifier, limit: int = NO_LIMIT) -> None:
         self.pairs: list[tuple[Tensor, Tensor]] = []
-        super().__init__(target, "labels", Work())
+        super().__init__(target, "labels", Work(), limit)
 
     def __call__(self, x: Images) -> Tensor:
         said = super().__call__(x)
@@ -192,6 +192,37 @@ def test_a_class_that_is_never_answered_is_counted_and_not_moved() -> None:
     moved = [len(x) for x, _ in target.pairs[8:]]
     assert moved
     assert set(moved) == {2 * 6, 2}
+
+
+def never(limit: int) -> tuple[Noting, Goal]:
+    """Returns a target that says neither of two classes, of two samples each."""
+    goal = Goal([torch.tensor([1]), torch.tensor([2])], 2,
+                [generator(0), generator(1)], (1, 1, 10))  # fmt: skip
+    return Noting(Linear(torch.zeros(3, 10), torch.tensor([1.0, 0, 0])), limit), goal
+
+
+@pytest.mark.parametrize(
+    ("limit", "drawn"), [(60, 2 * [16]), (91, 2 * [16]), (92, 4 * [16]), (108, 4 * [16] + 2 * [8])]
+)
+def test_a_limit_pays_for_all_of_the_pool_beside_a_round(limit: int, drawn: list[int]) -> None:
+    target, goal = never(limit)
+    BREPMI(points=6, batch=16, pool=40).starts(target, Itself(torch.zeros(16, 10)), goal, Work())
+    assert [len(x) for x, _ in target.pairs] == drawn
+
+
+def test_a_limit_that_pays_for_no_search_is_refused() -> None:
+    target, goal = never(59)
+    with pytest.raises(ValueError, match="a round, which asks 28, beside 32 to search for starts"):
+        BREPMI(points=6, batch=16, pool=40).invert(
+            target, Itself(torch.zeros(16, 10)), goal, Work()
+        )
+    assert not target.pairs
+    target, goal = never(28 + 2 * 5)
+    made = BREPMI(points=6, batch=16, pool=5).invert(
+        target, Itself(torch.zeros(16, 10)), goal, Work()
+    )
+    assert made.counts == {NOT_ENTERED: 4}
+    assert [len(x) for x, _ in target.pairs] == [5, 5]
 
 
 def test_a_target_that_always_answers_the_class_ends_at_the_largest_radius() -> None:

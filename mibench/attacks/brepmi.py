@@ -94,13 +94,15 @@ class BREPMI(BlackBox):
         """Searches for starts, then moves all rows at once; those that end wait for the rest.
 
         Raises:
-            ValueError: If the answers left do not pay for one round.
+            ValueError: If the answers left do not pay for one round and the search's first draw.
         """
-        images = goal.samples * len(goal.labels)
-        if target.remaining < images * (self.points + 1):
+        asked = goal.samples * len(goal.labels) * (self.points + 1)
+        first = len(goal.blocks) * min(self.batch, self.pool)
+        if target.remaining < asked + first:
             raise ValueError(
                 f"the {target.remaining} answers that the target still gives do not pay for a "
-                f"round, which asks {images * (self.points + 1)}: raise max_queries"
+                f"round, which asks {asked}, beside {first} to search for starts: raise "
+                "max_queries, or lower batch"
             )
         begun = self.starts(target, prior, goal, work)
         entered = torch.arange(goal.samples, device=goal.device)[:, None] < begun["entered"]
@@ -119,6 +121,7 @@ class BREPMI(BlackBox):
         state: State = {
             "z": torch.zeros(goal.samples, len(goal.labels), prior.z_dim, device=goal.device),
             "entered": torch.zeros(len(goal.labels), dtype=torch.long, device=goal.device),
+            "drawn": 0,
         }
         reserved = goal.samples * len(goal.labels) * (self.points + 1)
 
@@ -128,7 +131,8 @@ class BREPMI(BlackBox):
 
         def advance(done: int) -> None:
             blocks, first = list(goal), [sum(goal.sizes[:i]) for i in range(len(goal.sizes))]
-            size = min(self.batch, self.pool - done * self.batch)
+            size = min(self.batch, self.pool - state["drawn"])
+            state["drawn"] += size
             for i in wanting():
                 labels, stream = blocks[i]
                 z = self.held(prior.sample(size, stream).to(goal.device))
@@ -142,7 +146,7 @@ class BREPMI(BlackBox):
                     state["entered"][j] += len(new)
 
         def until() -> bool:
-            needed = len(wanting()) * self.batch
+            needed: int = len(wanting()) * min(self.batch, self.pool - state["drawn"])
             return needed == 0 or target.remaining < reserved + needed
 
         batches = -(-self.pool // self.batch)
