@@ -9,7 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from mibench.attacks import GMI, VMI, WGANGP, Goal, InversionGAN, Pixels, PriorSamples
+from mibench.attacks import (
+    BREPMI,
+    GMI,
+    PLGGAN,
+    TACGAN,
+    VMI,
+    WGANGP,
+    Goal,
+    InversionGAN,
+    Pixels,
+    PriorSamples,
+)
 from mibench.attacks.access import Query, Watched
 from mibench.attacks.priors.conditional import PseudoLabelGAN
 from mibench.benchmarks.tables import TABLES
@@ -159,6 +170,12 @@ def test_an_attack_refuses_a_prior_that_lacks_what_it_wants(attack: Attack, sent
     with pytest.raises(ValueError, match=sentence):
         replace(CELL, attack=attack).check()
     replace(CELL, attack=PriorSamples(attack.prior)).check()
+
+
+@pytest.mark.parametrize("prior", [TACGAN(), PseudoLabelGAN(), PLGGAN()])
+def test_a_search_that_names_no_class_refuses_priors_that_have_to_be_told_one(prior: Any) -> None:
+    with pytest.raises(ValueError, match=f"{prior.name}.* give it another prior"):
+        replace(CELL, attack=BREPMI(prior)).check()
 
 
 def test_an_untrained_critic_s_number_is_never_given_for_a_critic_that_is_not_there() -> None:

@@ -20,6 +20,7 @@ from mibench.attacks.bases import BlackBox
 from mibench.attacks.descent import rounds
 from mibench.attacks.goal import Goal
 from mibench.attacks.priors.gan import WGANGP
+from mibench.attacks.priors.tacgan import TACGAN
 from mibench.attacks.selection import answered
 from mibench.attacks.views import affordable
 from mibench.roles import PriorSpec
@@ -85,6 +86,11 @@ class BREPMI(BlackBox):
             patience=(1, INF), steps=(1, INF), max_queries=(0, INF),
         )  # fmt: skip
         choose(self, keep=("expansion", "last"))
+        if isinstance(self.prior, TACGAN):
+            raise ValueError(
+                f"BREPMI.prior must not be {self.prior.name}, which draws images of a class that "
+                "it is told: starts are searched for among images of any; give it another prior"
+            )
 
     def planned_steps(self, blocks: int, samples: int = 1) -> None:
         """Returns None: reconstructions end when they end."""
