@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from examples.random_search import RandomSearch
-from mibench.attacks import GMI, KEDMI, WGANGP, Goal, Imitation, OtherClass, rounds
+from mibench.attacks import GMI, KEDMI, RLBMI, WGANGP, Goal, Imitation, OtherClass, rounds
 from mibench.attacks.access import Query, Surrogate, Watched
 from mibench.attacks.losses import LogitMatching
 from mibench.attacks.students import Augmented, Distillation, Student
@@ -223,6 +223,8 @@ def test_surrogates_are_wanted_where_they_are_used(attack: Any, sentence: str) -
 def test_what_cannot_be_wrapped_is_refused() -> None:
     with pytest.raises(ValueError, match="must be a white-box attack, random-search is not"):
         Transfer(attack=RandomSearch())
+    with pytest.raises(ValueError, match=r"Transfer\.attack must not have max_queries: what surr"):
+        Transfer(attack=GMI(max_queries=10))
     with pytest.raises(ValueError, match="must ask for scores or labels, and gmi does not"):
         Averaging(GMI())
     with pytest.raises(ValueError, match=r"Imitation\.of must not ask the target"):
@@ -269,6 +271,19 @@ def test_an_averaging_attacker_pays_for_every_answer_and_is_refused_whole() -> N
     with pytest.raises(ValueError, match="asks the target for 40 more answers, but 34 remain"):
         query(torch.zeros(5, *TASK.shape))
     assert work.queries == 16
+
+
+def test_an_averaging_attacker_plans_what_its_answers_pay_for() -> None:
+    def planned(limit: int) -> int | None:
+        return Averaging(RLBMI(max_queries=limit), 8).planned_steps(1, 1)
+
+    assert [planned(limit) for limit in (0, 100, 16)] == [40_000, 6, 1]
+    with pytest.raises(ValueError, match=r"in means of 8 answers each, RLBMI\.max_queries is 1,"):
+        planned(15)
+    with pytest.raises(
+        ValueError, match=r"RLBMI\.max_queries is 7, but each mean takes 8 answers"
+    ):
+        planned(7)
 
 
 def test_a_black_box_attack_averages_over_a_target_that_answers_at_random(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mibench.attacks.gmi import GMI
 from mibench.attacks.goal import Goal
 from mibench.attacks.priors.imitation import Imitation
 from mibench.roles import Attack, PriorSpec
-from mibench.spec import require
+from mibench.spec import field_values, require
 from mibench.store import Work
 from mibench.ties import drawn
 from mibench.types import Access, Images, Offer, Prior, Reconstructions
@@ -49,6 +49,11 @@ class Transfer(BlackBox):
             raise ValueError(
                 f"Transfer.attack must not be {attack.name}: it asks the target for more than a "
                 "surrogate stands for"
+            )
+        if attack.max_queries:
+            raise ValueError(
+                "Transfer.attack must not have max_queries: what surrogates answer is free, and "
+                "the target is not asked"
             )
         identity = attack.identity
         if identity.public or identity.students:
@@ -145,8 +150,19 @@ class Averaging(BlackBox):
         return self.repeats * self.attack.queries_per_image
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
-        """Returns those of the attack."""
-        return self.attack.planned_steps(blocks, samples)
+        """Returns those of the attack, with as many answers as there are means."""
+        attack, means = self.attack, self.max_queries // self.repeats
+        if self.max_queries and not means:
+            raise ValueError(
+                f"{type(attack).__name__}.max_queries is {self.max_queries}, but each mean takes "
+                f"{self.repeats} answers"
+            )
+        if "max_queries" in field_values(attack):
+            attack = replace(attack, max_queries=means)  # type: ignore[type-var]
+        try:
+            return attack.planned_steps(blocks, samples)
+        except ValueError as error:
+            raise ValueError(f"in means of {self.repeats} answers each, {error}") from error
 
     def invert(self, target: Query, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Runs the attack on the means."""
