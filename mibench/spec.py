@@ -368,6 +368,19 @@ def require(spec: object, **bounds: tuple[float, float]) -> None:
                 raise ValueError(f"{who}.{name} must be {limit}, got {v}")
 
 
+def require_betas(spec: object, betas: tuple[float, ...]) -> None:
+    """Checks Adam's decay rates, two numbers in [0, 1).
+
+    Raises:
+        ValueError: If they are others.
+    """
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(
+            f"{type(spec).__name__}.betas must be two numbers of at least 0 and below 1, "
+            f"got {betas}"
+        )
+
+
 def choose(spec: object, **allowed: Iterable[str]) -> None:
     """Checks text fields against the names allowed for them.
 

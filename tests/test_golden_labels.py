@@ -194,6 +194,11 @@ def test_a_class_that_is_never_answered_is_counted_and_not_moved() -> None:
     assert set(moved) == {2 * 6, 2}
 
 
+def test_a_radius_that_could_never_grow_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"BREPMI\.inside must be below 1"):
+        BREPMI(inside=1.0)
+
+
 def never(limit: int) -> tuple[Noting, Goal]:
     """Returns a target that says neither of two classes, of two samples each."""
     goal = Goal([torch.tensor([1]), torch.tensor([2])], 2,

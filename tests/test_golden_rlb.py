@@ -90,3 +90,10 @@ def test_noise_is_one_number_where_it_is_shared(noise: Any) -> None:
     each = [len(set(row)) for row in drawn.flatten(1).tolist()]
     assert each == [1 if noise == "shared" else 20] * 6
     assert len(set(drawn[:, 0, 0].tolist())) == 6
+
+
+def test_agents_that_could_never_learn_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"RLBMI\.steps is 256 and RLBMI\.batch 256: agents learn"
+    ):
+        RLBMI(steps=256)

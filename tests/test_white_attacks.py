@@ -1,5 +1,6 @@
 """Random views, choices among candidates, stages, and the parts of white-box attacks."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,13 @@ from torch import Tensor
 from mibench.attacks import (
     GMI,
     IFGMI,
+    PLGGAN,
     PPA,
     PPDGMI,
+    TACGAN,
     WGANGP,
     Goal,
+    InversionNetwork,
     MIFace,
     Mirror,
     OtherClass,
@@ -35,6 +39,7 @@ from mibench.networks import MLP
 from mibench.running.checks.stages import cell
 from mibench.running.stages import record_stage
 from mibench.seeding import generator, seeded
+from mibench.spec import require_betas
 from mibench.store import Work
 from mibench.types import Classifier, ImageSet, Prior
 
@@ -220,6 +225,20 @@ def test_a_limit_that_does_not_pay_for_the_choices_is_refused_before_any_answer(
     assert work.queries == 0
     with pytest.raises(ValueError, match="beside 4 for choosing among images"):
         replace(attack, max_queries=7).planned_steps(1, 2)
+
+
+@pytest.mark.parametrize("cls", [PPA, IFGMI, WGANGP, PLGGAN, TACGAN, StyleGAN2, InversionNetwork])
+@pytest.mark.parametrize("betas", [(1.0, 0.1), (0.1, 1.0), (-0.1, 0.9)])
+def test_decay_rates_are_below_one(cls: Any, betas: tuple[float, float]) -> None:
+    sentence = f"{cls.__name__}.betas must be two numbers of at least 0 and below 1, got {betas}"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        cls(betas=betas)
+
+
+@pytest.mark.parametrize("betas", [(), (0.1,), (0.1, 0.2, 0.3)])
+def test_decay_rates_are_two(betas: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"PPA\.betas must be two numbers"):
+        require_betas(PPA(), betas)
 
 
 # IF-GMI --------------------------------------------------------------------------------------

@@ -86,6 +86,10 @@ class BREPMI(BlackBox):
             patience=(1, INF), steps=(1, INF), max_queries=(0, INF),
         )  # fmt: skip
         choose(self, keep=("expansion", "last"))
+        if self.inside == 1:
+            raise ValueError(
+                "BREPMI.inside must be below 1: more than all points are never inside"
+            )
         if isinstance(self.prior, TACGAN):
             raise ValueError(
                 f"BREPMI.prior must not be {self.prior.name}, which draws images of a class that "

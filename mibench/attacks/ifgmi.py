@@ -28,7 +28,7 @@ from mibench.attacks.priors.stylegan import StyleGAN2
 from mibench.attacks.views import affordable
 from mibench.networks.fold import quick
 from mibench.roles import IdentityLoss, PriorSpec, View
-from mibench.spec import choose, require
+from mibench.spec import choose, require, require_betas
 from mibench.store import Work
 from mibench.types import Classifier, Images, Offer, Prior, Reconstructions
 
@@ -86,8 +86,9 @@ class IFGMI(WhiteBox):
     def __post_init__(self) -> None:
         require(
             self, pool=(1, INF), psi=(0, 1), cutoff=(0, INF), steps=(1, INF), style_radii=(0, INF),
-            map_radii=(0, INF), lr=(1e-12, INF), betas=(0, 1), max_queries=(0, INF),
+            map_radii=(0, INF), lr=(1e-12, INF), max_queries=(0, INF),
         )  # fmt: skip
+        require_betas(self, self.betas)
         choose(self, skip=("kept", "dropped"), judged=("last", "before-last"))
         for name in ("style_radii", "map_radii"):
             if not 0 < len(self.steps) <= len(getattr(self, name)):

@@ -27,7 +27,7 @@ from mibench.attacks.selection import starts, surest
 from mibench.attacks.views import Augment, Flip, Plain, affordable, queries_per_image
 from mibench.networks.fold import quick
 from mibench.roles import IdentityLoss, PriorSpec, View
-from mibench.spec import require
+from mibench.spec import require, require_betas
 from mibench.store import Work
 from mibench.types import Classifier, Images, Offer, Prior, Reconstructions
 
@@ -89,8 +89,9 @@ class PPA(WhiteBox):
     def __post_init__(self) -> None:
         require(
             self, pool=(1, INF), psi=(0, 1), cutoff=(0, INF), candidates=(1, INF), steps=(1, INF),
-            lr=(1e-12, INF), betas=(0, 1), max_queries=(0, INF),
+            lr=(1e-12, INF), max_queries=(0, INF),
         )  # fmt: skip
+        require_betas(self, self.betas)
 
     def planned_steps(self, blocks: int, samples: int = 1) -> int | None:
         """Returns the steps; with a limit it depends on the classes, which share the pool."""

@@ -51,7 +51,8 @@ class RLBMI(BlackBox):
         alpha: α, how much of the drawn latent stays. With 0, as released, both images of an
             episode are one, and it is asked about once.
         hidden: Width of both hidden layers of actor and critic.
-        batch: Episodes that an update learns from; there is one after each further episode.
+        batch: Episodes that an update learns from; there is one after each further episode, and
+            none where a limit pays for no more than these.
         memory: Episodes that are kept to learn from, the last ones.
         lr: Of Adam, for actor, critic and temperature.
         noise: "independent" for each dimension and episode; or "shared", as released, where one
@@ -79,6 +80,11 @@ class RLBMI(BlackBox):
             lr=(1e-12, INF), max_queries=(0, INF),
         )  # fmt: skip
         choose(self, noise=("independent", "shared"))
+        if self.steps <= self.batch:
+            raise ValueError(
+                f"RLBMI.steps is {self.steps} and RLBMI.batch {self.batch}: agents learn after "
+                "each episode beyond the first batch, so let steps be more"
+            )
 
     @property
     def asks(self) -> int:

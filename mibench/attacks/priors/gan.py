@@ -14,7 +14,7 @@ from mibench.attacks.views import queries_per_image, single, viewed
 from mibench.networks.generators.dcgan import Critic, Generator, InversionDiscriminator
 from mibench.roles import PriorSpec, View
 from mibench.seeding import generator as fresh_generator
-from mibench.spec import choose, require
+from mibench.spec import choose, require, require_betas
 from mibench.store import Payload, Work, check_finite
 from mibench.types import (
     Access,
@@ -95,9 +95,9 @@ class GANSpec(PriorSpec):
     def __post_init__(self) -> None:
         require(
             self, z_dim=(1, INF), generator_width=(1, INF), discriminator_width=(1, INF),
-            epochs=(1, INF), batch_size=(2, INF), lr=(1e-12, INF), betas=(0, 1),
-            critic_steps=(1, INF),
+            epochs=(1, INF), batch_size=(2, INF), lr=(1e-12, INF), critic_steps=(1, INF),
         )  # fmt: skip
+        require_betas(self, self.betas)
 
     def planned_steps(self, images: int) -> int | None:
         """Returns the discriminator's steps."""

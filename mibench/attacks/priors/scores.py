@@ -21,7 +21,7 @@ from mibench.attacks.access import Query
 from mibench.attacks.priors.gan import descend_on
 from mibench.networks.generators.dcgan import doublings
 from mibench.roles import PriorSpec
-from mibench.spec import require
+from mibench.spec import require, require_betas
 from mibench.store import Payload, Work, check_finite
 from mibench.types import Access, Images, ImageSet, Labels, Offer, Prior, Shape
 
@@ -116,8 +116,9 @@ class InversionNetwork(PriorSpec):
     def __post_init__(self) -> None:
         require(
             self, width=(1, INF), truncation=(0, INF), floor=(-INF, 0), epochs=(1, INF),
-            batch_size=(2, INF), lr=(1e-12, INF), betas=(0, 1),
+            batch_size=(2, INF), lr=(1e-12, INF),
         )  # fmt: skip
+        require_betas(self, self.betas)
 
     def build(self, shape: Shape, num_classes: int) -> Decoder:
         """Returns an untrained decoder."""

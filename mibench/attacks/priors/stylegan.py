@@ -24,7 +24,7 @@ from mibench.networks.generators.ada import augment
 from mibench.networks.generators.stylegan2 import Discriminator, Generator
 from mibench.roles import PriorSpec
 from mibench.seeding import generator as fresh_generator
-from mibench.spec import choose, require
+from mibench.spec import choose, require, require_betas
 from mibench.store import Payload, State, Work, check_finite, frozen, restore
 from mibench.types import Images, ImageSet, Labels, Offer, Prior, Scalar, Shape
 
@@ -167,11 +167,12 @@ class StyleGAN2(PriorSpec):
             self, z_dim=(1, INF), w_dim=(1, INF), mapping_layers=(1, INF), channel_base=(8, INF),
             channel_max=(1, INF), conv_clamp=(1e-12, INF), num_fp16_res=(0, INF),
             mbstd_group=(1, INF), kimg=(1e-12, INF), batch_size=(2, INF), lr=(1e-12, INF),
-            betas=(0, 1), eps=(0, INF), r1_gamma=(0, INF), r1_every=(1, INF),
+            eps=(0, INF), r1_gamma=(0, INF), r1_every=(1, INF),
             path_weight=(0, INF), path_every=(1, INF), path_decay=(0, 1),
             path_shrink=(1, self.batch_size), mixing=(0, 1), ema_kimg=(0, INF),
             ema_rampup=(0, INF), ada_target=(0, 1), ada_every=(1, INF), ada_kimg=(1e-12, INF),
         )  # fmt: skip
+        require_betas(self, self.betas)
         choose(self, pipeline=("bgc", "none"))
 
     @property
