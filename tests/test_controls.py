@@ -111,6 +111,13 @@ def test_a_wrapped_attack_that_hides_the_target_is_refused() -> None:
         OtherClass(attack=Blind())
 
 
+@pytest.mark.parametrize("control", [AdversarialNoise(), OtherClass(), PriorSamples()])
+def test_a_control_of_a_control_is_refused(control: Any) -> None:
+    sentence = f"must be a white-box attack, {control.name} is not"
+    with pytest.raises(ValueError, match=sentence):
+        OtherClass(attack=control)
+
+
 # Panels, controls and protocols from end to end ------------------------------------------------
 
 COLUMNS = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mibench.attacks.access import Query
+from mibench.attacks.bases import WhiteBox
 from mibench.attacks.descent import rounds
 from mibench.attacks.goal import Goal
 from mibench.attacks.kedmi import KEDMI
@@ -73,7 +74,7 @@ class OtherClass(Attack):
 
     def __post_init__(self) -> None:
         attack: Any = self.attack
-        if attack.access != "white":
+        if not isinstance(self.attack, WhiteBox) or attack.access != "white":
             raise ValueError(f"OtherClass.attack must be a white-box attack, {attack.name} is not")
         if attack.public:
             raise ValueError(
