@@ -17,10 +17,13 @@ from mibench.attacks import (
     TACGAN,
     WGANGP,
     Goal,
+    Imitation,
     InversionNetwork,
     MIFace,
     Mirror,
     OtherClass,
+    Pixels,
+    Student,
     StyleGAN2,
     Transfer,
 )  # fmt: skip
@@ -310,6 +313,15 @@ def test_an_image_moves_alike_whatever_else_is_attacked() -> None:
     assert torch.equal(together.images[0], together.images[1])
     assert together.images.min() >= 0
     assert together.images.max() > 0
+
+
+def test_pixels_beside_surrogates_are_moved_like_pixels_alone() -> None:
+    attack, found = MIFace(steps=4, start="black", lr=50.0), []
+    for spec in (Pixels(), Imitation(Pixels(), (Student(MLP(width=8)),))):
+        moving = replace(attack, prior=spec)
+        found.append(moving.invert(target(), built(spec), goal([0, 1, 2, 3]), Work()).latents)
+    assert torch.equal(*found)
+    assert 0 <= found[1].min() <= found[1].max() <= 1
 
 
 # PPDG-MI -------------------------------------------------------------------------------------

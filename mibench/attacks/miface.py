@@ -18,6 +18,7 @@ from mibench.attacks.bases import WhiteBox
 from mibench.attacks.descent import descend
 from mibench.attacks.goal import Goal, Rows
 from mibench.attacks.losses import Confidence
+from mibench.attacks.priors.imitation import Imitation
 from mibench.attacks.priors.pixels import Pixels
 from mibench.attacks.selection import remembering
 from mibench.attacks.views import affordable
@@ -69,7 +70,8 @@ class MIFace(WhiteBox):
 
     def invert(self, target: Classifier, prior: Prior, goal: Goal, work: Work) -> Reconstructions:
         """Descends from ``goal.samples`` starts of every class, all at once."""
-        target, pixels = quick(target), isinstance(self.prior, Pixels)
+        of = self.prior.of if isinstance(self.prior, Imitation) else self.prior
+        target, pixels = quick(target), isinstance(of, Pixels)
         x = goal.draws(prior)
         x = (torch.zeros_like(x) if self.start == "black" else x).requires_grad_()
         optimizer = torch.optim.SGD([x], self.lr)
