@@ -120,16 +120,10 @@ class Goal:
             tuple(self.streams) * copies,
         )  # fmt: skip
 
-    def draws(self, prior: Prior, samples: int = 0) -> Float[Tensor, "s n z"]:
-        """Returns latents of the prior, each block's from its own stream.
-
-        Args:
-            prior: Draws them.
-            samples: How many for each class; 0 for as many as there will be reconstructions.
-        """
-        each = samples or self.samples
-        drawn = [prior.sample(each * len(b), s) for b, s in self]
-        latents = [z.view(each, n, -1) for z, n in zip(drawn, self.sizes, strict=True)]
+    def draws(self, prior: Prior) -> Float[Tensor, "s n z"]:
+        """Returns a latent of the prior for each reconstruction, each block's from its stream."""
+        drawn = [prior.sample(self.samples * len(b), s) for b, s in self]
+        latents = [z.view(self.samples, n, -1) for z, n in zip(drawn, self.sizes, strict=True)]
         return torch.cat(latents, 1).to(self.device)
 
     def noise(self, copies: int, *shape: int) -> Float[Tensor, "s n *shape"]:
