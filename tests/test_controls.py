@@ -103,6 +103,23 @@ def test_adversarial_noise_fools_the_target_and_stays_where_it_began(
     assert (after > before).all()
 
 
+def test_adversarial_noise_moves_many_images_in_parts(
+    target: Classifier, prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack, look = AdversarialNoise(steps=3), target.latents
+    sizes: list[int] = []
+    whole = invert(attack, target, prior)
+
+    def counted(x: Tensor) -> tuple[Tensor, ...]:
+        sizes.append(len(x))
+        return look(x)
+
+    monkeypatch.setattr(target, "latents", counted)
+    monkeypatch.setattr("mibench.attacks.controls.ROOM", 10 * whole[0, 0].numel())
+    torch.testing.assert_close(invert(attack, target, prior), whole)
+    assert sizes == 3 * [10, 10, 4]
+
+
 def test_a_wrapped_attack_that_hides_the_target_is_refused() -> None:
     class Blind(GMI):
         access = "labels"

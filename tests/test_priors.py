@@ -223,6 +223,22 @@ def test_a_loss_that_expects_latents_beside_the_logits_is_told_how_to_be_written
 # Images of a class --------------------------------------------------------------------------
 
 
+def test_many_images_are_generated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Counting(Grey):
+        def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+            sizes.append(len(z))
+            return super().generate(z, y)
+
+    goal = Goal([torch.arange(4)], 3, [generator()], TASK.shape)
+    z = torch.rand(3, 4, 2, generator=generator("z"))
+    whole = goal.images(Counting(), z)
+    monkeypatch.setattr("mibench.attacks.goal.ROOM", 5 * whole[0, 0].numel())
+    assert torch.equal(goal.images(Counting(), z), whole)
+    assert sizes == [12, 5, 5, 2]
+
+
 def test_attacks_draw_images_of_the_class_they_want_and_judge_them_as_such() -> None:
     blocks, prior = [torch.arange(2), torch.arange(2, 4)], Grey(pooled=True)
     goal = Goal(blocks, 3, [generator(0), generator(1)], TASK.shape)

@@ -21,9 +21,12 @@ from mibench.attacks.views import payable
 from mibench.roles import Attack, PriorSpec
 from mibench.spec import choose, require
 from mibench.store import Work
-from mibench.types import Access, Classifier, Offer, Prior, Reconstructions
+from mibench.types import BATCH_PIXELS, Access, Classifier, Offer, Prior, Reconstructions
 
 INF = float("inf")
+ROOM = 2 * BATCH_PIXELS
+"""Values of images whose gradient is taken at once: more than tables have, as the last bits depend
+on the parts."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +160,15 @@ class AdversarialNoise(Attack):
         x = start.clone().requires_grad_()
         optimizer = torch.optim.SGD([x], self.lr)
         low, high = (start - self.epsilon).clamp(min=0), (start + self.epsilon).clamp(max=1)
+        size = max(1, ROOM // torch.Size(goal.shape).numel())
 
         def advance(_: int) -> Tensor:
-            wrong = torch.nn.functional.cross_entropy(
-                target(x.flatten(0, 1)), labels, reduction="sum"
-            )
-            (gradient,) = torch.autograd.grad(wrong, x)
-            x.grad = gradient.sign()
+            gradients: list[Tensor] = []
+            parts = torch.split(x.flatten(0, 1), size)
+            for part, y in zip(parts, torch.split(labels, size), strict=True):
+                wrong = torch.nn.functional.cross_entropy(target(part), y, reduction="sum")
+                gradients += torch.autograd.grad(wrong, part)
+            x.grad = torch.cat(gradients).view_as(x).sign()
             optimizer.step()
             x.data.clamp_(low, high)
             return x

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mibench.attacks.batches import Part, parts
 from mibench.store import Payload
-from mibench.types import Images, ImageSet, Prior, Reconstructions, Shape
+from mibench.types import BATCH_PIXELS, Images, ImageSet, Prior, Reconstructions, Shape
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class Rows:
 
 
 CPU = torch.device("cpu")
+ROOM = 32 * BATCH_PIXELS
+"""Values of images that are generated at once: more than tables generate, as the last bits depend
+on the parts."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,12 @@ class Goal:
     @torch.no_grad()
     def images(self, prior: Prior, z: Float[Tensor, "s n *z"]) -> Float[Tensor, "s n c h w"]:
         """Returns the images of latents (samples, classes, ...), in [0, 1]."""
-        x = prior.generate(z.flatten(0, 1), self.labels.repeat(len(z))).clamp(0, 1)
+        size = max(1, ROOM // torch.Size(self.shape).numel())
+        pairs = zip(
+            torch.split(z.flatten(0, 1), size), torch.split(self.labels.repeat(len(z)), size),
+            strict=True,
+        )  # fmt: skip
+        x = torch.cat([prior.generate(*pair).clamp(0, 1) for pair in pairs])
         return x.view(*z.shape[:2], *x.shape[1:])
 
     def reconstructions(self, prior: Prior, z: Float[Tensor, "s n *z"]) -> Reconstructions:

@@ -161,8 +161,7 @@ def chosen_styles(
         with torch.no_grad():
             return prior.styles(z, attack.psi, attack.cutoff)
 
-    chosen, pool = starts(target, goal, draw, prior.synthesise, attack.pool, count, views)
-    return chosen[:, :, 0].clone(), pool[:, 0]
+    return starts(target, goal, draw, prior.synthesise, attack.pool, count, views)
 
 
 def drawn(prior: StyledPrior, w: Tensor, *, clamp: bool = True) -> Images:

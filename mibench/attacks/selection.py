@@ -70,34 +70,34 @@ def answered(
 def starts(
     target: Classifier,
     goal: Goal,
-    draw: Callable[[int, torch.Generator], Tensor],
+    draw: Callable[[int, torch.Generator], Float[Tensor, "n layers w"]],
     images: Callable[[Tensor], Images],
     pool: int,
     count: int,
     views: Sequence[View] = (),
-) -> tuple[Float[Tensor, "s n ..."], Float[Tensor, "p ..."]]:
-    """Returns the latents, of many, whose images the target is surest of, for each class.
+) -> tuple[Float[Tensor, "s n w"], Float[Tensor, "p w"]]:
+    """Returns the first style of those, of many, whose images the target is surest of.
 
-    The classes of a block choose among the same latents; a class takes none twice.
+    The classes of a block choose among the same styles; a class takes none twice.
 
     Args:
         target: Is asked about all, once for each view.
         goal: The classes.
-        draw: Draws so many latents from a block's stream.
+        draw: Draws so many styles, of all layers, from a block's stream.
         images: Makes images of some.
         pool: How many are drawn for a block.
         count: How many each class takes.
         views: How the target looks at them.
 
     Returns:
-        Those taken, (count, classes, ...), the surest first; and all that were drawn.
+        Those taken, (count, classes, w), the surest first; and of all that were drawn.
     """
     taken, drawn = [], []
     for labels, stream in goal:
-        latents = draw(pool, stream)
-        sure = scores(target, latents, images, views, stream)[:, labels]
-        taken.append(latents[sure.topk(count, 0).indices])
-        drawn.append(latents)
+        styles = draw(pool, stream)
+        sure = scores(target, styles, images, views, stream)[:, labels]
+        drawn.append(styles[:, 0].clone())  # not the other layers, many times as large
+        taken.append(drawn[-1][sure.topk(count, 0).indices])
     return torch.cat(taken, 1), torch.cat(drawn)
 
 
