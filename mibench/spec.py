@@ -138,7 +138,7 @@ def _head(value: object) -> dict[str, Json]:
     """Returns what a spec says before its fields: name, version, and a foreign class's source."""
     cls = type(value)
     head: dict[str, Json] = {"is": getattr(value, "name", cls.__qualname__)}
-    if isinstance(version := getattr(cls, "version", None), int):
+    if isinstance(version := getattr(value, "version", None), int):  # its own, or its class's
         head["version"] = version
     if not cls.__module__.startswith("mibench."):
         check_class(cls)

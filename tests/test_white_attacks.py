@@ -44,7 +44,7 @@ from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.running.checks.stages import cell
 from mibench.running.stages import record_stage
 from mibench.seeding import generator, seeded
-from mibench.spec import require_betas
+from mibench.spec import canonical, require_betas
 from mibench.store import Work
 from mibench.types import Classifier, ImageSet, Prior
 
@@ -382,6 +382,10 @@ def test_a_class_on_its_own_steps_as_far_as_in_its_block() -> None:
     want = whole.rows(2).weights
     assert want.tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3] * 2)
     assert torch.equal(torch.stack(parts, 1).flatten(), want)
+    for all_classes, version in ((True, 1), (False, 2)):
+        spec = canonical(PPDGMI(together=all_classes))
+        assert isinstance(spec, dict)
+        assert spec["version"] == version
 
 
 @pytest.mark.parametrize("saves", [1, 3, 4, 5, 9, 13])  # of two, and three for each class

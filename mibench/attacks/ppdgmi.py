@@ -97,6 +97,8 @@ class PPDGMI(WhiteBox):
             )
         fields = {n: getattr(self, n) for n in ("prior", "identity", "views")}
         object.__setattr__(self, "attack", replace(self.attack, **fields, max_queries=0))
+        if not self.together:  # the second attack's steps changed for these alone
+            object.__setattr__(self, "version", 2)
 
     @property
     def wants(self) -> tuple[Offer, ...]:  # type: ignore[override]
