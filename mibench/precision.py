@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._pytree import tree_map_only
 
 from mibench.convolution import InBf16
@@ -53,7 +54,8 @@ def mixed(method: F) -> F:
     """Returns a method of a network that computes at the current precision.
 
     What it returns is float32 whatever the precision. Its first argument says on which device. A
-    network whose class says ``channels_last`` gets maps in that layout where products are in bf16.
+    network whose class says ``channels_last`` gets maps in that layout where products are in bf16,
+    except under ``torch.func``, which knows neither that layout nor the convolutions for CPUs.
     Losses, statistics, log-densities and all that needs more digits belong outside of it.
     """
 
@@ -61,11 +63,12 @@ def mixed(method: F) -> F:
     def run(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         if current() == FLOAT32:
             return method(self, x, *args, **kwargs)
-        if getattr(self, "channels_last", False) and x.dim() == 4:
+        transformed = is_functorch_wrapped_tensor(x)
+        if getattr(self, "channels_last", False) and x.dim() == 4 and not transformed:
             x = x.contiguous(memory_format=torch.channels_last)
         if torch.is_autocast_enabled(x.device.type):  # inside another network
             return method(self, x, *args, **kwargs)
-        here = InBf16() if x.device.type == "cpu" else nullcontext()
+        here = InBf16() if x.device.type == "cpu" and not transformed else nullcontext()
         with torch.autocast(x.device.type, torch.bfloat16), here:
             result = method(self, x, *args, **kwargs)
         return tree_map_only(Tensor, _widened, result)

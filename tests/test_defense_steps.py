@@ -1,6 +1,7 @@
 """What steps of all defenses leave alone, where zero strength is the twin, and what is tested."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from mibench.defenses import (
     NoDefense,
     Recipe,
     Release,
+    TransferLearning,
 )
-from mibench.networks import MLP
-from mibench.roles import Batch, Defense
+from mibench.networks import MCNN, MLP
+from mibench.precision import BF16, at, laid_out
+from mibench.roles import Batch, Defense, NetworkSpec
 from mibench.running.checks import tiny
 from mibench.running.checks.base import TASK
-from mibench.running.checks.stages import IMAGES, load
 from mibench.running.checks.training import hardened
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
@@ -36,13 +38,25 @@ TRAINED = [name for name, cls in DEFENSES.items() if not issubclass(cls, Release
 TESTS = Path(__file__).parent
 
 
-def after_two_steps(defense: Defense, *, dirty: bool) -> dict[str, Tensor]:
+class Coloured(Blobs):
+    """Images whose layouts in memory differ, unlike those of one channel."""
+
+    channels = 3
+
+
+def after_two_steps(
+    defense: Defense, *, dirty: bool = False, on: NetworkSpec | None = None
+) -> dict[str, Tensor]:
     """Returns the weights of network and helper; ``dirty`` leaves gradients of others around."""
-    corpus = IMAGES.splits(load).private
+    task = TASK if on is None else Coloured(num_classes=4)
+    corpus = task.load(Path()).private
     data = corpus.train.take(torch.arange(16))
-    outliers = TASK.outliers(Path()).images[:16] if defense.wants_outliers else None
-    recipe, network = Recipe(epochs=100, lr=0.01), hardened(defense).train()
+    outliers = task.outliers(Path()).images[:16] if defense.wants_outliers else None
+    recipe = Recipe(epochs=100, lr=0.01)
     with seeded("test"):
+        network = hardened(defense) if on is None else defense.harden(on.build(task.shape, 4))
+        network.train()
+        laid_out(network)
         helper = defense.assist(network, recipe, corpus, generator("test"))
         optimizer = recipe.optimize(network)
         modules = [network] if helper is None else [network, helper]
@@ -63,6 +77,21 @@ def test_gradients_that_others_leave_move_nothing_in_a_step(name: str) -> None:
     clean, dirty = (after_two_steps(tiny(DEFENSES[name]), dirty=d) for d in (False, True))
     assert clean.keys() == dirty.keys()
     assert [k for k, v in clean.items() if not torch.equal(v, dirty[k])] == []
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_defense_takes_steps_in_bf16_on_a_convolutional_network(name: str) -> None:
+    defense: Defense = tiny(DEFENSES[name])
+    if isinstance(defense, TransferLearning):
+        defense = replace(defense, last_frozen="blocks.0")
+    on = defense.checked_on or MCNN((8, 16), (3, 3), (1, 1))
+    exact = after_two_steps(defense, on=on)
+    with at(BF16):
+        rounded = after_two_steps(defense, on=on)
+    for key, weights in exact.items():
+        assert rounded[key].dtype == weights.dtype, key
+        assert rounded[key].isfinite().all(), key
+    assert any(not torch.equal(rounded[key], weights) for key, weights in exact.items())
 
 
 # Zero strength ------------------------------------------------------------------------------
