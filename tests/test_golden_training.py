@@ -32,7 +32,17 @@ from mibench.defenses.bido_plus_energy import Margins
 from mibench.defenses.dp_sgd import per_image, privacy
 from mibench.defenses.skips import weighed
 from mibench.defenses.trapdoor import Traps, transformed
-from mibench.networks import IR152, MLP, VGG16, FaceNet, FaceNet64, Imported, ResNet34, Weights
+from mibench.networks import (
+    IR152,
+    MCNN,
+    MLP,
+    VGG16,
+    FaceNet,
+    FaceNet64,
+    Imported,
+    ResNet34,
+    Weights,
+)
 from mibench.networks.classifiers.resnet import Block
 from mibench.roles import Batch, Defense, NetworkSpec
 from mibench.running.checks.stages import cell
@@ -732,6 +742,22 @@ def test_normalisation_is_by_group_and_no_vector_is_zeroed() -> None:
     assert not network.neck.bias.requires_grad
     assert z.std() > 0.1
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+
+
+@pytest.mark.parametrize("defense", [DPSGD(), DPSGD().twin()], ids=["noise", "twin"])
+def test_maps_of_one_number_in_each_group_are_refused(defense: DPSGD) -> None:
+    def step(defense: Defense, side: int) -> None:
+        with seeded("test"):
+            built = MCNN(widths=(8, 16, 32)).build((1, side, side), 5)
+            x = torch.rand(6, 1, side, side)
+        network = defense.harden(built).train()
+        batch = Batch(x, torch.arange(6) % 5, expected=6, rng=generator("noise"))
+        defense.step(network, batch, torch.optim.SGD(network.parameters(), 0.1))
+
+    with pytest.raises(ValueError, match=r"32 channels in 32 groups.* lower defense\.groups"):
+        step(defense, 32)
+    step(defense, 40)
+    step(replace(defense, groups=16), 32)
 
 
 def test_epsilon_is_refused_where_it_does_not_hold_and_quoted_where_it_does() -> None:

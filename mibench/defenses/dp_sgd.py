@@ -75,7 +75,7 @@ class DPSGD(NoDefense):
         groups = gcd(self.groups, channels)
         # A vector's group of one number would always be 0.
         alone = groups == channels and isinstance(norm, nn.BatchNorm1d)
-        instead = nn.GroupNorm(1 if alone else groups, channels, affine=norm.affine)
+        instead = Grouped(1 if alone else groups, channels, affine=norm.affine)
         for ours, theirs in zip(instead.parameters(), norm.parameters(), strict=True):
             ours.requires_grad = theirs.requires_grad
         return nn.Sequential(nn.ReLU(), instead) if isinstance(norm, RectifiedNorm) else instead
@@ -129,6 +129,20 @@ class DPSGD(NoDefense):
         rate = min(1.0, recipe.batch_size / images)
         epsilon = privacy(self.noise, rate, recipe.planned_steps(images), self.delta)
         return {"epsilon": epsilon, "delta": self.delta}
+
+
+class Grouped(nn.GroupNorm):
+    """A group normalisation that refuses groups of one number, of which it would make zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised; raises ValueError if an image has one number in each group."""
+        if x.shape[1:].numel() == self.num_groups:
+            raise ValueError(
+                f"dp-sgd normalises {self.num_channels} channels in {self.num_groups} groups, and "
+                "maps here have one pixel: each group is one number, which would become 0; lower "
+                "defense.groups or take larger images"
+            )
+        return super().forward(x)
 
 
 def per_image(
