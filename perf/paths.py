@@ -116,7 +116,7 @@ def defenses(device: torch.device, batch: int = 64, steps: int = 3) -> Iterator[
     pixels = torch.zeros(4 * batch, *shape, dtype=torch.uint8)
     data = ImageSet(pixels, torch.arange(4 * batch) % CLASSES)
     corpus = Corpus(data, torch.zeros(4 * batch, dtype=torch.bool), data, CLASSES)
-    recipe = Recipe(epochs=epochs, select="last")
+    recipe = Recipe(epochs=epochs, batch_size=batch, select="last")
     y = data.labels[:batch].to(device)
     skips = defenses_avatars.FACE.network
     trained = {name: cls for name, cls in DEFENSES.items() if not issubclass(cls, Release)}

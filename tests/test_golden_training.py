@@ -590,6 +590,48 @@ def test_margins_are_the_means_over_an_epoch_but_for_its_last_batch() -> None:
     assert found["E"].item() == pytest.approx(2 * (above + below))
 
 
+@pytest.mark.parametrize(
+    ("how", "change", "sentence"),
+    [
+        ({"start": 0.0}, {}, "0 of 5 epochs leaves none: raise defense.start"),
+        ({"start": 0.05}, {}, "0.05 of 5 epochs leaves none: raise defense.start"),
+        ({"share": 0.0}, {}, "a share of 0 of 16 images is none: raise defense.share"),
+        ({"share": 0.1}, {"batch_size": 4}, "a share of 0.1 of 4 images is none"),
+    ],
+)
+def test_energies_are_refused_where_nothing_gives_margins_or_no_batch_has_outliers(
+    how: dict[str, Any], change: dict[str, Any], sentence: str, corpus: Corpus
+) -> None:
+    recipe = replace(Recipe(epochs=5, batch_size=16), **change)
+    defense = BiDOPlusEnergy("nhsic", 0.05, 0.5, **how)
+    small = replace(cell(defense=defense), recipe=recipe)
+    assert sentence in defense.refuse(small)
+    with pytest.raises(ValueError, match=sentence):
+        defense.assist(hidden(), recipe, corpus, generator("test"))
+    for fits in (replace(defense, gamma=0), replace(defense, start=0.6, share=0.5)):
+        assert not fits.refuse(replace(small, defense=fits))
+        fits.assist(hidden(), recipe, corpus, generator("test"))
+    assert not defense.refuse(replace(small, recipe=replace(recipe, epochs=0)))
+
+
+def test_energies_need_two_batches_an_epoch_and_outliers_in_each(corpus: Corpus) -> None:
+    defense = BiDOPlusEnergy("nhsic", 0.05, 0.5)
+    one = Recipe(epochs=5, batch_size=128)
+    with pytest.raises(ValueError, match=r"here an epoch has one: lower recipe\.batch_size"):
+        defense.assist(hidden(), one, corpus, generator("test"))
+    helper = defense.assist(hidden(), replace(one, batch_size=64), corpus, generator("test"))
+    assert isinstance(helper, Margins)
+    helper.epoch_begins(2)
+    with pytest.raises(ValueError, match="here an epoch has one"):
+        helper.epoch_begins(3)  # of which round(0.6 * 5) are over
+    for _ in range(2):
+        helper.note(torch.tensor([-1.0]), torch.tensor([-3.0]))
+    helper.epoch_begins(3)
+    batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1).long(), helper=helper)
+    with pytest.raises(ValueError, match="met a batch of 1 without outliers"):
+        defense.exposure(torch.zeros(1, 2), torch.zeros(0, 2), batch)
+
+
 def test_outliers_come_in_at_start_and_move_no_statistics_before_unless_asked_to() -> None:
     with seeded("test"):
         network = TwoHidden().train()

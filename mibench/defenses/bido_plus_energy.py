@@ -1,7 +1,7 @@
 """BiDO beside outliers told by their energy, Peng et al., TPAMI 2025, BiDO+, strategy "ER"."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from mibench.data import Corpus
     from mibench.training.train import Recipe
 
+NO_MARGINS = (
+    "bido-plus-er takes its margins from all batches of an epoch but the last, and here an epoch "
+    "has one: lower recipe.batch_size"
+)
+
 
 @dataclass(frozen=True)
 class BiDOPlusEnergy(BiDOPlus):
@@ -24,7 +29,8 @@ class BiDOPlusEnergy(BiDOPlus):
         + \frac1{n'} \sum_i (m' - E(O_i))_+^2 \Big), \qquad E = -\log \sum_k \exp f_k
 
     The margins m and m' are the mean energies of private images and outliers over the last epoch
-    before ``start``, but for its last batch, as released. Before ``start`` outliers pass the
+    before ``start``, but for its last batch, as released: there must be such an epoch, of two
+    batches or more. Before ``start`` outliers pass the
     network in any case, so ``early`` has no say. With BiDO's terms the released code takes
     energies of an earlier step and stops with an error; here they are the step's own.
 
@@ -39,8 +45,36 @@ class BiDOPlusEnergy(BiDOPlus):
     def assist(
         self, network: Classifier, recipe: "Recipe", corpus: "Corpus", rng: torch.Generator
     ) -> Helper:
-        """Returns what holds the margins."""
-        return Margins(rng).to(next(network.parameters()).device)
+        """Returns what holds the margins; raises ValueError where there would be none."""
+        held_out = int(corpus.validation.sum()) if recipe.select == "validation" else 0
+        images = len(corpus.train) - held_out
+        if sentence := self._lack(recipe, min(recipe.batch_size, images)):
+            raise ValueError(sentence)
+        if self.gamma and recipe.planned_steps(images) < 2 * recipe.epochs:
+            raise ValueError(NO_MARGINS)
+        first = round(self.start * recipe.epochs)
+        return Margins(rng, first if self.gamma else None).to(next(network.parameters()).device)
+
+    def refuse(self, cell: Any) -> str:  # noqa: ANN401 - a Cell, which only higher floors know
+        """Refuses recipes in which no epoch is before ``start``, or no batch has an outlier."""
+        return self._lack(cell.recipe, cell.recipe.batch_size)
+
+    def _lack(self, recipe: "Recipe", batch: int) -> str:
+        """Returns what a training in batches of so many images lacks; "" if nothing."""
+        if not (self.gamma and recipe.epochs):
+            return ""
+        if not round(self.start * recipe.epochs):
+            return (
+                f"{self.name} takes its margins from the epoch before defense.start, and "
+                f"{self.start:g} of {recipe.epochs} epochs leaves none: raise defense.start or "
+                "recipe.epochs"
+            )
+        if not round(self.share * batch):
+            return (
+                f"{self.name} takes means over outliers, and a share of {self.share:g} of "
+                f"{batch} images is none: raise defense.share"
+            )
+        return ""
 
     def before(self, network: Classifier, batch: Batch, outliers: Images) -> dict[str, Scalar]:
         """Returns the terms of BiDO and notes energies."""
@@ -55,8 +89,13 @@ class BiDOPlusEnergy(BiDOPlus):
     def exposure(
         self, private: Logits, outliers: Float[Tensor, "m k"], batch: Batch
     ) -> dict[str, Scalar]:
-        """Returns the term of both energies."""
+        """Returns the term of both energies; raises ValueError without outliers."""
         assert isinstance(batch.helper, Margins), "the margins are in the helper"
+        if not len(outliers):
+            raise ValueError(
+                f"{self.name} met a batch of {len(private)} without outliers: raise defense.share "
+                "or recipe.batch_size"
+            )
         own, other = batch.helper.margins.to(private.dtype)
         above = (energies(private) - own).relu().square().mean()
         below = (other - energies(outliers)).relu().square().mean()
@@ -67,6 +106,7 @@ class Margins(Helper):
     """Mean energies of private images and of outliers.
 
     Attributes:
+        first: The epoch, from 0 on, in which they are needed; None if none is.
         margins: Over the epoch's batches before the last one that was noted; 0 before the second.
         sums: Of the energies of the epoch.
         counts: How many these are.
@@ -76,13 +116,16 @@ class Margins(Helper):
     sums: Tensor
     counts: Tensor
 
-    def __init__(self, rng: torch.Generator) -> None:
+    def __init__(self, rng: torch.Generator, first: int | None = None) -> None:
         super().__init__(rng)
+        self.first = first
         for name in ("margins", "sums", "counts"):
             self.register_buffer(name, torch.zeros(2, dtype=torch.float64))
 
     def epoch_begins(self, epoch: int) -> None:
-        """Begins new sums."""
+        """Begins new sums; raises ValueError if there are no margins and they are needed now."""
+        if epoch == self.first and not self.margins.any():
+            raise ValueError(NO_MARGINS)
         self.sums.zero_()
         self.counts.zero_()
 

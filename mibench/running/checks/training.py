@@ -100,6 +100,7 @@ def check_step(trial: DefenseTrial) -> None:
                 helper.epoch_begins(epoch)
             rng = generator("checks", epoch)
             batch = Batch(data.images, data.labels, epoch, epochs, 16, rng, helper, outliers)
+            defense.step(network, batch, optimizer)
             terms = defense.step(network, batch, optimizer)
             for name, term in terms.items():
                 if not bool(term.isfinite().all()):
