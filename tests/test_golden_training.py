@@ -814,5 +814,11 @@ def test_epsilon_is_refused_where_it_does_not_hold_and_quoted_where_it_does() ->
     facts = DPSGD(noise=2, delta=1e-6).facts(recipe, 80)
     assert facts == {"epsilon": privacy(2, 0.1, 20, 1e-6), "delta": 1e-6}
     assert DPSGD().twin().facts(recipe, 80) == {}
+    assert DPSGD().facts(replace(recipe, epochs=0), 80) == {}  # the network came trained
+    came = Imported(MLP(), Weights("a.pt", "0" * 64))
+    trained = replace(small, recipe=recipe, setting=replace(small.setting, network=came))
+    assert "imported comes trained, on images that it does not count" in DPSGD().refuse(trained)
+    assert not DPSGD(strict=False).refuse(trained)
+    assert not DPSGD().twin().refuse(trained)
     with pytest.raises(ValueError, match=r"units of DPSGD\.clip"):
         DPSGD(clip=0)

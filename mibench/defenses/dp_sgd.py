@@ -40,8 +40,9 @@ class DPSGD(NoDefense):
         groups: Channels are normalised in so many groups, or in the largest number below that
             divides both it and the channels.
         chunk: Images whose gradients are held in memory together; decides the last bits.
-        strict: Whether recipes are refused for which epsilon does not hold: it is that of the
-            sampler "poisson", and of weights that are not selected by private images.
+        strict: Whether cells are refused in which epsilon does not hold: it is that of the
+            sampler "poisson", of weights that are not selected by private images, and of this
+            training alone, whatever the network was trained on before.
     """
 
     name: ClassVar[str] = "dp-sgd"
@@ -111,10 +112,15 @@ class DPSGD(NoDefense):
         return replace(self, noise=0.0, clip=0.0)
 
     def refuse(self, cell: Any) -> str:  # noqa: ANN401 - a Cell, which only higher floors know
-        """Refuses recipes for which epsilon does not hold, if ``strict``."""
-        recipe = cell.recipe
+        """Refuses recipes and networks for which epsilon does not hold, if ``strict``."""
+        recipe, network = cell.recipe, cell.setting.network
         if not (self.strict and self.noise):
             return ""
+        if network.trained:
+            return (
+                f"the epsilon of dp-sgd holds of its own training, and {network.name} comes "
+                "trained, on images that it does not count; set defense.strict=false"
+            )
         if recipe.sampler == "poisson" and recipe.select == "last":
             return ""
         return (
@@ -123,8 +129,11 @@ class DPSGD(NoDefense):
         )
 
     def facts(self, recipe: "Recipe", images: int) -> dict[str, float]:
-        """Returns epsilon and delta of the whole training, if there is noise."""
-        if not self.noise:
+        """Returns epsilon and delta of the whole training, if there is one, with noise.
+
+        They are those of the sampler "poisson" and the last weights, whatever the recipe's.
+        """
+        if not (self.noise and recipe.epochs):
             return {}
         rate = min(1.0, recipe.batch_size / images)
         epsilon = privacy(self.noise, rate, recipe.planned_steps(images), self.delta)
