@@ -14,6 +14,7 @@ from mibench.roles import Batch, Defense
 from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.seeding import generator, seeded
 from mibench.store import Payload, Work
+from mibench.store.errors import keeping
 from mibench.training import train as training
 from mibench.training.augment import AUGMENTATIONS, crop, cutout, flip
 from mibench.training.train import train_classifier
@@ -141,6 +142,21 @@ def test_last_keeps_the_last_epoch_without_an_accuracy(corpus: Corpus) -> None:
     trained = train(corpus, Recipe(epochs=3, select="last"))
     assert trained["epoch"] == 3
     assert list(trained["history"][-1]) == ["task"]
+
+
+def test_classes_that_no_selection_sees_are_remarked(corpus: Corpus) -> None:
+    remarks: list[str] = []
+    mask = corpus.validation & (corpus.train.labels < 2)
+    few = Corpus(corpus.train, mask, corpus.test, corpus.num_classes)
+    with keeping(remarks):
+        for select in ("last", "test"):
+            train(few, Recipe(epochs=1, select=select))
+        train(corpus, Recipe(epochs=1))
+        assert not remarks
+        train(few, Recipe(epochs=1))
+    (told,) = remarks
+    held_out = int(mask.sum())
+    assert f"by: {held_out}; classes of which none is: 3 of 5." in told
 
 
 def test_validation_selection_without_held_out_images_is_refused(corpus: Corpus) -> None:

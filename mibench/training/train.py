@@ -11,7 +11,7 @@ from mibench.precision import laid_out
 from mibench.roles import Batch, Defense
 from mibench.seeding import generator
 from mibench.spec import choose, require
-from mibench.store import Payload, State, Work, check_finite, frozen, restore
+from mibench.store import Payload, State, Work, check_finite, frozen, remark, restore
 from mibench.ties import in_top
 from mibench.training.augment import AUGMENTATIONS
 from mibench.training.samplers import SAMPLERS
@@ -239,7 +239,7 @@ def _kept(best: Payload, history: list[dict[str, float]]) -> Payload:
 
 
 def _select_data(recipe: Recipe, corpus: Corpus) -> tuple[ImageSet, ImageSet | None]:
-    """Returns what to train on and what to select by."""
+    """Returns what to train on and to select by; remarks on classes that the latter lacks."""
     if recipe.select != "validation":
         return corpus.train, corpus.test if recipe.select == "test" else None
     if not corpus.validation.any():
@@ -247,7 +247,15 @@ def _select_data(recipe: Recipe, corpus: Corpus) -> tuple[ImageSet, ImageSet | N
             "the task holds out no validation images to select by: raise its validation share "
             "or set recipe.select=last"
         )
-    return corpus.train.take(~corpus.validation), corpus.train.take(corpus.validation)
+    held_out = corpus.train.take(corpus.validation)
+    without = corpus.num_classes - len(set(held_out.labels.tolist()))
+    if without:
+        remark(
+            f"Images held out to select weights by: {len(held_out)}; classes of which none is: "
+            f"{without} of {corpus.num_classes}. A larger setting.task.validation, or "
+            "recipe.select=last, would avoid that."
+        )
+    return corpus.train.take(~corpus.validation), held_out
 
 
 def _accuracy(network: Classifier, data: ImageSet, epoch: int) -> float:
