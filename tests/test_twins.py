@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mibench.benchmarks.tables import Table
-from mibench.defenses import DPSGD, MID, Rounding
+from mibench.defenses import DPSGD, MID, Rounding, TrapMID
 from mibench.evaluation.significance import holm, paired
 from mibench.reporting.contrasts import twins, with_twin
 from mibench.reporting.explain import Number
@@ -64,6 +64,28 @@ def test_a_twin_is_known_by_what_it_is_and_by_all_else_being_equal() -> None:
 def test_what_a_release_hides_is_compared_with_the_twin_of_what_it_trains() -> None:
     assert Rounding(2, inner=MID(lambda_=1, ratio=0.25)).twin() == DEFENSES["GMI / anything"]
     assert DPSGD(noise=3).twin() == DPSGD(noise=0.5, clip=2).twin()  # all share one row
+
+
+def test_what_changes_nothing_in_a_twin_does_not_part_a_row_from_it() -> None:
+    defenses = {
+        "GMI / No Def.": BARE.defense,
+        "GMI / traps (0)": TrapMID(beta=0, alpha=0.1),
+        "GMI / traps": TrapMID(rate=0.02),
+        "GMI / plain traps": TrapMID(augment=False),
+        "GMI / noise (0)": DPSGD(delta=1e-4).twin(),
+        "GMI / noise": DPSGD(chunk=8, strict=False),
+        "GMI / other groups": DPSGD(groups=4, strict=False),
+    }
+    found = {"GMI / traps": "GMI / traps (0)", "GMI / noise": "GMI / noise (0)"}
+    table = replace(TABLE, rows={k: replace(BARE, defense=d) for k, d in defenses.items()})
+    assert twins(table) == found
+    equal = replace(BARE, defense=defenses["GMI / traps"].twin())
+    rows = {
+        "GMI / equal": equal,
+        **table.rows,
+        "GMI / last": replace(BARE, defense=TrapMID(beta=0)),
+    }
+    assert twins(replace(table, rows=rows)) == found | {"GMI / traps": "GMI / equal"}
 
 
 def test_rows_with_a_twin_are_tested_and_corrected_together() -> None:

@@ -47,6 +47,7 @@ class DPSGD(NoDefense):
 
     name: ClassVar[str] = "dp-sgd"
     undefended: ClassVar[bool] = False
+    idle: ClassVar[tuple[str, ...]] = ("delta", "chunk", "strict")
     small: ClassVar[Mapping[str, Any]] = {"strict": False}
 
     noise: float = 1.0

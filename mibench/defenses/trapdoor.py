@@ -42,6 +42,7 @@ class TrapMID(Defense):
     """
 
     name: ClassVar[str] = "trap-mid"
+    idle: ClassVar[tuple[str, ...]] = ("alpha", "rate")
 
     alpha: float = 0.02
     beta: float = 0.2

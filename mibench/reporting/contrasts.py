@@ -1,8 +1,9 @@
 """Which rows of a table differ: paired tests of defenses, corrected together."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
+from typing import Any
 
 from mibench.benchmarks.cell import Cell
 from mibench.benchmarks.tables.base import Table
@@ -90,16 +91,26 @@ def with_none(table: Table, metric: str, values: Values) -> dict[str, Contrast]:
 def twins(table: Table) -> dict[str, str]:
     """Returns label → the row of the defense's undefended twin, same recipe and all else.
 
+    Among rows of the twin that differ in what changes nothing in it, the equal one comes first.
     Rows whose twin is no defense at all are left out: they are compared with no defense anyway.
     """
-    rows = {(_conditions(c), c.recipe, c.defense): label for label, c in table.rows.items()}
+    alike, rows = (
+        {(_conditions(c), c.recipe, form(c.defense)): label for label, c in table.rows.items()}
+        for form in (_without_idle, lambda defense: defense)
+    )
     others: dict[str, str] = {}
     for label, cell in table.rows.items():
-        twin = cell.defense.twin()
-        other = rows.get((_conditions(cell), cell.recipe, twin))
+        where, twin = (_conditions(cell), cell.recipe), cell.defense.twin()
+        other = rows.get((*where, twin)) or alike.get((*where, _without_idle(twin)))
         if other not in (None, label) and not twin.undefended:
             others[label] = other
     return others
+
+
+def _without_idle(defense: Any) -> Any:  # noqa: ANN401 - a dataclass, which its base is not
+    """Returns a defense with the defaults of fields that change nothing in its twin."""
+    defaults = {f.name: f.default for f in fields(defense) if f.name in defense.idle}
+    return replace(defense, **defaults) if defaults else defense
 
 
 def with_twin(table: Table, metric: str, values: Values) -> dict[str, Contrast]:

@@ -92,6 +92,8 @@ class Defense(ABC):
     """Whether batches bring images that are neither private nor public; see ``Task.outliers``."""
     undefended: ClassVar[bool] = False
     """Whether it leaves the target undefended; others are compared with such a row."""
+    idle: ClassVar[tuple[str, ...]] = ()
+    """Fields that change nothing in its twin: any row of that twin is compared with it."""
 
     @property
     def lowers_dependence(self) -> str:
