@@ -13,6 +13,7 @@ from mibench.data import Corpus
 from mibench.data.synthetic import Blobs
 from mibench.defenses import (
     DPSGD,
+    MID,
     SSF,
     AdversarialTraining,
     AntiAdversarial,
@@ -34,6 +35,7 @@ from mibench.defenses.skips import weighed
 from mibench.defenses.trapdoor import Traps, transformed
 from mibench.networks import (
     IR152,
+    IRSE50,
     MCNN,
     MLP,
     VGG16,
@@ -374,6 +376,18 @@ def test_the_low_rank_head_is_that_of_the_formula() -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     check_gradients(last, HEAD["cross-entropy gradients"], TIGHT)
     assert LowRank().twin() == NoDefense()
+
+
+@pytest.mark.parametrize("defense", [LowRank(3), MID(0.1), TrapMID()], ids=lambda d: d.name)
+def test_a_last_layer_with_hidden_ones_in_it_is_not_taken_for_a_linear_one(
+    defense: Defense, corpus: Corpus
+) -> None:
+    sentence = f"^{defense.name} replaces a linear last layer, and that of FaceIRSE is a Decoder"
+    with seeded("test"):
+        network = IRSE50(width=0.05, size=16, blocks=(1, 1, 1, 1)).build(TASK.shape, 4)
+        with pytest.raises(ValueError, match=sentence):
+            defense.assist(defense.harden(network), Recipe(1), corpus, generator("test"))
+    assert TrapMID(beta=0).assist(network, Recipe(1), corpus, generator("test")) is None
 
 
 # AT-AT and adversarial training -----------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from mibench.roles import NoDefense
+from mibench.roles import Defense, NoDefense
 from mibench.spec import require
 from mibench.types import Classifier
 
@@ -31,11 +31,21 @@ class LowRank(NoDefense):
         require(self, rank=(1, 65_536))
 
     def harden(self, network: Classifier) -> Classifier:
-        """Returns the network with the two layers."""
-        assert isinstance(network.last, nn.Linear), "LoFt replaces a linear last layer"
+        """Returns the network with the two layers; raises ValueError if its last is not linear."""
         network.last = nn.Sequential(
-            nn.Linear(network.last.in_features, self.rank),
+            nn.Linear(linear_last(network, self).in_features, self.rank),
             nn.Tanh(),
             nn.Linear(self.rank, network.num_classes),
         )
         return network
+
+
+def linear_last(network: Classifier, defense: Defense) -> nn.Linear:
+    """Returns the layer that a defense replaces; raises ValueError if it is not a linear one."""
+    last = network.last
+    if type(last) is not nn.Linear:  # a subclass may have hidden layers, as that of irse50 has
+        raise ValueError(
+            f"{defense.name} replaces a linear last layer, and that of {type(network).__name__} "
+            f"is a {type(last).__name__}; take another network"
+        )
+    return last

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.defenses.low_rank import linear_last
 from mibench.roles import Batch, Defense
 from mibench.spec import require
 from mibench.types import Classifier, Logits, Scalar
@@ -33,9 +34,12 @@ class MID(Defense):
         require(self, lambda_=(0, float("inf")), ratio=(1e-6, 1))
 
     def harden(self, network: Classifier) -> Classifier:
-        """Returns the network with a bottleneck of width ratio·d on Z_M."""
-        assert isinstance(network.last, nn.Linear), "MID replaces a linear last layer"
-        width = network.last.in_features
+        """Returns the network with a bottleneck of width ratio·d on Z_M.
+
+        Raises:
+            ValueError: If its last layer is not linear.
+        """
+        width = linear_last(network, self).in_features
         network.neck = nn.Identity()
         network.noise_dim = max(1, int(self.ratio * width))
         network.last = Bottleneck(width, network.noise_dim, network.num_classes)

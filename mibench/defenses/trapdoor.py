@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.defenses.low_rank import linear_last
 from mibench.roles import Batch, Defense, Helper
 from mibench.seeding import seeded
 from mibench.spec import require
@@ -55,11 +56,17 @@ class TrapMID(Defense):
     def assist(
         self, network: Classifier, recipe: "Recipe", corpus: "Corpus", rng: torch.Generator
     ) -> Helper | None:
-        """Returns the triggers and the discriminator, unless ``beta`` is 0."""
+        """Returns the triggers and the discriminator, unless ``beta`` is 0.
+
+        Raises:
+            ValueError: If the last layer, which the discriminator replaces, is not linear.
+        """
         held_out = int(corpus.validation.sum()) if recipe.select == "validation" else 0
         images = len(corpus.train) - held_out
         shape = tuple(corpus.train.pixels.shape[1:])
-        return Traps(network, recipe, images, shape, rng) if self.beta else None
+        if not self.beta:
+            return None
+        return Traps(network, linear_last(network, self), recipe, images, shape, rng)
 
     def step(
         self, network: Classifier, batch: Batch, optimizer: torch.optim.Optimizer
@@ -130,14 +137,13 @@ class Traps(Helper):
     def __init__(
         self,
         network: Classifier,
+        last: nn.Linear,
         recipe: "Recipe",
         images: int,
         shape: tuple[int, ...],
         rng: torch.Generator,
     ) -> None:
         super().__init__(rng)
-        last = network.last
-        assert isinstance(last, nn.Linear), "the discriminator replaces a linear last layer"
         self.discriminator = copy.deepcopy(network)
         with seeded(int(torch.randint(2**62, (), generator=rng))):
             self.discriminator.last = nn.Linear(last.in_features, 1).to(last.weight)
