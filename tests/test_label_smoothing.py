@@ -101,7 +101,8 @@ def test_only_epochs_at_all_of_alpha_may_be_kept(
 def test_every_recipe_has_an_epoch_that_may_be_kept_unless_the_ramp_never_begins() -> None:
     for epochs in (1, 2, 3, 5, 7, 10, 33, 50, 100):
         assert LabelSmoothing(-0.05, full=1).mature(epochs - 1, epochs), epochs
-        assert not any(LabelSmoothing(-0.05, start=1).mature(e, epochs) for e in range(epochs))
+        never = LabelSmoothing(-0.05, start=1, full=1)
+        assert not any(never.mature(e, epochs) for e in range(epochs))
 
 
 @pytest.mark.parametrize("change", [{"alpha": 1.5}, {"start": -0.1}, {"full": 1.1}])
@@ -111,7 +112,17 @@ def test_values_out_of_range_are_refused(change: dict[str, float]) -> None:
         LabelSmoothing(**change)
 
 
+@pytest.mark.parametrize("cls", [LabelSmoothing, RampedSmoothing])
+def test_a_ramp_that_ends_before_it_begins_is_refused(cls: type[LabelSmoothing]) -> None:
+    with pytest.raises(ValueError, match=r"full must be in \[0\.5, 1\], got 0\.25"):
+        cls(full=0.25)
+    assert cls(full=0.5).strength(4, 10) == 0
+    assert cls(full=0.5).strength(5, 10) == -0.05
+
+
 def test_it_is_chosen_by_name_on_the_command_line() -> None:
     text = 'defense={"is": "label-smoothing", "alpha": -0.1}'
     table = TABLES["smoke"].only(["GMI / No Def."]).modified([text])
     assert table.rows["GMI / No Def."].defense == LabelSmoothing(-0.1)
+    constant = table.modified(["defense.start=0", "defense.full=0"])
+    assert constant.rows["GMI / No Def."].defense == LabelSmoothing(-0.1, 0, 0)

@@ -23,7 +23,8 @@ class LabelSmoothing(Defense):
         alpha: Smoothing, at most 1; -0.05 is the authors' for faces, and above 0 it is found to
             raise leakage. Below 0 the loss has no least value.
         start: Share of the epochs after which the ramp begins, in [0, 1]; 50 of 100 as released.
-        full: Share of the epochs after which the ramp is left, in [0, 1]; 75 of 100 as released.
+        full: Share of the epochs after which the ramp is left, in [start, 1]; 75 of 100 as
+            released.
     """
 
     name: ClassVar[str] = "label-smoothing"
@@ -33,7 +34,7 @@ class LabelSmoothing(Defense):
     full: float = 0.75
 
     def __post_init__(self) -> None:
-        require(self, alpha=(float("-inf"), 1), start=(0, 1), full=(0, 1))
+        require(self, alpha=(float("-inf"), 1), start=(0, 1), full=(self.start, 1))
 
     def strength(self, epoch: int, epochs: int) -> float:
         """Returns the alpha of an epoch, from 0 on."""
