@@ -233,6 +233,9 @@ def test_of_the_fewest_defenses_about_one_interval_in_twenty_excludes_0_by_chanc
     found = [rank_correlation(ranks, order) for order in permutations(ranks)]
     beyond = [c for c in found if c.low is None or c.excludes_0]
     assert len(beyond) < 0.06 * len(found)
+    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text()
+    assert FEWEST == 6
+    assert page.count("fewer than six") == 2
 
 
 @pytest.mark.parametrize("r", [0.0, 0.6])
