@@ -154,11 +154,6 @@ def test_a_term_is_averaged_over_the_steps_that_returned_it(corpus: Corpus) -> N
     assert {h["seldom"] for h in history if "seldom" in h} == {7.0}
 
 
-def test_a_batch_says_how_far_the_training_is() -> None:
-    x, y = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long)
-    assert [Batch(x, y, epoch, 4).done for epoch in range(4)] == [0, 0.25, 0.5, 0.75]
-
-
 def test_loss_terms_of_x_and_y_are_taken_and_told_how_to_be_written(
     corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:

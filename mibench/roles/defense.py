@@ -67,11 +67,6 @@ class Batch:
     helper: Helper | None = None
     outliers: Images | None = None
 
-    @property
-    def done(self) -> float:
-        """Share of the epochs that are over, in [0, 1)."""
-        return self.epoch / self.epochs
-
 
 class Defense(ABC):
     """How a model owner trains. Subclasses are frozen dataclasses of hyper-parameters.
