@@ -150,7 +150,31 @@ def test_a_cell_s_record_of_another_version_is_replaced_too(made: Path, tmp_path
     assert done.exit_code == 0, done.output
     assert path.exists()
     assert not old.exists()
+    assert f"are replaced, such as {old}\n" in done.stderr
     check_folder(tmp_path / "smoke")
+
+
+def test_publishing_removes_no_file_below_its_folder(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "results/smoke", tmp_path / "smoke")
+    (path,) = (tmp_path / "smoke/records").iterdir()
+    old = path.rename(path.with_name("older-" + path.name))
+    copy = path.parent / "backup" / "copy.json.gz"
+    copy.parent.mkdir()
+    shutil.copy(old, copy)
+    done = publish(made, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.parent.rglob("*.gz")) == [copy, path]
+
+
+def test_records_write_says_which_published_records_it_replaces(
+    made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "results/smoke", tmp_path / "smoke")
+    (path,) = (tmp_path / "smoke/records").iterdir()
+    done = call("records", "write", "smoke", "--store", made / "store", "--data", made,
+                "-o", path.parent)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert f"are replaced, such as {path}\n" in done.stderr
 
 
 def test_a_damaged_record_is_found_before_any_is_written(made: Path, tmp_path: Path) -> None:

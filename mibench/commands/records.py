@@ -104,19 +104,20 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path, k
             )
             cells = [cell for done in selection.grid.done.values() for cell in done.values()]
             old = [cell for cell in cells if before.state(cell) == "done"]
-            for path in () if keep else map(before.path, old):
-                if path not in written:  # of the same cell, under a key of another version
-                    path.unlink(missing_ok=True)
+            files = [] if keep else [path for cell in old for path in before.files(cell)]
+            # Under a key of another version; copies in folders below are somebody's own.
+            under = [path for path in files if path.parent == at and path not in written]
+            records.remove_replaced([path for path in under if path.exists()])
             there = Published(at)
             if changed := [cell for cell in old if before.read(cell)[0] != there.read(cell)[0]]:
                 click.echo(REPLACED.format(len(changed), at), err=True)
-        files = files_of(chosen, seeds, there)
+        texts = files_of(chosen, seeds, there)
         results = there.results(chosen, seeds)
-        for name, text in files.items():
+        for name, text in texts.items():
             (place / name).write_text(text, encoding="utf-8")
             click.echo(place / name)
     figures.draw_tradeoff(
-        results, place / f"{chosen.name}-tradeoff.png", files[f"{chosen.name}.csv"]
+        results, place / f"{chosen.name}-tradeoff.png", texts[f"{chosen.name}.csv"]
     )
 
 

@@ -35,14 +35,14 @@ class Published(Store):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._records: dict[str, Record] = {}
-        self._paths: dict[str, Path] = {}
+        self._paths: dict[str, list[Path]] = {}
         self._others: dict[str, Path] = {}
         for verdict in (check(path) for path in find([root])):
             if verdict.record is None:
                 raise ValueError(f"{verdict.path}: {verdict.problem}")
             cell = fingerprint(verdict.record["payload"]["cell"])
             known = self._records.setdefault(cell, verdict.record)
-            self._paths.setdefault(cell, verdict.path)
+            self._paths.setdefault(cell, []).append(verdict.path)
             if known["payload"] != verdict.record["payload"]:
                 self._others.setdefault(cell, verdict.path)
         self._runs = {k: v for r in self._records.values() for k, v in r["runs"].items()}
@@ -86,8 +86,8 @@ class Published(Store):
         own = fingerprint(cell)
         if own in self._others:
             raise ValueError(
-                f"{self._others[own]} tells other things of a cell than {self._paths[own]}: name "
-                "a folder that holds one of them"
+                f"{self._others[own]} tells other things of a cell than {self._paths[own][0]}: "
+                "name a folder that holds one of them"
             )
         record = self._records.get(own)
         identities = (
@@ -110,8 +110,12 @@ class Published(Store):
 
     def path(self, stage: Stage) -> Path:
         """Returns the file of a record; of another stage, where a store would have it."""
-        own = self._paths.get(fingerprint(stage.cell)) if isinstance(stage, RecordStage) else None
-        return own or super().path(stage)
+        return self.files(stage)[0] if self.files(stage) else super().path(stage)
+
+    def files(self, stage: Stage) -> list[Path]:
+        """Returns every file of a record; none of another stage."""
+        cell = fingerprint(stage.cell) if isinstance(stage, RecordStage) else ""
+        return self._paths.get(cell, [])
 
     def state(self, stage: Stage) -> str:
         """Returns "done" of a record, "recorded" of what one rests on, else "missing"."""

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from io import BufferedIOBase
@@ -21,7 +21,7 @@ import mibench
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
 from mibench.spec import canonical
-from mibench.store import Store
+from mibench.store import Store, tell
 
 Record: TypeAlias = dict[str, Any]
 
@@ -94,11 +94,11 @@ def write(
 ) -> list[Path]:
     """Writes a file for every cell that is in the store and returns their paths.
 
-    ``compact`` files are packed by gzip. The other form of the same file is removed. A cell whose
-    record is ``there`` already gets no file.
+    ``compact`` files are packed by gzip. The other form of the same file is removed, and a note
+    says so. A cell whose record is ``there`` already gets no file.
     """
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, others = [], []
     for row, done in grid.done.items():
         for stage in done.values():
             if there is not None and there.state(stage) == "done":
@@ -110,8 +110,17 @@ def write(
             both = (plain, plain.with_name(f"{plain.name}.gz"))
             paths.append(both[compact])
             paths[-1].write_bytes(packed(text) if compact else text.encode("ascii"))
-            both[not compact].unlink(missing_ok=True)
+            others.append(both[not compact])
+    remove_replaced([path for path in others if path.exists()])
     return paths
+
+
+def remove_replaced(paths: Sequence[Path]) -> None:
+    """Removes files whose cells have other files by now, and says so."""
+    if paths:
+        tell(f"{len(paths)} files that told of the same cells are replaced, such as {paths[0]}")
+    for path in paths:
+        path.unlink()
 
 
 def packed(text: str) -> bytes:
