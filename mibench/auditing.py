@@ -31,7 +31,7 @@ from mibench.running.grid import Grid
 from mibench.running.own_model import Checked, check_model, lay_out
 from mibench.running.stages import ImagesStage
 from mibench.spec import unknown
-from mibench.store import Stage, Store, tell
+from mibench.store import Stage, Store, put, tell
 
 LEAST_MINUTES = 0.1
 
@@ -175,7 +175,7 @@ def audit(
     picture, report = place / "audit.png", place / "index.html"
     private = grid.private(with_private)
     draw_reconstructions(grid, picture, private=private)
-    report.write_text(page([(shown, None)], with_private=with_private), encoding="utf-8")
+    put(report, page([(shown, None)], with_private=with_private))
     results = replace(results, table=replace(grid.table, notes=notes))
     return Audit(checked.accuracy, tuple(warnings), text, results, report, picture)
 
@@ -212,7 +212,7 @@ def _remedy(checked: Checked, place: Path) -> str:
     if not any(fault.startswith("class order") for fault in checked.faults):
         return advice
     file = place / "order.txt"
-    file.write_text("\n".join(checked.order) + "\n", encoding="utf-8")
+    put(file, "\n".join(checked.order) + "\n")
     return f"{file} has the order that fits best: read it, and give it as --order; {advice}"
 
 

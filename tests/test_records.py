@@ -5,9 +5,10 @@ import gzip
 import json
 import random
 import re
+import resource
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from click.testing import CliRunner, Result
 
 from mibench.cli import main
 from mibench.reporting import records, verify
+from mibench.reporting.canvas import new_figure, save
 from mibench.reporting.compare import compare
+from mibench.reporting.figures import _current
 from mibench.reporting.forms import render
 from mibench.reporting.page import leaderboard
 from mibench.reporting.records import digest
@@ -27,7 +30,7 @@ from mibench.reporting.runs import Run, differences, runs
 from mibench.reporting.verify import check
 from mibench.running.grid import Grid
 from mibench.spec import fingerprint
-from mibench.store import Store
+from mibench.store import Store, put
 from tests.made import fill, smoke
 
 Change = Callable[[dict[str, Any]], None]
@@ -487,6 +490,54 @@ def test_a_file_is_written_in_one_form(folder: Path, tmp_path: Path) -> None:
     grid = Grid(table, fill(table, store, data=Path()), store)
     for compact in (False, True, False):
         assert records.write(grid, tmp_path, compact=compact) == list(tmp_path.iterdir())
+
+
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """Lets no file grow beyond ``most`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_older_file_and_is_told_with_its_name(
+    folder: Path, tmp_path: Path
+) -> None:
+    rows = ["--rows", "GMI / MID", "--store", str(folder / "store"), "-o", str(tmp_path)]
+    (path,) = map(Path, call("records", "write", "smoke", *rows).stdout.split())
+    path.write_text("old\n")
+    path.chmod(0o640)
+    with full_disk(200):
+        done = call("records", "write", "smoke", *rows)
+        picture = tmp_path / "picture.png"
+        with pytest.raises(OSError, match=re.escape(str(picture))):
+            save(new_figure((2, 2)), picture)
+    assert done.exit_code == 2
+    assert done.stderr == f"Error: File too large: {path}\n"
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+    put(path, "new\n")
+    assert path.read_text() == "new\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").symlink_to("a")
+    put(tmp_path / "b", "new")
+    assert (tmp_path / "b").is_symlink()
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_picture_cut_short_is_not_current(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    save(new_figure((2, 2)), path, "stamp")
+    assert _current(path, "stamp")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert not _current(path, "stamp")
 
 
 def contradicting(record: dict[str, Any], place: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands data …: look at the raw data sets."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +96,8 @@ def show(
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
 
+    from mibench.store import put
+
     with refusing():
         task = chosen(name, settings)
         if task.faces:
@@ -110,7 +113,9 @@ def show(
         sheet = make_grid(shown.pixels, nrow=each, padding=1, pad_value=255)
         path = out / f"{name}-{'public' if public else 'private'}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        to_pil_image(sheet).save(path)
+        picture = io.BytesIO()
+        to_pil_image(sheet).save(picture, "PNG")
+        put(path, picture.getvalue())
     click.echo(path)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shlex
-import uuid
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -160,6 +159,7 @@ def write_weights(
     from safetensors.torch import save
 
     from mibench.networks.foreign.weights import Weights
+    from mibench.store import put
 
     content = save(dict(state))
     weights = Weights(f"{name}.safetensors", hashlib.sha256(content).hexdigest())
@@ -170,7 +170,5 @@ def write_weights(
         if path.exists() and path.read_bytes() != new:
             raise ValueError(f"{path} is there and holds something else: choose another name")
     for path, new in files.items():
-        fresh = path.with_name(f".{uuid.uuid4().hex[:8]}")
-        fresh.write_bytes(new)
-        fresh.replace(path)
+        put(path, new)
     return "\n".join(map(str, files)), weights.sha256

@@ -79,6 +79,7 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path, k
     """
     from mibench.reporting import figures, records
     from mibench.reporting.published import Published, files_of
+    from mibench.store import put
 
     with refusing():
         if keep and store is None:
@@ -114,7 +115,7 @@ def publish(table: str, seeds: int, store: Path | None, data: Path, out: Path, k
         texts = files_of(chosen, seeds, there)
         results = there.results(chosen, seeds)
         for name, text in texts.items():
-            (place / name).write_text(text, encoding="utf-8")
+            put(place / name, text)
             click.echo(place / name)
     figures.draw_tradeoff(
         results, place / f"{chosen.name}-tradeoff.png", texts[f"{chosen.name}.csv"]
@@ -180,6 +181,7 @@ def board(sources: Sequence[Path], out: Path) -> None:
     """
     from mibench.reporting import records, verify
     from mibench.reporting.page import leaderboard
+    from mibench.store import put
 
     is_page = out.suffix == ".html" and not out.is_dir()
     path = out if is_page else out / "index.html"
@@ -188,7 +190,7 @@ def board(sources: Sequence[Path], out: Path) -> None:
         root = sources[0] if len(sources) == 1 else Path()
         text = leaderboard(verdicts, root)
         check_writable(path.parent)
-        path.write_text(text, encoding="utf-8")
+        put(path, text)
     if is_page:
         click.echo(f"note: -o names a folder; {out} was taken for the page itself", err=True)
     for verdict in verdicts:

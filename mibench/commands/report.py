@@ -34,6 +34,7 @@ def report(
     Example: mibench report digits -o report
     """
     from mibench.reporting.page import page
+    from mibench.store import put
 
     with refusing():
         chapters = []
@@ -44,5 +45,5 @@ def report(
         text = page(chapters, with_private=with_private, identities=identities)
         check_writable(out)
         path = out / "index.html"
-        path.write_text(text, encoding="utf-8")
+        put(path, text)
     click.echo(path)

@@ -298,7 +298,8 @@ def compute(
                 if isinstance(error, StoreError):
                     raise
                 reason = error.strerror or error
-                fail(f"cannot write to {out} ({reason}); the store keeps all results")
+                where = error.filename or out
+                fail(f"cannot write to {where} ({reason}); the store keeps all results")
         except KeyboardInterrupt as error:
             fail(interruption(error, missing, store))
         except StoreError as error:
@@ -393,11 +394,11 @@ def write(files: Mapping[str, str], pictures: "Mapping[str, Picture]", stem: Pat
         OSError: If a file cannot be written.
         DamagedError: If a stage that a picture shows is damaged.
     """
-    from mibench.store import DamagedError
+    from mibench.store import DamagedError, put
 
     for end, text in files.items():
         path = stem.with_name(stem.name + end)
-        path.write_text(text, encoding="utf-8")
+        put(path, text)
         click.echo(path)
     failed = []
     for end, draw in pictures.items():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mibench.benchmarks.row import Row
+from mibench.store import put
 
 COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999933",
@@ -181,7 +182,7 @@ def save(figure: Any, path: Path, stamp: str = "") -> None:  # noqa: ANN401
     buffer = io.BytesIO()
     with rc_context({"pdf.fonttype": 42}):  # whole TrueType fonts, which journals ask for
         figure.savefig(buffer, format=form, metadata=metadata)
-    path.write_bytes(buffer.getvalue())
+    put(path, buffer.getvalue())
 
 
 def save_both(figure: Any, stem: Path) -> list[Path]:  # noqa: ANN401

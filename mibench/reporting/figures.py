@@ -224,7 +224,10 @@ def _held(store: Store, stages: Mapping[str, Stage]) -> list[tuple[str, str, str
 
 def _current(path: Path, stamp: str) -> bool:
     """Whether the file was drawn from the same results: a picture of old ones is redrawn."""
-    return bool(stamp) and path.exists() and stamp.encode() in path.read_bytes()
+    if not stamp or not path.exists():
+        return False
+    drawn = path.read_bytes()
+    return stamp.encode() in drawn and drawn.endswith(b"IEND\xaeB`\x82")  # it is whole
 
 
 # The figures of Peng et al., KDD 2022 --------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which traits leak: over persons, how what is read in reconstructions goes with the truth."""
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
@@ -16,7 +17,7 @@ from mibench.reporting.canvas import look, new_figure, own_style, save
 from mibench.running.grid import Grid
 from mibench.running.stages import EvidenceStage, LensStage
 from mibench.spec import fingerprint
-from mibench.store import Store
+from mibench.store import Store, put
 
 VERSION = 1
 QUANTILE = 1.959964  # of the normal distribution, for 95 %
@@ -108,11 +109,12 @@ def draw(grid: Grid, paths: Iterable[Path]) -> None:
 
 def _write(lines: list[Leak], path: Path) -> None:
     """Writes the lines as CSV; what is not defined is empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(f.name for f in fields(Leak))
-        for line in lines:
-            writer.writerow(f"{v:.4f}" if isinstance(v, float) else v for v in astuple(line))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(f.name for f in fields(Leak))
+    for line in lines:
+        writer.writerow(f"{v:.4f}" if isinstance(v, float) else v for v in astuple(line))
+    put(path, text.getvalue())
 
 
 @own_style()

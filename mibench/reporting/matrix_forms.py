@@ -12,6 +12,7 @@ from mibench.evaluation.significance import FEWEST_IDENTITIES, FEWEST_VALUES
 from mibench.reporting.canvas import new_figure, own_style, save
 from mibench.reporting.matrix import DIGITS, WITHIN, Matrix, Numbers, span
 from mibench.spec import fingerprint
+from mibench.store import put
 
 VERSION = 3
 COLUMNS = (
@@ -213,8 +214,8 @@ def write(m: Matrix, paths: Iterable[Path]) -> None:
     """Writes the matrix, by each path's suffix as a picture, as CSV or as Markdown."""
     for path in paths:
         if path.suffix == ".csv":
-            path.write_text(table_text(m), encoding="utf-8")
+            put(path, table_text(m))
         elif path.suffix == ".md":
-            path.write_text("\n".join(sentences(m)) + "\n", encoding="utf-8")
+            put(path, "\n".join(sentences(m)) + "\n")
         else:
             draw(m, path)

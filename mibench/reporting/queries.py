@@ -11,7 +11,7 @@ from mibench.reporting.forms import points_csv
 from mibench.running.stages import RecordStage
 from mibench.running.stages.curve import CurveStage, curve_stage
 from mibench.spec import fingerprint
-from mibench.store import Store
+from mibench.store import Store, put
 
 VERSION = 2
 SHARED = (
@@ -139,7 +139,7 @@ def write(all_points: Sequence[Point], paths: Iterable[Path], command: str) -> l
     written = []
     for path in paths:
         if path.suffix == ".csv":
-            path.write_text(table(all_points), encoding="utf-8")
+            put(path, table(all_points))
         elif not draw(all_points, path):
             continue
         written.append(path)

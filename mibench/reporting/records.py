@@ -21,7 +21,7 @@ import mibench
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, graph
 from mibench.spec import canonical
-from mibench.store import Store, tell
+from mibench.store import Store, put, tell
 
 Record: TypeAlias = dict[str, Any]
 
@@ -109,7 +109,7 @@ def write(
             plain = out / file_name(record)
             both = (plain, plain.with_name(f"{plain.name}.gz"))
             paths.append(both[compact])
-            paths[-1].write_bytes(packed(text) if compact else text.encode("ascii"))
+            put(paths[-1], packed(text) if compact else text)
             others.append(both[not compact])
     remove_replaced([path for path in others if path.exists()])
     return paths

@@ -15,6 +15,7 @@ from mibench.reporting.forms import points_csv
 from mibench.reporting.reading import readable
 from mibench.reporting.results import Results
 from mibench.spec import canonical, fingerprint
+from mibench.store import put
 
 VERSION = 1
 WIDE = 8
@@ -201,6 +202,6 @@ def write(results: Results, paths: Iterable[Path]) -> None:
     name, all_points = points(results)
     for path in paths:
         if path.suffix == ".csv":
-            path.write_text(points_csv(Point, all_points), encoding="utf-8")
+            put(path, points_csv(Point, all_points))
         else:
             draw(results.table.caption, name, all_points, path)

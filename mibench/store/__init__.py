@@ -12,6 +12,7 @@ What is read is checked first; what is not as it was written is moved aside and 
     <root>/quarantine/<kind>/       stages that were damaged
 """
 
+from mibench.store.disk import put
 from mibench.store.errors import StoreError, remark, tell
 from mibench.store.files import FILES, QUARANTINE, move_aside, read_payload, read_stage, seal
 from mibench.store.pack import Payload, pack, unpack
@@ -22,5 +23,6 @@ from mibench.store.work import Report, State, Work, check_finite, frozen, restor
 __all__ = [
     "FILES", "MENDED", "QUARANTINE", "AbsentError", "DamagedError", "Payload", "Report", "Stage",
     "State", "Store", "StoreError", "Work", "check_finite", "frozen", "move_aside", "pack",
-    "precisions_of", "read_payload", "read_stage", "remark", "restore", "seal", "tell", "unpack",
+    "precisions_of", "put", "read_payload", "read_stage", "remark", "restore", "seal", "tell",
+    "unpack",
 ]  # fmt: skip

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,6 +28,30 @@ def make_folder(path: Path) -> None:
                 raise
         else:
             return
+
+
+def put(path: Path, content: bytes | str) -> None:
+    """Writes a file that appears whole or not at all: a full disk costs nothing of an older one.
+
+    Raises:
+        OSError: If it cannot be written; it names the file.
+    """
+    named, path = path, Path(os.path.realpath(path))  # a link stays a link
+    fresh = path.with_name(f".{uuid.uuid4().hex[:8]}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        if path.exists():
+            path.open("r+b").close()  # what must not be written must not be replaced
+            fresh.touch()
+            fresh.chmod(path.stat().st_mode)
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            fresh.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(named), None
+        raise
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
