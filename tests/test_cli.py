@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from mibench.cli import main
 from mibench.commands.describe import KINDS
+from mibench.store.lease import lease
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -224,6 +225,19 @@ def test_clean_says_and_with_yes_deletes_what_interrupted_stages_left(tmp_path: 
     assert not left.exists()
     assert kept.exists()
     assert "4567" in call("store", "clean", "--orphans").stdout
+
+
+def test_clean_leaves_what_a_running_stage_saves(tmp_path: Path) -> None:
+    state = tmp_path / "mibench-store" / "prior" / "0123.partial" / "state.bin"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    with lease(state.parent.with_suffix(".lease"), lambda: False, 60.0):
+        done = call("store", "clean", "--yes")
+        assert done.exit_code == 0, done.output
+        assert f"{state.parent.name}: its stage is being computed" in done.stderr
+    assert state.exists()
+    assert "deleted" in call("store", "clean", "--yes").stdout
+    assert not state.exists()
 
 
 def test_clean_keeps_what_rests_on_data_that_is_not_there(tmp_path: Path) -> None:

@@ -38,9 +38,14 @@ def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
 
     Example: mibench store clean --orphans
     """
+    from mibench.store.lease import LEASE_SECONDS, is_held
+
     with refusing():
         paths = sorted(left_over(store) if which == "partial" else orphans(store, seeds, data))
     for path in paths:
+        if is_held(path.with_name(f"{path.name.partition('.')[0]}.lease"), LEASE_SECONDS):
+            click.echo(f"left {path}: its stage is being computed", err=True)
+            continue
         size = sum(f.lstat().st_size for f in (path, *path.rglob("*")) if not f.is_dir())
         click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
         if yes and path.is_dir() and not path.is_symlink():
