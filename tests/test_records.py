@@ -206,6 +206,14 @@ def test_values_made_up_together_with_scores_and_hashes_are_not_found(
     assert judged(record, tmp_path / "forged.json") == ""
 
 
+def test_a_number_beyond_what_can_be_computed_with_is_named(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    record["payload"]["values"]["fid"] = [1e308 for _ in record["payload"]["values"]["fid"]]
+    record["payload"]["scores"]["fid"]["mean"] = 1e308
+    assert "beyond what can be computed with" in judged(record, tmp_path / "bad.json")
+
+
 def test_any_changed_character_is_found(folder: Path, tmp_path: Path) -> None:
     text = next((folder / "files").glob("gmi-mid-seed0-*")).read_text()
     rng = random.Random(0)

@@ -78,7 +78,9 @@ def check(path: Path) -> Verdict:
         return Verdict(path, record, "", _check_scores(record["payload"]))
     except OSError as error:
         return Verdict(path, None, f"it cannot be read: {error.strerror or error}")
-    except (ValueError, RecursionError, OverflowError) as error:
+    except ArithmeticError as error:
+        return Verdict(path, None, f"its numbers are beyond what can be computed with ({error})")
+    except (ValueError, RecursionError) as error:
         sentence = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         return Verdict(path, None, " ".join(sentence.split()))
 
