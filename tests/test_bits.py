@@ -209,7 +209,7 @@ def test_a_damaged_meta_of_a_stage_is_refused_and_one_that_is_gone_passed_over(
     meta.write_text("{}")
     done = call("compare", "--by-key", store, other)
     assert done.exit_code == 2
-    assert f"{meta} is damaged; delete" in done.stderr
+    assert f"{meta} is damaged: `mibench store check --repair" in done.stderr
     shutil.rmtree(other / "classifier")
     assert "First stage that differs: record/" in call("compare", "--by-key", store, other).stdout
 

@@ -1,6 +1,5 @@
 """A plan is made of whatever data is there, and says what its times rest on."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from mibench.data import CelebA
 from mibench.running.grid import record_stages
 from mibench.running.plan import doubts, estimate, known_sizes, measured, shape
 from mibench.running.stages import InversionStage
-from mibench.store import Stage, Store
+from mibench.store import FILES, Stage, Store, seal
 
 FEW = ("setting.task.num_classes=4", "setting.task.public=5", "trials.classes=4")
 
@@ -136,7 +135,7 @@ def took(root: Path, seconds: Mapping[InversionStage, float]) -> dict[str, int |
         folder = Store(root).path(stage)
         folder.mkdir(parents=True)
         meta = {"seconds": second, "resumed": False, "device": "cpu"}
-        (folder / "meta.json").write_text(json.dumps(meta))
+        (folder / "meta.json").write_bytes(seal(stage, dict.fromkeys(FILES, b""), meta))
     return {s.key: s.attack.planned_steps(1) for s in seconds}
 
 

@@ -1,6 +1,5 @@
 """What a run says it would do is what it does."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -38,7 +37,7 @@ from mibench.running.stages import (
     record_stage,
 )
 from mibench.seeding import generator, seeded
-from mibench.store import Stage, Store, Work
+from mibench.store import FILES, Stage, Store, Work, seal
 
 TASK = Blobs(num_classes=4)
 
@@ -225,7 +224,7 @@ def finish(stage: Stage, root: Path, seconds: float, **more: object) -> None:
     folder = Store(root).path(stage)
     folder.mkdir(parents=True)
     meta = {"seconds": seconds, "resumed": False, "device": "cpu x86_64"} | more
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_bytes(seal(stage, dict.fromkeys(FILES, b""), meta))
 
 
 def smoke(label: str, *settings: str, seed: int = 0) -> RecordStage:

@@ -548,6 +548,27 @@ def test_a_picture_cut_short_is_not_current(tmp_path: Path) -> None:
     assert not _current(path, "stamp")
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"seconds": "x"}'])
+def test_a_damaged_meta_below_a_record_is_one_sentence_that_says_what_to_do(
+    content: str, folder: Path, tmp_path: Path
+) -> None:
+    store = str(shutil.copytree(folder / "store", tmp_path / "store"))
+    for path in (tmp_path / "store").glob("inversion/*/meta.json"):
+        path.write_text(content)
+    table = ["smoke", "--rows", "GMI / MID", "--store", store]
+    for command in (
+        ["table", *table, "--budgets"], ["run", *table, "--dry-run"],
+        ["report", *table, "-o", str(tmp_path / "out")],
+        ["compare", "--by-key", store, str(folder / "files")],
+    ):  # fmt: skip
+        done = call(*command)
+        assert done.exit_code == 2, (command, done.output, done.exception)
+        assert len(done.stderr.splitlines()) == 1
+        assert (
+            f"meta.json is damaged: `mibench store check --repair --store {store}`" in done.stderr
+        )
+
+
 def contradicting(record: dict[str, Any], place: Path) -> None:
     """Writes two sound records of one key that tell different things."""
     (place / "a.json").write_text(json.dumps(record))

@@ -124,8 +124,9 @@ def run(
         with refusing():
             if calibrated:
                 bench = replace(bench, device=device_here(bench.device))
-        plain = plain_records(selection)
-        show_plan(labelled(grid), bench, until, place.slots(bench), plain, calibrated=calibrated)
+        plain, slots = plain_records(selection), place.slots(bench)
+        with refusing():
+            show_plan(labelled(grid), bench, until, slots, plain, calibrated=calibrated)
         return
     if heavy and (device, bench.device) == ("auto", "cpu"):
         click.echo(NO_GPU.format(selection.table.name), err=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mibench.reporting.records import find
 from mibench.reporting.verify import Verdict, check, first_told
-from mibench.store import DamagedError, read_payload
+from mibench.store import DamagedError, read_payload, told_meta
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,8 @@ def _meta_in(root: Path, name: str) -> dict[str, Any] | None:
     Raises:
         ValueError: If it is damaged.
     """
-    path = root / name / "meta.json"
-    try:
-        meta: dict[str, Any] = json.loads(path.read_text())
-        meta["sha256"], meta["device"], meta["versions"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} is damaged; delete {path.parent} and run again") from error
-    return meta
+    path = root / name
+    return told_meta(path) if (path / "meta.json").exists() else None
 
 
 def in_words(cell: Mapping[str, Any]) -> str:

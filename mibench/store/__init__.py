@@ -14,7 +14,15 @@ What is read is checked first; what is not as it was written is moved aside and 
 
 from mibench.store.disk import put
 from mibench.store.errors import StoreError, remark, tell
-from mibench.store.files import FILES, QUARANTINE, move_aside, read_payload, read_stage, seal
+from mibench.store.files import (
+    FILES,
+    QUARANTINE,
+    move_aside,
+    read_payload,
+    read_stage,
+    seal,
+    told_meta,
+)
 from mibench.store.pack import Payload, pack, unpack
 from mibench.store.stage import AbsentError, DamagedError, Stage
 from mibench.store.store import MENDED, Store, precisions_of
@@ -24,5 +32,5 @@ __all__ = [
     "FILES", "MENDED", "QUARANTINE", "AbsentError", "DamagedError", "Payload", "Report", "Stage",
     "State", "Store", "StoreError", "Work", "check_finite", "frozen", "move_aside", "pack",
     "precisions_of", "put", "read_payload", "read_stage", "remark", "restore", "seal", "tell",
-    "unpack",
+    "told_meta", "unpack",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import stat
 import time
 import uuid
@@ -48,22 +49,44 @@ def read_stage(path: Path) -> tuple[dict[str, bytes | None], dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{path} is no folder") from None
     files = {name: _read_or_hash(f"{where}/{name}") for name in FILES}
-    text = read_plain(f"{where}/meta.json")
-    try:
-        meta = json.loads(text)
-        sealed, own, digests = meta.pop("digest"), meta.pop("stage"), meta["sha256"]
-        # Of the text without its line, as it was before that was put in.
-        first, _, last = text.partition(f' "digest": "{sealed}",\n'.encode())
-        if sha256(first + last) != sealed or digests.keys() != set(FILES):
-            raise ValueError
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise DamagedError(f"{path / 'meta.json'} is damaged") from None
+    meta = sealed_meta(path)
+    del meta["digest"]
+    own = meta.pop("stage")
     for name, (_, digest) in files.items():
-        if digest != digests[name]:
+        if digest != meta["sha256"][name]:
             raise DamagedError(f"{path / name} is damaged")
     if own != f"{path.parent.name}/{path.name}":
         raise DamagedError(f"{path} holds another stage, or one of an older version")
     return {name: data for name, (data, _) in files.items()}, meta
+
+
+def sealed_meta(path: Path) -> dict[str, Any]:
+    """Returns the meta.json of a finished stage with its seal, if it is as it was written.
+
+    Raises:
+        DamagedError: If it is missing or changed.
+        OSError: If it is there and cannot be read.
+    """
+    text = read_plain(f"{path}/meta.json")
+    try:
+        meta: dict[str, Any] = json.loads(text)
+        # Of the text without its line, as it was before that was put in.
+        first, _, last = text.partition(f' "digest": "{meta["digest"]}",\n'.encode())
+        if sha256(first + last) != meta["digest"] or meta["sha256"].keys() != set(FILES):
+            raise ValueError
+        meta["stage"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise DamagedError(f"{path / 'meta.json'} is damaged") from None
+    return meta
+
+
+def told_meta(path: Path) -> dict[str, Any]:
+    """Returns what :func:`sealed_meta` does; what it raises says what to do."""
+    try:
+        return sealed_meta(path)
+    except DamagedError as error:
+        repair = f"mibench store check --repair --store {shlex.quote(str(path.parent.parent))}"
+        raise DamagedError(f"{error}: `{repair}` moves the stage aside, to be run anew") from None
 
 
 def read_payload(path: Path) -> tuple[Payload, dict[str, Any]]:

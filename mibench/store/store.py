@@ -19,7 +19,14 @@ from mibench.machine import forget_peak, peak
 from mibench.spec import canonical, field_values
 from mibench.store.disk import json_bytes, make_folder, sync, write_all
 from mibench.store.errors import StoreError, keeping, store_error, tell, writing
-from mibench.store.files import move_aside, read_payload, read_plain, read_stage, seal
+from mibench.store.files import (
+    move_aside,
+    read_payload,
+    read_plain,
+    read_stage,
+    seal,
+    told_meta,
+)
 from mibench.store.lease import LEASE_SECONDS, is_held, lease
 from mibench.store.pack import Payload, pack
 from mibench.store.stage import AbsentError, DamagedError, Stage
@@ -107,9 +114,16 @@ class Store:
             raise
 
     def meta(self, stage: Stage) -> dict[str, Any]:
-        """Returns what a finished stage was computed on, how, and in how many seconds."""
-        meta: dict[str, Any] = json.loads((self.path(stage) / "meta.json").read_text())
-        return meta
+        """Returns what a finished stage was computed on, how, and in how many seconds.
+
+        Raises:
+            DamagedError: If that is missing or not what was written; it says what to do.
+        """
+        try:
+            return told_meta(self.path(stage))
+        except DamagedError as error:
+            error.stage = stage
+            raise
 
     def runs(self, result: Stage, stages: Iterable[Stage]) -> list[dict[str, Any]]:
         """Returns the meta of each of the stages, which led to ``result``, that is there."""
@@ -208,7 +222,7 @@ class Store:
             payload, meta = self._compute(stage, remarks, device, data, report)
             precisions = set() if stage.exact else {meta["precision"]}
             for need in stage.needs:
-                with suppress(OSError):  # it may be gone by now
+                with suppress(OSError, DamagedError):  # it may be gone by now
                     beneath = self.meta(need)
                     remarks += beneath.get("remarks", [])
                     precisions |= precisions_of(need, beneath)
