@@ -447,6 +447,10 @@ def test_other_networks_come_by_a_file(world: World, tmp_path: Path) -> None:
     other.write_text("build = None\n")
     with pytest.raises(ValueError, match="must define build"):
         network_of(str(other), world.root / "model.pt", CLASSES, SIZE)
+    broken = tmp_path / "broken_of_ours.py"
+    broken.write_text("def build(classes):\n    return {}[classes]\n")
+    with pytest.raises(ValueError, match=r"broken_of_ours.py, line 2: KeyError: 8"):
+        network_of(str(broken), world.root / "model.pt", CLASSES, SIZE)
     pickled = tmp_path / "whole.pt"
     torch.save(world.network, pickled)
     with pytest.raises(ValueError, match="nothing in it is executed"):

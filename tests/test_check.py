@@ -439,6 +439,14 @@ def test_what_cannot_be_checked_is_refused_with_one_sentence(
     result = CliRunner().invoke(main, ["check", str(other)])
     assert result.exit_code == 2
     assert "line 1: ZeroDivisionError" in result.stderr
+    other.write_text("import sys\nsys.exit(0)\n")
+    result = CliRunner().invoke(main, ["check", str(other)])
+    assert result.exit_code == 2
+    assert f"{other}, line 2: SystemExit: 0; a file that mibench loads must not" in result.stderr
+    (nameless := tmp_path / "no_suffix").write_text("")
+    result = CliRunner().invoke(main, ["check", str(nameless)])
+    assert result.exit_code == 2
+    assert "its name must end in .py" in result.stderr
 
 
 def test_the_others_are_checked_where_one_class_cannot_be_made(check: object) -> None:

@@ -148,7 +148,7 @@ def network_of(arch: str, weights: Path, classes: int, size: int) -> "nn.Module"
     from mibench.networks.foreign.checkpoints import read_checkpoint
     from mibench.networks.foreign.given import torchvision_network
     from mibench.networks.foreign.weights import load_exactly
-    from mibench.running.userfile import load_user_file
+    from mibench.running.userfile import blaming, load_user_file
 
     state, what = read_checkpoint(weights), f"the weights in {weights}"
     if arch.startswith(TORCHVISION):
@@ -159,7 +159,8 @@ def network_of(arch: str, weights: Path, classes: int, size: int) -> "nn.Module"
             f"Python file; got {arch!r}"
         )
     build = vars(load_user_file(Path(arch))).get("build")
-    network = build(classes) if callable(build) else None
+    with blaming(Path(arch)):
+        network = build(classes) if callable(build) else None
     if not isinstance(network, nn.Module):
         raise ValueError(f"{arch} must define build(classes), which returns the network, a module")
     load_exactly(network, state, what)

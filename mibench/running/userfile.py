@@ -3,7 +3,8 @@
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,14 @@ from types import ModuleType
 
 from mibench.spec import is_users, source_files
 from mibench.store import tell
+
+ADVICE = {
+    FrozenInstanceError: "; in place of an __init__ write each hyper-parameter as a field, such "
+    "as alpha: float = 0.1",
+    SystemExit: "; a file that mibench loads must not end the process: what it does as a program "
+    'goes below if __name__ == "__main__":',
+}
+"""What a user's file raises → what to change."""
 
 
 def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
@@ -26,6 +35,8 @@ def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+    if path.suffix != ".py":
+        raise ValueError(f"{path} is no Python file: its name must end in .py")
     path = path.resolve()
     name = path.stem
     known = sys.modules.get(name)
@@ -43,21 +54,33 @@ def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
+        with blaming(path):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        if not isinstance(error, Exception):
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        where = error.lineno if isinstance(error, SyntaxError) else (0, *lines)[-1]
-        advice = "; in place of an __init__ write each hyper-parameter as a field, such as alpha: "
-        advice = f"{advice}float = 0.1" if isinstance(error, FrozenInstanceError) else ""
-        sentence = f"{path}, line {where}: {type(error).__name__}: {error}{advice}"
-        raise ValueError(sentence) from error
+        raise
     if not again:
         _note_unfollowed(module, sys.modules.keys() - loaded)
     return module
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Turns what the code of a user's file raises, SystemExit too, into a sentence.
+
+    Raises:
+        ValueError: It says in which line of the file.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        path = path.resolve()
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = error.lineno if isinstance(error, SyntaxError) else (0, *lines)[-1]
+        advice = ADVICE.get(type(error), "")
+        sentence = f"{path}, line {where}: {type(error).__name__}: {error}{advice}"
+        raise ValueError(sentence) from error
 
 
 def user_modules(path: Path) -> dict[str, ModuleType]:
