@@ -120,6 +120,7 @@ def test_list_has_a_line_for_every_name(what: str) -> None:
 BAD = {
     "unknown table": (["run", "nosuch"], "unknown table 'nosuch'; known: smoke"),
     "unknown field": (["run", "smoke", "--set", "attack.stepz=1"], "no field 'attack.stepz'"),
+    "seed": (["run", "smoke", "--set", "seeds.target=7"], "--seeds N computes seeds 0 to N - 1"),
     "negative": (["run", "smoke", "--set", "attack.steps=-1"], "at least 1, got -1"),
     "not a number": (["run", "smoke", "--set", "attack.steps=x"], "takes a whole number, got 'x'"),
     "no value": (["run", "smoke", "--set", "attack.steps"], "path=value"),

@@ -68,7 +68,7 @@ class Table:
 
         Raises:
             KeyError: If no row has it; the message lists the nearest that rows have.
-            ValueError: If a value is not one the field takes.
+            ValueError: If a value is not one the field takes, or seeds are to be replaced.
         """
         cells = dict(self.rows)
         for setting in settings:
@@ -76,6 +76,10 @@ class Table:
             if not equals:
                 raise ValueError(f"--set takes path=value, got {setting!r}")
             path = path.strip()
+            if path.partition(".")[0] == "seeds":
+                raise ValueError(
+                    f"{path} is not set by --set: --seeds N computes seeds 0 to N - 1"
+                )
             rows = {
                 label: override(cell, path, text.strip())
                 for label, cell in cells.items()
