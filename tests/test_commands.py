@@ -106,6 +106,12 @@ def test_a_former_name_takes_the_same_arguments() -> None:
         ("table smoke --budgets --controls", "--budgets prints text"),
         ("figure row smoke", "figure row TABLE ROW draws one row"),
         ("figure 3 smoke GMI", "the other figures take no ROW"),
+        ("run smoke --quiet --verbose", "--quiet shows less and --verbose more"),
+        (
+            "compare a b --margin attack_acc=5 --margin attack_acc=6",
+            "--margin takes one number for each metric",
+        ),
+        ("report smoke --records r --with-private", "--with-private shows images"),
         ("events smoke", "No such command 'events'"),
         ("import generator x", "No such command 'generator'"),
     ],

@@ -97,6 +97,8 @@ def audit(
     with refusing():
         if (evaluator is None) != (evaluator_arch is None):
             raise ValueError("--evaluator and --evaluator-arch go together")
+        if std is not None and not numbers(std):
+            raise ValueError(f"--std takes numbers with commas between them, got {std!r}")
         check_writable(store, out)
         from mibench.auditing import audit as run
         from mibench.benchmarks.audit import ATTACKS
@@ -111,7 +113,7 @@ def audit(
         judge = None
         if evaluator is not None and evaluator_arch is not None:
             judge = network_of(evaluator_arch, evaluator, count, size)
-        names = [n.strip() for n in attacks.split(",")] if attacks else ATTACKS
+        names = [n.strip() for n in attacks.split(",")] if attacks is not None else ATTACKS
         try:
             done = run(
                 network, train=train, test=test, public=public, size=size,

@@ -225,6 +225,8 @@ def compare(a: Path, b: Path, by_key: bool, margins: Sequence[str]) -> None:
 
     with refusing():
         within = dict(map(_margin, margins))
+        if len(within) < len(margins):
+            raise ValueError("--margin takes one number for each metric, and one is named twice")
         if by_key and within:
             raise ValueError("--margin is about scores, and --by-key about bits: give one of them")
         sides = []

@@ -37,6 +37,8 @@ def report(
     from mibench.store import put
 
     with refusing():
+        if with_private and selection.published is not None:
+            raise ValueError("--with-private shows images, and --records has none: give one")
         chapters = []
         for name in tables:
             chosen = replace(selection, name=name)

@@ -100,6 +100,8 @@ def run(
             raise ValueError("--measure goes with --until dependence")
         if controls and until in FURTHER:
             raise ValueError(f"--controls goes with scores, not with --until {until}")
+        if quiet and verbose:
+            raise ValueError("--quiet shows less and --verbose more: give one of them")
         if mix_precision and precision is None:
             raise ValueError("--mix-precision goes with --precision")
         if calibrated and (not dry_run or precision == "auto"):
