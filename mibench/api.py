@@ -268,6 +268,8 @@ def _by_class(images: Any, labels: Any, shape: tuple[int, ...], most: int) -> Te
         x = x.float() / 255
     if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
         raise ValueError("images must be floats in [0, 1], or bytes")
+    if (y != y.long()).any():
+        raise ValueError("labels must be whole numbers, the attacked class of each image")
     counts = torch.unique(y.long(), return_counts=True)
     classes = len(counts[0])
     if counts[0].tolist() != list(range(classes)) or len(set(counts[1].tolist())) > 1:

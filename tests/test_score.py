@@ -71,6 +71,9 @@ BAD = {
     "code.pt": "nothing in it is executed",
     "empty": "has no image in a folder for a class",
     "named": "is not called by the number of a class",
+    "00": "00 is not called by the number of a class",
+    "gap": "3 has no image: remove it",
+    "half.npz": "labels must be whole numbers",
     "larger.npz": "images must be of shape (n, 1, 8, 8)",
     "uneven.npz": "each equally often",
     "fifty.npz": "floats in [0, 1], or bytes",
@@ -93,6 +96,11 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(
         torch.save({"images": images, "labels": Runs()}, path)
     elif name in ("empty", "named"):
         (path / {"empty": "0", "named": "cat"}[name]).mkdir(parents=True)
+    elif name in ("00", "gap"):
+        written(images, "", tmp_path).rename(path)
+        (path / {"00": "00", "gap": "3"}[name]).mkdir()
+    elif name == "half.npz":
+        np.savez(path, images=pixels, labels=np.array(LABELS) + 0.5)
     elif name == "larger.npz":
         np.savez(path, images=np.zeros((6, 1, 9, 9), np.uint8), labels=LABELS)
     elif name == "uneven.npz":

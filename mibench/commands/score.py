@@ -1,5 +1,6 @@
 """The command score: judges reconstructions that were made elsewhere."""
 
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -76,11 +77,14 @@ def read(path: Path, size: int, channels: int) -> tuple[Any, Any]:
 
     if path.is_dir():
         files = {folder: image_files(folder) for folder in subfolders(path)}
-        if strange := [folder for folder in files if not folder.name.isdecimal()]:
+        # 00 would be the same class as 0.
+        if strange := [f for f in files if not re.fullmatch("0|[1-9][0-9]*", f.name)]:
             raise ValueError(f"{strange[0]} is not called by the number of a class, such as 0")
         labels = [int(folder.name) for folder, own in files.items() for _ in own]
         if not labels:
             raise ValueError(f"{path} has no image in a folder for a class, such as {path / '0'}")
+        if empty := [folder for folder, own in files.items() if not own]:
+            raise ValueError(f"{empty[0]} has no image: remove it, or fill it as the others are")
         return decode([f for own in files.values() for f in own], size, channels), labels
     arrays: Any
     if path.suffix == ".npz" and path.is_file():
