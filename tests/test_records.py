@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 from click.testing import CliRunner, Result
@@ -335,6 +336,27 @@ def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path)
     assert json.loads(call("records", "check", "--schema").stdout) == records.schema("record")
     missing = call("records", "check", str(tmp_path / "nosuch.json"))
     assert missing.exit_code == 2
+
+
+def test_a_named_file_that_is_no_record_file_is_told(folder: Path, tmp_path: Path) -> None:
+    first, *_ = records.find([folder / "files"])
+    (other := tmp_path / "a.JSON").write_text("{}")
+    done = call("records", "check", str(first), str(other))
+    assert done.exit_code == 2
+    assert f"no record file, whose name ends in .json or .json.gz: {other};" in done.stderr
+
+
+def test_verdicts_are_told_as_they_come(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def noted(path: Path) -> verify.Verdict:
+        events.append("check")
+        return check(path)
+
+    monkeypatch.setattr(verify, "check", noted)
+    monkeypatch.setattr(click, "echo", lambda text, **_: events.append(text.split()[0]))
+    call("records", "check", str(folder / "files"))
+    assert events == ["check", "ok"] * 4 + ["4"]
 
 
 def test_tables_and_other_files_beside_records_are_passed_over(

@@ -144,11 +144,16 @@ def check(paths: Sequence[Path], schema: bool) -> None:
     with refusing():
         if not paths:
             raise ValueError("name a record file or a folder of them")
-        verdicts = [verify.check(path) for path in records.find(paths)]
-        if not verdicts:
+        found = records.find(paths)
+        if others := [str(path) for path in paths if not path.is_dir() and path not in found]:
+            raise ValueError(
+                f"no record file, whose name ends in {' or '.join(records.SUFFIXES)}: "
+                f"{', '.join(others)}; leave out what is none"
+            )
+        if not found:
             raise ValueError(f"there is no record file in {', '.join(map(str, paths))}")
     sound = bad = scores = again = 0
-    for verdict in verdicts:
+    for verdict in map(verify.check, found):  # each is told once it is checked
         if verdict.record is None:
             bad += 1
             click.echo(f"bad  {verdict.path}: {verdict.problem}")
@@ -161,11 +166,11 @@ def check(paths: Sequence[Path], schema: bool) -> None:
             f"ok   {verdict.path} ({verdict.recomputed} of {count} scores computed again)"
         )  # fmt: skip
     click.echo(
-        f"{len(verdicts)} record files: {sound} sound, {bad} not sound; "
+        f"{len(found)} record files: {sound} sound, {bad} not sound; "
         f"{again} of {scores} scores computed again"
     )
     if bad:
-        fail(f"{bad} of {len(verdicts)} record files are not sound")
+        fail(f"{bad} of {len(found)} record files are not sound")
 
 
 @records_.command()
