@@ -24,6 +24,10 @@ else:
     Json = object  # recursive types cannot be checked at run time
 
 
+MOST_SEEDS = 10_000
+"""Of a table: every seed from 0 on is planned before one is computed or read."""
+
+
 def canonical(value: object) -> Json:
     """Returns ``value`` as plain JSON, the same for equal specs on every machine.
 

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import os
 import random
 import re
 import resource
@@ -318,6 +319,22 @@ def test_scores_cannot_be_passed_off_as_those_of_another_attack(
         cell["attack"]["steps"] = 9999
     renew(record)
     assert "attack is not the cell's attack" in judged(record, tmp_path / "bad.json")
+
+
+def test_a_seed_that_no_table_has_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    for cell in (record["payload"]["cell"], record["stages"][-1]["identity"]["cell"]):
+        cell["seeds"]["target"] = 3_000_000
+    renew(record)
+    assert "its seed is 3000000, and a table's are 0 to 9999" in judged(
+        record, tmp_path / "r.json"
+    )
+
+
+def test_a_pipe_is_not_waited_at(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.json")
+    done = call("records", "check", str(pipe))
+    assert done.exit_code == 1
+    assert f"bad  {pipe}: it cannot be read: it is no plain file" in done.stdout
 
 
 def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from mibench.spec import MOST_SEEDS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -21,7 +23,7 @@ class NamedPath(click.Path):
 
 anywhere = NamedPath(path_type=Path)
 folder = NamedPath(path_type=Path, file_okay=False)
-number_of_seeds = click.IntRange(1, 10_000)  # every seed is planned before one is computed
+number_of_seeds = click.IntRange(1, MOST_SEEDS)
 
 
 def apply(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -78,7 +78,13 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - nested plain data
 
 
 def opened(path: Path) -> BufferedIOBase:
-    """Opens a file, packed or not; reading raises one of ``UNPACKED`` if it is damaged."""
+    """Opens a file, packed or not; reading raises one of ``UNPACKED`` if it is damaged.
+
+    Raises:
+        OSError: If it cannot be opened, or is no plain file, such as a pipe to wait at.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is no plain file")
     return gzip.GzipFile(path) if path.name.endswith(".gz") else path.open("rb")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mibench.evaluation import METRICS, Evidence, Metric, summarise
 from mibench.reporting.records import UNPACKED, Record, digest, opened, schema
-from mibench.spec import fingerprint
+from mibench.spec import MOST_SEEDS, fingerprint
 
 COLUMNS = {"attack_acc": "acc", "attack_acc5": "acc5"}
 """Column → field of a protocol that may name another metric to fill it; others are as named."""
@@ -185,6 +185,9 @@ def _check_stages(record: Record) -> None:
         raise ValueError(f"its key is {record['key']}, but the last stage is {last}")
     if known[last].get("cell") != cell:
         raise ValueError("its cell is not the one its key stands for")
+    seed = cell["seeds"]["target"]
+    if type(seed) is not int or not 0 <= seed < MOST_SEEDS:
+        raise ValueError(f"its seed is {seed}, and a table's are 0 to {MOST_SEEDS - 1}")
     if sorted(payload["stages"]) != sorted(below):
         raise ValueError("its payload names other stages")
     trained = cell
