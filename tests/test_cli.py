@@ -137,6 +137,15 @@ BAD = {
         ["run", "smoke", "--executor", "local[cpus=1]"],
         "no field 'cpus' (did you",
     ),
+    "executor without fields": (
+        ["run", "smoke", "--executor", "serial[3]"],
+        "serial takes nothing in brackets, got 'serial[3]'",
+    ),
+    "no store to clean": (["store", "clean", "--store", "typo"], "there is no store at typo"),
+    "row that is not there": (
+        ["figure", "row", "smoke", "GMI / MID", "--set", "attack.steps=3", "--store", "s"],
+        "fill it with: mibench run smoke --rows 'GMI / MID' --set attack.steps=3 --store s",
+    ),
     "address": (["run", "smoke", "--address", "x:1"], "--address is for ray"),
     "no file": (["run", "nosuch.py"], "no file nosuch.py"),
     "too many classes": (["run", "smoke", "--set", "trials.classes=9"], "private ones"),

@@ -83,8 +83,8 @@ def figure(
         private = grid.private(with_private)
         if row and not grid.first:
             labels = listing(grid.records)
-            first = f"mibench run {selection.name}"
-            raise ValueError(f"{labels}: not in {selection.root}; first: {first}")
+            command = selection.filling([row], grid.seeds)
+            raise ValueError(f"{labels}: not in {selection.root}; fill it with: {command}")
         if name == "sweep" and not grid.finished(grid.last):
             raise ValueError(selection.gap())
         check_writable(out)

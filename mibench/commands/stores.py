@@ -40,6 +40,7 @@ def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
     """
     from mibench.store.lease import LEASE_SECONDS, is_held
 
+    check_there(store)
     with refusing():
         paths = sorted(left_over(store) if which == "partial" else orphans(store, seeds, data))
     for path in paths:
@@ -55,6 +56,12 @@ def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
             path.unlink()
     if not paths:
         click.echo("nothing to delete")
+
+
+def check_there(store: Path) -> None:
+    """Refuses a store that is not there."""
+    if not store.is_dir():
+        raise RefusedError(f"there is no store at {store}")
 
 
 def left_over(store: Path) -> Iterator[Path]:
@@ -81,8 +88,7 @@ def check(store: Path, repair: bool) -> None:
     """
     from mibench.store import DamagedError, move_aside, read_stage
 
-    if not store.is_dir():
-        raise RefusedError(f"there is no store at {store}")
+    check_there(store)
     checked = damaged = moved = 0
     with refusing():
         for path in finished(store):

@@ -30,6 +30,8 @@ def choose_executor(text: str, address: str | None = None) -> Executor:
     if name not in EXECUTORS or (bracket and not rest.endswith("]")):
         known = ", ".join(f"{n}[…]" if fields(e) else n for n, e in EXECUTORS.items())
         raise ValueError(f"unknown executor {text!r}{nearest(name, EXECUTORS)}; known: {known}")
+    if bracket and not fields(EXECUTORS[name]):
+        raise ValueError(f"{name} takes nothing in brackets, got {text!r}")
     executor = EXECUTORS[name]()
     for i, part in enumerate(p.strip() for p in rest.removesuffix("]").split(",")):
         path, equals, value = part.partition("=")
