@@ -579,6 +579,15 @@ def test_a_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> 
     assert (tmp_path / "a").read_text() == "new"
 
 
+def test_what_is_no_plain_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    put(pipe, "new")
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_a_picture_cut_short_is_not_current(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     save(new_figure((2, 2)), path, "stamp")

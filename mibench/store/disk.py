@@ -33,6 +33,8 @@ def make_folder(path: Path) -> None:
 def put(path: Path, content: bytes | str) -> None:
     """Writes a file that appears whole or not at all: a full disk costs nothing of an older one.
 
+    What is there and is no plain file, such as /dev/null, is written to and stays what it is.
+
     Raises:
         OSError: If it cannot be written; it names the file.
     """
@@ -40,6 +42,9 @@ def put(path: Path, content: bytes | str) -> None:
     fresh = path.with_name(f".{uuid.uuid4().hex[:8]}")
     data = content.encode() if isinstance(content, str) else content
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
         if path.exists():
             path.open("r+b").close()  # what must not be written must not be replaced
             fresh.touch()
