@@ -124,8 +124,8 @@ def test_a_defense_is_compared_with_its_twin_at_the_same_seeds_and_persons() -> 
     assert [line[:2] for line in whole.differences()] == [("C", "B")]
     assert whole.not_compared() == [("B", "A")]
     assert len(some.differences()) == 2
-    text = list(sentences(Matrix(("X", "Y"), ("A", "B", "C"), gap, {}, others)))
-    assert "Not compared, for want of the other's numbers: B with A." in text
+    shown = list(sentences(Matrix(("X", "Y"), ("A", "B", "C"), gap, {}, others)))
+    assert "Not compared, for want of the other's numbers: B with A." in shown
     assert made([[1, 2]]).differences() == []
 
 
