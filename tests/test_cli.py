@@ -87,6 +87,13 @@ def test_table_prints_from_the_store_alone(folder: Path, form: str) -> None:
     assert "nothing of smoke is there: no store at" in empty.stderr
 
 
+def test_a_report_of_nothing_names_the_command_that_fills_it(tmp_path: Path) -> None:
+    (store := tmp_path / "store").mkdir()
+    done = call("report", "smoke", "--store", str(store), "-o", str(tmp_path / "out"))
+    assert done.exit_code == 2
+    assert f"fill it with: mibench run smoke --store {store}" in done.stderr
+
+
 def test_a_table_of_which_nothing_is_scored_names_the_command_that_fills_it(folder: Path) -> None:
     smoke(folder)
     store = ["--store", str(folder / "store")]

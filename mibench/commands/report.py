@@ -43,6 +43,8 @@ def report(
         for name in tables:
             chosen = replace(selection, name=name)
             grid = chosen.with_controls() if controls else chosen.grid
+            if not any(grid.done.values()):
+                raise ValueError(chosen.gap())
             chapters.append((grid, chosen.arguments(grid.seeds) + ["--controls"] * controls))
         text = page(chapters, with_private=with_private, identities=identities)
         check_writable(out)

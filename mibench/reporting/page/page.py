@@ -56,9 +56,7 @@ def _chapter(
     results = collect(grid)
     done = grid.first
     if not any(grid.done.values()):
-        raise ValueError(
-            f"nothing of {table.name} is in {store.root}; first: mibench run {table.name}"
-        )
+        raise ValueError(f"nothing of {table.name} is in {store.root}")
     held = {k: s for k, s in done.items() if store.state(s.evidence[0]) == "done"}
     private = grid.private(with_private)
     styles = _styles(label for label, own in grid.done.items() if own)
