@@ -378,7 +378,7 @@ def test_the_low_rank_head_is_that_of_the_formula() -> None:
     assert LowRank().twin() == NoDefense()
 
 
-@pytest.mark.parametrize("defense", [LowRank(3), MID(0.1), TrapMID()], ids=lambda d: d.name)
+@pytest.mark.parametrize("defense", [LowRank(3), TrapMID()], ids=lambda d: d.name)
 def test_a_last_layer_with_hidden_ones_in_it_is_not_taken_for_a_linear_one(
     defense: Defense, corpus: Corpus
 ) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +39,6 @@ from mibench.attacks.views import Augment, Plain, identity_loss, turned
 from mibench.attacks.vmi import VMI
 from mibench.evaluation import Protocol
 from mibench.networks import MLP
-from mibench.running.checks.base import CheckedWork, StoppedError
 from mibench.running.checks.stages import cell
 from mibench.running.stages import record_stage
 from mibench.seeding import generator, seeded
@@ -386,26 +384,6 @@ def test_a_class_on_its_own_steps_as_far_as_in_its_block() -> None:
         spec = canonical(PPDGMI(together=all_classes))
         assert isinstance(spec, dict)
         assert spec["version"] == version
-
-
-@pytest.mark.parametrize("saves", [1, 3, 4, 5, 9, 13])  # of two, and three for each class
-def test_classes_on_their_own_resume_and_keep_no_prior(saves: int, tmp_path: Path) -> None:
-    attack = PPDGMI(
-        WGAN, GMI(steps=2), candidates=2, ranking=(Plain(),), epochs=1, together=False
-    )  # fmt: skip
-
-    def run(work: Work) -> list[Any]:
-        wanted = goal([0, 1], [2, 3], public=PUBLIC)
-        made = attack.invert(Watched(target(), work), built(WGAN), wanted, work)
-        drawn = [stream.get_state().tolist() for stream in wanted.streams]
-        return [made.images.tolist(), made.latents.tolist(), work.steps, work.queries, drawn]
-
-    whole = run(Work())
-    with pytest.raises(StoppedError):
-        run(CheckedWork(tmp_path, saves))
-    work = Work(tmp_path)
-    assert run(work) == whole
-    assert [path.split()[-1] for path in work._ended] == ["loop", *["class"] * 4]
 
 
 def test_its_answers_are_divided_between_both_attacks() -> None:

@@ -10,7 +10,6 @@ images, and the prior goes on training with its own objective:
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -131,49 +130,16 @@ class PPDGMI(WhiteBox):
         for i, group in enumerate(groups):
             mine = images[:, start : start + len(group.labels)]
             start += len(group.labels)
-            again = partial(self._again, prior, mine, target, group, work, rest, len(groups) - i)
-            if self.together:
-                results.append(again())
-                continue
-            done = work.part("class", again)  # as one, so that its prior is not kept
-            group.streams[0].set_state(done["stream"])
-            results.append({name: done[name].to(goal.device) for name in ("images", "latents")})
+            better = self._trained_on(prior, mine, target, group, work)
+            if isinstance(target, Watched):
+                later = (len(groups) - 1 - i) * rest
+                second: Classifier = target.within((target.remaining - later) // (len(groups) - i))
+            else:
+                second = target
+            results.append(self.attack.invert(second, better, group, work))
         return Reconstructions(
-            torch.cat([r["images"] for r in results], 1),
-            torch.cat([r["latents"] for r in results], 1),
+            torch.cat([r.images for r in results], 1), torch.cat([r.latents for r in results], 1)
         )
-
-    def _again(
-        self,
-        prior: Prior,
-        images: Float[Tensor, "m n c h w"],
-        target: Classifier,
-        goal: Goal,
-        work: Work,
-        training: int,
-        left: int,
-    ) -> Payload:
-        """Trains the prior on and attacks again.
-
-        Args:
-            prior: That of the first attack.
-            images: What it is shown beside the public ones.
-            target: Is attacked.
-            goal: Classes of one training.
-            work: Where to save.
-            training: Answers that one takes.
-            left: How many trainings there are yet, this one included.
-
-        Returns:
-            "images", "latents", and where the "stream" of the goal's first block is.
-        """
-        better = self._trained_on(prior, images, target, goal, work)
-        second = target
-        if isinstance(target, Watched):
-            second = target.within((target.remaining - (left - 1) * training) // left)
-        made = self.attack.invert(second, better, goal, work)
-        stream = goal.streams[0].get_state()
-        return {"images": made.images, "latents": made.latents, "stream": stream}
 
     def _shares(
         self, target: Classifier, goal: Goal, trainings: int, pseudo: int

@@ -40,10 +40,13 @@ class LowRank(NoDefense):
         return network
 
 
-def linear_last(network: Classifier, defense: Defense) -> nn.Linear:
-    """Returns the layer that a defense replaces; raises ValueError if it is not a linear one."""
+def linear_last(network: Classifier, defense: Defense, *, hidden: bool = False) -> nn.Linear:
+    """Returns the layer that a defense replaces; raises ValueError if it is not a linear one.
+
+    With ``hidden`` it may have hidden layers, as that of irse50 has, which are replaced too.
+    """
     last = network.last
-    if type(last) is not nn.Linear:  # a subclass may have hidden layers, as that of irse50 has
+    if not (isinstance(last, nn.Linear) if hidden else type(last) is nn.Linear):
         raise ValueError(
             f"{defense.name} replaces a linear last layer, and that of {type(network).__name__} "
             f"is a {type(last).__name__}; take another network"

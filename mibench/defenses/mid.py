@@ -34,12 +34,12 @@ class MID(Defense):
         require(self, lambda_=(0, float("inf")), ratio=(1e-6, 1))
 
     def harden(self, network: Classifier) -> Classifier:
-        """Returns the network with a bottleneck of width ratio·d on Z_M.
+        """Returns the network with a bottleneck of width ratio·d on Z_M, in place of all behind.
 
         Raises:
             ValueError: If its last layer is not linear.
         """
-        width = linear_last(network, self).in_features
+        width = linear_last(network, self, hidden=True).in_features
         network.neck = nn.Identity()
         network.noise_dim = max(1, int(self.ratio * width))
         network.last = Bottleneck(width, network.noise_dim, network.num_classes)

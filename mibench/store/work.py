@@ -119,8 +119,6 @@ class Work:
             finally:
                 self._part = outer
             states.pop(path, None)
-            for inner in [p for p in self._ended if p.startswith(f"{path}/")]:
-                del self._ended[inner]  # never asked for again, and may be large
             self._ended[path] = {"state": result, **self._standing()}
         self._put_back(self._ended[path])
         ended: Payload = self._ended[path]["state"]

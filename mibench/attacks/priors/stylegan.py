@@ -89,9 +89,8 @@ class StyleGAN2(PriorSpec):
 
     The defaults are VMI's, for 64x64 faces: 1,169 thousand images and then 2,298 more. A step
     updates the generator, then the discriminator. Each regularisation is an update of its own at
-    every r1_every-th or path_every-th step, with a weight larger by that factor; learning rate
-    and decay rates are lowered to make up for it (Appendix B of StyleGAN2). A weight of 0 turns
-    one off.
+    every r1_every-th or path_every-th step, with a weight larger by that factor, 0 for none;
+    learning and decay rates are lowered to make up for it (Appendix B of StyleGAN2).
 
     Attributes:
         z_dim: Size of z.
@@ -167,10 +166,10 @@ class StyleGAN2(PriorSpec):
             self, z_dim=(1, INF), w_dim=(1, INF), mapping_layers=(1, INF), channel_base=(8, INF),
             channel_max=(1, INF), conv_clamp=(1e-12, INF), num_fp16_res=(0, INF),
             mbstd_group=(1, INF), kimg=(1e-12, INF), batch_size=(2, INF), lr=(1e-12, INF),
-            eps=(0, INF), r1_gamma=(0, INF), r1_every=(1, INF),
-            path_weight=(0, INF), path_every=(1, INF), path_decay=(0, 1),
-            path_shrink=(1, self.batch_size), mixing=(0, 1), ema_kimg=(0, INF),
-            ema_rampup=(0, INF), ada_target=(0, 1), ada_every=(1, INF), ada_kimg=(1e-12, INF),
+            eps=(0, INF), r1_gamma=(0, INF), r1_every=(1, INF), path_weight=(0, INF),
+            path_every=(1, INF), path_decay=(0, 1), path_shrink=(1, self.batch_size),
+            mixing=(0, 1), ema_kimg=(0, INF), ema_rampup=(0, INF), ada_target=(0, 1),
+            ada_every=(1, INF), ada_kimg=(1e-12, INF),
         )  # fmt: skip
         require_betas(self, self.betas)
         choose(self, pipeline=("bgc", "none"))
@@ -189,10 +188,8 @@ class StyleGAN2(PriorSpec):
         """
         channels, height, width = shape
         if height != width or channels not in (1, 3):
-            raise ValueError(
-                "StyleGAN2 draws square images of one or three channels, not "
-                f"{channels}x{height}x{width}"
-            )
+            size = f"{channels}x{height}x{width}"
+            raise ValueError(f"StyleGAN2 draws square images of 1 or 3 channels, not {size}")
         sizes = (self.channel_base, self.channel_max, self.conv_clamp, self.num_fp16_res)
         return StyleGANPrior(
             Generator(self.z_dim, self.w_dim, height, channels, self.mapping_layers, *sizes),
@@ -201,9 +198,7 @@ class StyleGAN2(PriorSpec):
 
     def planned_steps(self, images: int) -> int:
         """Returns the steps, whatever the number of images."""
-        if self.weights is not None:
-            return 0
-        return ceil(self.kimg * 1000 / self.batch_size)
+        return 0 if self.weights else ceil(self.kimg * 1000 / self.batch_size)
 
     def fetch(self, root: Path) -> None:
         """Reads ``weights`` once."""
