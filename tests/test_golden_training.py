@@ -13,7 +13,6 @@ from mibench.data import Corpus
 from mibench.data.synthetic import Blobs
 from mibench.defenses import (
     DPSGD,
-    MID,
     SSF,
     AdversarialTraining,
     AntiAdversarial,

@@ -46,7 +46,7 @@ def linear_last(network: Classifier, defense: Defense, *, hidden: bool = False) 
     With ``hidden`` it may have hidden layers, as that of irse50 has, which are replaced too.
     """
     last = network.last
-    if not (isinstance(last, nn.Linear) if hidden else type(last) is nn.Linear):
+    if not isinstance(last, nn.Linear) or not (hidden or type(last) is nn.Linear):
         raise ValueError(
             f"{defense.name} replaces a linear last layer, and that of {type(network).__name__} "
             f"is a {type(last).__name__}; take another network"
