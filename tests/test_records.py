@@ -579,6 +579,13 @@ def test_a_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> 
     assert (tmp_path / "a").read_text() == "new"
 
 
+def test_what_a_kill_left_of_a_file_is_gone_once_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / ".a.part").write_text("half")
+    put(tmp_path / "a", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "whole"
+
+
 def test_what_is_no_plain_file_is_written_to_and_stays(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +38,7 @@ def put(path: Path, content: bytes | str) -> None:
         OSError: If it cannot be written; it names the file.
     """
     named, path = path, Path(os.path.realpath(path))  # a link stays a link
-    fresh = path.with_name(f".{uuid.uuid4().hex[:8]}")
+    fresh = path.with_name(f".{path.name}.part")  # what a kill leaves the next run takes away
     data = content.encode() if isinstance(content, str) else content
     try:
         if path.exists() and not path.is_file():
@@ -50,7 +49,8 @@ def put(path: Path, content: bytes | str) -> None:
             fresh.touch()
             fresh.chmod(path.stat().st_mode)
         fresh.write_bytes(data)
-        fresh.replace(path)
+        with suppress(FileNotFoundError):  # a process beside this one has just put the same there
+            fresh.replace(path)
     except BaseException as error:
         with suppress(OSError):
             fresh.unlink()
