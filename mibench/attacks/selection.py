@@ -83,7 +83,7 @@ def starts(
     Args:
         target: Is asked about all, once for each view.
         goal: The classes.
-        draw: Draws so many styles, of all layers, from a block's stream.
+        draw: Draws a number of styles from a block's stream, each with one vector per layer.
         images: Makes images of some.
         pool: How many are drawn for a block.
         count: How many each class takes.

@@ -60,7 +60,7 @@ class BiDOPlusEnergy(BiDOPlus):
         return self._lack(cell.recipe, cell.recipe.batch_size)
 
     def _lack(self, recipe: "Recipe", batch: int) -> str:
-        """Returns what a training in batches of so many images lacks; "" if nothing."""
+        """Returns why training with batches of this size cannot work; "" if it can."""
         if not (self.gamma and recipe.epochs):
             return ""
         if not round(self.start * recipe.epochs):
