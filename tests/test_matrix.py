@@ -18,7 +18,7 @@ from mibench.cli import main
 from mibench.reporting import matrix
 from mibench.reporting.cautions import control_table
 from mibench.reporting.matrix import Matrix, fewest, span
-from mibench.reporting.matrix_forms import NONE, ROUGH, sentences, table_text
+from mibench.reporting.matrix_forms import BUDGETS, NONE, ROUGH, sentences, table_text
 from mibench.running.grid import Grid, record_stages
 from mibench.running.stages import graph, record_stage
 from mibench.store import Store
@@ -336,9 +336,21 @@ def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
         mean = float(line["attack_acc"])
         assert mean == pytest.approx(table[f"{line['attack']} / {line['defense']}"], abs=0.01)
         assert float(line["low"]) < mean < float(line["high"])
+    (kedmi,) = [x for x in written[".md"].read_text().splitlines() if x.startswith("| KED-MI | ")]
+    # 15,000 answers and gradients of 30 classes; 3,000 about public images, of MID 23,552.
+    assert kedmi.endswith(f"| {(4 * 15_000 + 3 * 3_000 + 23_552) / 4 / 30:,.0f} | 500 |")
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert CliRunner().invoke(main, ["figure", "matrix", "avatars", *arguments]).exit_code == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+def test_what_each_attack_spent_stands_beside_what_it_found() -> None:
+    m = replace(made([[80, 10], [60, 30]]), spent={"A0": (1234.6, 0.0), "A1": (600.0, 500.0)})
+    lines = list(sentences(m))
+    assert "| A1 | 10.0 | 600 | 500 |" in lines
+    assert "| A0 | 10.0 | 1,235 | 0 |" in lines
+    assert BUDGETS in lines
+    assert BUDGETS not in list(sentences(made([[80, 10], [60, 30]])))
 
 
 def test_targets_with_scattered_holes_are_compared_by_what_they_share() -> None:

@@ -58,6 +58,8 @@ class Matrix:
         unlike: Defense → why the other is not its twin, where it is not.
         left_out: Name of an attack or defense that has no number at all → why.
         notes: How rows were computed, and which of them say nothing about leakage.
+        spent: Attack → answers of the target and gradients of it for each class, those that its
+            prior and students asked for included; mean over its targets and seeds.
     """
 
     attacks: tuple[str, ...]
@@ -68,6 +70,7 @@ class Matrix:
     unlike: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    spent: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def means(self) -> Float[np.ndarray, "attacks defenses"]:
@@ -128,6 +131,7 @@ class Matrix:
             {},
             self.others,
             self.unlike,
+            spent=self.spent,
         )
 
     @cached_property
@@ -272,6 +276,7 @@ def matrix(grid: Grid) -> Matrix:
     defenses = tuple(dict.fromkeys(row.defended for row in rows))
     ((_, classes),) = attacked
     values: Numbers = np.full((len(attacks), len(defenses), len(seeds), classes), np.nan)
+    spent: dict[str, list[tuple[float, float]]] = {}
     for label, own in full.items():
         row = Row.of(label)
         for s, seed in enumerate(seeds):
@@ -279,6 +284,9 @@ def matrix(grid: Grid) -> Matrix:
             if read is not None and (repeats := read[0]["values"].get("attack_acc")):
                 place = attacks.index(row.attack), defenses.index(row.defended), s
                 values[place] = by_identity(repeats, classes)
+                count = read[0]["budget"]
+                asked = count["queries"] + count["prior_queries"]
+                spent.setdefault(row.attack, []).append((asked, count["gradients"]))
     values[np.isnan(values).any((2, 3))] = np.nan  # a cell has all seeds or none
     some = ~np.isnan(values.mean((2, 3)))
     if not some.any():
@@ -313,6 +321,7 @@ def matrix(grid: Grid) -> Matrix:
         }
         | dict.fromkeys(controls, CONTROL),
         tuple(_notes(grid, numbered)),
+        {name: tuple((np.mean(own, 0) / classes).tolist()) for name, own in spent.items()},
     )
 
 

@@ -23,6 +23,12 @@ WORST = ("target", "worst attack", "Attack Acc, %", "rank (1: least leaks)")
 LESS = ("target", "compared with", "Attack Acc higher by, mean over these attacks")
 STUDENT = "Student's interval, over seeds"
 JUDGES = ("attack", "points below the worst attack, mean over these targets")
+SPENT = ("answers per class", "gradients per class")
+BUDGETS = (
+    "Answers are those of the target, and gradients are taken of it, for each class: the mean "
+    "over all targets of an attack. What its prior and networks that imitate the target asked "
+    "for is included; gradients of these networks are not."
+)
 RANKS = (
     "Ranks are of trained targets, those without a defense among them. A target of low Accuracy, "
     "or of another network or recipe, may leak little for that alone."
@@ -115,12 +121,15 @@ def conclusions(m: Matrix) -> Iterator[Conclusions]:
             (name, other + why(name), shown(f"{x:+.1f}", *ends), *_ends(part, name, other))
             for name, other, x, *ends in part.differences()
         ]
-        judges = [(attack, shown(f"{mean:.1f}", *ends)) for attack, mean, *ends in part.missed()]
+        judges = [
+            (attack, shown(f"{mean:.1f}", *ends), *(f"{n:,.0f}" for n in m.spent.get(attack, ())))
+            for attack, mean, *ends in part.missed()
+        ]
         several = len(judges) > 1
         tables: list[tuple[tuple[str, ...], Sequence[tuple[str, ...]]]] = [
             (WORST, worst),
             ((*LESS, *[STUDENT] * m.has_intervals), differences),
-            (JUDGES, judges if several else []),
+            ((*JUDGES, *[*SPENT] * bool(m.spent)), judges if several else []),
         ]
         unpaired = [f"{name} with {other}" for name, other in part.not_compared()]
         found, share = part.judges()
@@ -166,6 +175,7 @@ def remarks(m: Matrix) -> list[str]:
         *([f"Met by attacks that met no other target: {'; '.join(alone)}."] if alone else []),
         *m.notes,
         *([RANKS] if parts else []),
+        *([BUDGETS] if m.spent and len(m.attacks) > 1 else []),
         ROUGH if m.has_intervals else NONE,
     ]
 
