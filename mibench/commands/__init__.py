@@ -39,4 +39,4 @@ RENAMED = {
     "diagnose": "run --until dependence",
     "budgets": "table --budgets",
 }
-"""Former name → the words that call the command now. Former names go with the next release."""
+"""Former name → the words that call the command now. Former names go with 0.3.0."""
