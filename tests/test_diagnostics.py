@@ -21,6 +21,7 @@ from mibench.defenses.dependence import MEASURES
 from mibench.networks import MCNN
 from mibench.reporting import diagnostics
 from mibench.reporting.cautions import control_table
+from mibench.reporting.contrasts import reference
 from mibench.reporting.diagnostics import (
     FEWEST,
     Diagnosis,
@@ -347,8 +348,8 @@ def test_layers_of_networks_of_another_depth_are_not_compared() -> None:
     assert "KED-MI, nhsic d(X,Z1): ρ = +1.00, no interval at the end of the range, n = 10" in text
     assert "KED-MI, nhsic d(X,Z2)" not in text
     assert (
-        "Left out, since their networks have 2 layers and a rank correlation needs 6 or more "
-        f"defenses of one depth: {', '.join(last[-3:])}." in text
+        "Left out, since a rank correlation needs 6 or more defenses with 2 layers: "
+        f"{', '.join(last[-3:])}." in text
     )
     text = diagnostics.text(deepened(found, last), ["nhsic"])
     for depth, layer, n in ((1, 1, 7), (2, 1, 6), (2, 2, 6)):
@@ -356,6 +357,61 @@ def test_layers_of_networks_of_another_depth_are_not_compared() -> None:
         assert f"n = {n}" in text
     assert "1 layers, nhsic d(X,Z2)" not in text
     assert "Left out" not in text
+
+
+def in_batches(found: Diagnosis, of: int, defenses: Sequence[str]) -> Diagnosis:
+    """The same, where the targets of some defenses were trained in batches of ``of`` images."""
+    targets = {
+        d: replace(t, recipe=replace(t.recipe, batch_size=of)) if d in defenses else t
+        for d, t in found.targets.items()
+    }
+    return replace(found, targets=targets)
+
+
+def test_targets_of_other_sizes_of_batches_are_not_correlated_with_each_other() -> None:
+    found = diagnose(RECORDS, Made())
+    last = list(found.values)[-6:]
+    text = diagnostics.text(in_batches(found, 7, last[-3:]), ["nhsic"])
+    assert "KED-MI, nhsic d(X,Z1): ρ = +1.00, no interval at the end of the range, n = 10" in text
+    assert (
+        "Left out, since a rank correlation needs 6 or more defenses with batches of 7: "
+        f"{', '.join(last[-3:])}." in text
+    )
+    text = diagnostics.text(in_batches(found, 7, last), ["nhsic"])
+    for batch, n in ((64, 7), (7, 6)):
+        assert f"KED-MI, batches of {batch}, nhsic d(X,Z1): ρ = +1.00" in text
+        assert f"n = {n}" in text
+
+
+def test_a_defense_is_compared_with_no_defense_of_its_own_recipe_and_network() -> None:
+    """The first row without a defense, "No Def.", has batches of 64 here, MID (1) is made bare."""
+    bare, other, own = "No Def.", "MID (1)", "BiDO-HSIC (0.5, 0.5)"
+    found = some(diagnose(RECORDS, Made()), bare, other, own)
+    undefended = replace(found.targets[other], defense=NoDefense())
+    found = replace(found, targets={**found.targets, other: undefended})
+    text = diagnostics.text(in_batches(found, 7, [other, own]), ["nhsic"])
+    assert f"train images, {other} → the defense" in text
+    assert f"  {own}, nhsic d(X,Z): Z1 17.01 → 9.03" in text
+    assert f"  d(X,Z) is lower than in {other} in 1 of 1 cases." in text
+    assert f"than in {bare}" not in text
+    two = in_batches(some(diagnose(RECORDS, Made()), bare, "BiDO-HSIC (1, 0.5)", own), 7, [own])
+    text = diagnostics.text(two, ["nhsic"])
+    assert "  BiDO-HSIC (1, 0.5), nhsic d(X,Z): Z1 20.01 → " in text
+    assert f"same setting and recipe: {own}." in text
+    deep = replace(found.targets[own], network=MCNN())
+    text = diagnostics.text(replace(found, targets={**found.targets, own: deep}), ["nhsic"])
+    assert "a row without defense of the same setting and recipe." in text
+
+
+def test_bido_plus_is_compared_with_no_defense_by_its_own_recipe() -> None:
+    names = ("KED-MI / No Def. (SGD)", "KED-MI / No Def. (outliers)", "KED-MI / BiDO+")
+    table = TABLES["defenses-celeba"].only(names)
+    targets = {
+        d: own[0].target for d, own in dependence_stages(record_stages(table, 1, None)).items()
+    }
+    found = Diagnosis({}, targets, {}, {}, [])
+    assert found.reference("BiDO+") == "No Def. (outliers)"
+    assert reference(table, "KED-MI / BiDO+") == "KED-MI / No Def. (outliers)"
 
 
 def test_what_cannot_be_said_is_said_so() -> None:

@@ -6,9 +6,9 @@ Attack Acc over the defenses of the table.
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from csv import writer
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import chain, product
 from pathlib import Path
@@ -64,16 +64,34 @@ class Diagnosis:
         ]
 
     @property
-    def depths(self) -> dict[int, list[str]]:
-        """Number of a target network's layers → the defenses with such a target.
+    def alike(self) -> dict[tuple[int, int], list[str]]:
+        """(Layers of a target's network, images in a batch) → the defenses with such a target.
 
-        Layer 2 of three layers is not comparable with layer 2 of five, so dependence is correlated
-        only among targets with the same number of layers.
+        Layer 2 of three layers is not comparable with layer 2 of five, and the measures depend on
+        the size of a batch, so dependence is correlated only among targets that share both.
         """
-        depths: dict[int, list[str]] = {}
+        groups: dict[tuple[int, int], list[str]] = {}
         for defense, values in self.values.items():
-            depths.setdefault(max(layer for _, _, layer, _ in values), []).append(defense)
-        return dict(sorted(depths.items()))
+            layers = max(layer for _, _, layer, _ in values)
+            batch = self.targets[defense].recipe.batch_size
+            groups.setdefault((layers, batch), []).append(defense)
+        return dict(sorted(groups.items()))
+
+    def reference(self, defense: str) -> str | None:
+        """Returns the first target without a defense, all else being equal; None if there is none.
+
+        All else is the setting and the recipe. Another recipe can have another size of batch, on
+        which the measures depend, so that the two could not be compared.
+        """
+        own = self.targets[defense]
+        return next(
+            (
+                name
+                for name, other in self.targets.items()
+                if other.defense.undefended and replace(other, defense=own.defense) == own
+            ),
+            None,
+        )
 
 
 def dependence_stages(
@@ -280,39 +298,51 @@ def _show(values: Sequence[float]) -> str:
 
 def _lowered(diagnosis: Diagnosis) -> Iterator[str]:
     """Yields what each defense did to its own measure, in each layer, on train images."""
-    plain = [d for d, t in diagnosis.targets.items() if t.defense.undefended]
     own = {d: m for d, t in diagnosis.targets.items() if (m := t.defense.lowers_dependence)}
+    references = {d: bare for d in own if (bare := diagnosis.reference(d))}
     question = "Does a defense lower d(X,Z), if it is trained to?"
-    if not plain or not own:
-        yield f"{question} That takes rows of such defenses, as BiDO, and a row without defense."
+    if not references:
+        yield (
+            f"{question} That takes rows of such defenses, as BiDO, and a row without defense of "
+            "the same setting and recipe."
+        )
         return
-    bare = plain[0]
     tests: dict[tuple[str, Where], tuple[Test, str]] = {}
-    for defense, measure in own.items():
-        for where in diagnosis.places([measure]):
+    for defense, bare in references.items():
+        for where in diagnosis.places([own[defense]]):
             a, b = (diagnosis.values[d].get(where, ()) for d in (defense, bare))
             paired_seeds = diagnosis.seeds.get(defense) == diagnosis.seeds.get(bare)
             if where[3] == "train" and a and paired_seeds and len(a) == len(b):
                 change = f"{statistics.fmean(b):.4g} → {statistics.fmean(a):.4g}"
                 tests[defense, where] = (paired(a, b), change)
     adjusted = holm([test.p for test, _ in tests.values()])
-    yield (
-        f"{question} And does it raise d(Z,Y)? Its own measure on train images, {bare} → the "
-        f"defense; * is significant at level {100 * LEVEL:g} % after Holm's correction:"
-    )
-    for defense, measure in own.items():
-        for pair in PAIRS:
+    for bare in dict.fromkeys(references.values()):
+        defenses = [defense for defense, other in references.items() if other == bare]
+        yield (
+            f"{question} And does it raise d(Z,Y)? Its own measure on train images, {bare} → the "
+            f"defense; * is significant at level {100 * LEVEL:g} % after Holm's correction:"
+        )
+        for defense, pair in product(defenses, PAIRS):
             layers = [
                 f"Z{where[2]} {change}{'*' * (p is not None and p <= LEVEL)}"
                 for ((owner, where), (_, change)), p in zip(tests.items(), adjusted, strict=True)
                 if (owner, where[1]) == (defense, pair)
             ]
             symbol = SYMBOLS[pair].format("")
-            yield f"  {defense}, {measure} {symbol}: {', '.join(layers) or '--'}"
-    for pair, word, sign in (("xz", "lower", -1), ("zy", "higher", 1)):
-        moved = [sign * test.diff > 0 for (_, w), (test, _) in tests.items() if w[1] == pair]
-        symbol = SYMBOLS[pair].format("")
-        yield f"  {symbol} is {word} than in {bare} in {sum(moved)} of {len(moved)} cases."
+            yield f"  {defense}, {own[defense]} {symbol}: {', '.join(layers) or '--'}"
+        for pair, word, sign in (("xz", "lower", -1), ("zy", "higher", 1)):
+            moved = [
+                sign * test.diff > 0
+                for (owner, where), (test, _) in tests.items()
+                if owner in defenses and where[1] == pair
+            ]
+            symbol = SYMBOLS[pair].format("")
+            yield f"  {symbol} is {word} than in {bare} in {sum(moved)} of {len(moved)} cases."
+    if alone := [defense for defense in own if defense not in references]:
+        yield (
+            "  Not compared, for want of a row without defense of the same setting and recipe: "
+            f"{', '.join(alone)}."
+        )
 
 
 def _correlations(diagnosis: Diagnosis, measures: Sequence[str]) -> Iterator[str]:
@@ -325,24 +355,24 @@ def _correlations(diagnosis: Diagnosis, measures: Sequence[str]) -> Iterator[str
         "Attack Acc over defenses (means over seeds), 95 % interval by Fisher's z:"
     )
     ranks = []
-    depths = diagnosis.depths
-    few = {depth: own for depth, own in depths.items() if len(own) < FEWEST}
-    shown = {depth: own for depth, own in depths.items() if depth not in few} or depths
-    for attack, (depth, defenses) in product(diagnosis.leakage, shown.items()):
-        layers = f", {depth} layers" * (len(shown) > 1)
+    groups = diagnosis.alike
+    few = {group: own for group, own in groups.items() if len(own) < FEWEST}
+    shown = {group: own for group, own in groups.items() if group not in few} or groups
+    for attack, (group, defenses) in product(diagnosis.leakage, shown.items()):
+        among = f", {_group(group, groups)}" * (len(shown) > 1)
         for where in diagnosis.places(measures):
-            if where[3] != "train" or where[2] > depth:
+            if where[3] != "train" or where[2] > group[0]:
                 continue
-            name = f"  {attack}{layers}, {where[0]} {_symbol(where)}"
+            name = f"  {attack}{among}, {where[0]} {_symbol(where)}"
             try:
                 ranks.append(correlate(diagnosis, attack, where, defenses))
                 yield f"{name}: {ranks[-1]}"
             except ValueError as error:
                 yield f"{name}: none; {error}"
-    for depth, own in few.items() if few != depths else ():
+    for group, own in few.items() if few != groups else ():
         yield (
-            f"  Left out, since their networks have {depth} layers and a rank correlation needs "
-            f"{FEWEST} or more defenses of one depth: {', '.join(own)}."
+            f"  Left out, since a rank correlation needs {FEWEST} or more defenses with "
+            f"{_group(group, groups)}: {', '.join(own)}."
         )
     if ranks:
         yield (
@@ -350,6 +380,13 @@ def _correlations(diagnosis: Diagnosis, measures: Sequence[str]) -> Iterator[str
             "alone one in twenty would. Stronger weights also cost accuracy: a correlation is no "
             "cause."
         )
+
+
+def _group(group: tuple[int, int], groups: Collection[tuple[int, int]]) -> str:
+    """Returns the part of (layers, images in a batch) in which groups differ, in words."""
+    words = (f"{group[0]} layers", f"batches of {group[1]}")
+    values = zip(*groups, strict=True)
+    return ", ".join(w for w, own in zip(words, values, strict=True) if len(set(own)) > 1)
 
 
 @own_style()
