@@ -1,6 +1,7 @@
 """The comparison at equal utility, against figures made by hand."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -226,7 +227,28 @@ def test_every_pair_of_curves_is_compared_in_area() -> None:
             assert a is not None
             assert x.interval is not None
             assert x.interval.mean == pytest.approx(a.mean - b.mean)
-            assert (x.p is None) == ("No Def." in (x.curve, x.versus)), "1 point against 4"
+            unfair = "No Def." in (x.curve, x.versus)  # 1 point against 4
+            assert (x.p is None) == (x.interval.half is None) == unfair
+
+
+def test_an_area_that_is_not_tested_has_no_interval_and_says_why() -> None:
+    text = tradeoff.text(found())
+    (mid,) = [line for line in text.splitlines() if line.startswith("  area: MID − No Def.")]
+    assert re.fullmatch(r"  area: .* = [+-]\d+\.\d\d \(not tested: 4 points against 1\)", mid)
+    (coco,) = [line for line in text.splitlines() if line.startswith("  area: BiDO-COCO − MID")]
+    assert " ± " in coco
+    assert "(Holm)" in coco
+    cells = next(row for row in tradeoff.csv(found()).splitlines() if ",MID,No Def.," in row
+                 and row.startswith("hypervolume")).split(",")  # fmt: skip
+    assert cells[5:] == ["", "3", "", ""]
+
+
+def test_one_weight_of_a_curve_is_tested_against_the_one_point_of_no_defense() -> None:
+    lines = found(TABLE.only(["* / No Def.", "*MID (1)"])).lines
+    (area,) = [x for x in lines if x.quantity == "hypervolume" and x.versus]
+    assert area.p is not None
+    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text()
+    assert "single point of no defense only another single point is tested" in page
 
 
 def test_the_csv_has_every_line_and_the_text_says_what_it_rests_on() -> None:

@@ -116,7 +116,8 @@ class Line:
             each seed, or "" for an area.
         curve: Whose.
         versus: Whose is subtracted; "" for a curve's own value.
-        interval: Over the seeds that have it; None if none has.
+        interval: Over the seeds that have it; None if none has. Of a difference that is not fair
+            to test it is the mean alone, and its method says why.
         p: Of the paired t test of a difference; None where there is no test.
         p_holm: After Holm's correction over all differences of the quantity.
     """
@@ -208,22 +209,27 @@ def matched(curves: Sequence[Curve], seeds: Sequence[int]) -> list[Line]:
 def areas(curves: Sequence[Curve], seeds: Sequence[int], chance: float) -> list[Line]:
     """Returns the hypervolume of each curve, and all differences.
 
-    Those between curves of unequal numbers of points are not tested: the best of more points
-    is better, were they all of one distribution.
+    Those between curves of unequal numbers of points have no interval and no test: the best of
+    more points is better, were they all of one distribution.
     """
     by_curve = {c.name: [hypervolume(c.points[s], chance) for s in seeds] for c in curves}
     points = {c.name: len(c.labels) for c in curves}
-    return _lines("hypervolume", {"": by_curve}, lambda a, b: points[a] == points[b])
+
+    def unfair(curve: str, versus: str) -> str:
+        a, b = points[curve], points[versus]
+        return "" if a == b else f"not tested: {a} {'points' if a > 1 else 'point'} against {b}"
+
+    return _lines("hypervolume", {"": by_curve}, unfair)
 
 
 def _lines(
     quantity: str,
     values: Mapping[str, Mapping[str, Sequence[float]]],
-    fair: Callable[[str, str], bool] = lambda a, b: True,
+    unfair: Callable[[str, str], str] = lambda curve, versus: "",
 ) -> list[Line]:
     """Returns the lines of level → curve → value of each seed; NaN is no value.
 
-    ``fair`` says which two curves may be tested.
+    ``unfair`` says why the difference of two curves cannot be tested; nothing if it can.
     """
     own, differences = [], []
     for level, by_curve in values.items():
@@ -237,8 +243,9 @@ def _lines(
         for (a, va), (b, vb) in combinations(by_curve.items(), 2):
             both = [(x, y) for x, y in zip(vb, va, strict=True) if not math.isnan(x + y)]
             test = paired([x for x, _ in both], [y for _, y in both]) if both else None
-            p = test.p if test and fair(a, b) else None
-            between = test.interval if test else None
+            p, between = (test.p, test.interval) if test else (None, None)
+            if between and (why := unfair(b, a)):
+                p, between = None, replace(between, low=None, high=None, method=why)
             differences.append(Line(quantity, level, b, a, between, p))
     adjusted = holm([line.p for line in differences])
     return own + [replace(d, p_holm=p) for d, p in zip(differences, adjusted, strict=True)]
@@ -306,7 +313,8 @@ def _notes(compared: Tradeoff) -> list[str]:
         "The dominated area is a share of the square from blind guessing "
         f"({compared.chance:g} % Accuracy, 100 % Attack Acc) to 100 % Accuracy and 0 % Attack "
         "Acc; more is better for the defender. A front takes the best of its points, luck "
-        f"included, so it is tested between equal numbers of points only ({counts}).",
+        f"included, so only between equal numbers of points is there an interval and a test "
+        f"({counts}).",
     ]
     if compared.missing:
         notes.append(f"Not in the store: {'; '.join(compared.missing)}.")
@@ -318,7 +326,9 @@ def _differences(compared: Tradeoff) -> list[str]:
     lines = []
     for line in compared.lines:
         if line.quantity == "hypervolume" and line.versus and line.interval:
-            lines.append(f"  area: {_in_words(line)}")
+            untested = line.interval.method.startswith("not tested")
+            why = f" ({line.interval.method})" if untested else ""
+            lines.append(f"  area: {_in_words(line)}{why}")
     tests = [
         line for line in compared.lines if line.quantity == "attack_acc" and line.p is not None
     ]
