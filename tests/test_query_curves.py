@@ -225,8 +225,24 @@ def test_seeds_are_averaged_mark_by_mark() -> None:
         )
     ]  # fmt: skip
     (line,) = queries.means(points).values()
-    assert [(x, y) for x, y, _ in line] == [(12.0, 30.0), (41.0, 70.0)]
-    assert all(half is not None and half > 0 for *_, half in line)
+    assert [(x, y.mean) for x, y in line] == [(12.0, 30.0), (41.0, 70.0)]
+    assert all(y.half is not None and y.half > 0 for _, y in line)
+
+
+def test_each_mark_has_all_seeds_those_that_ended_before_at_their_end() -> None:
+    points = [
+        queries.Point("A / B", seed, mark, answers, 0.0, acc)
+        for seed, mark, answers, acc in (
+            (0, 10, 10.0, 20.0), (0, 0, 25.0, 40.0),
+            (1, 20, 21.0, 80.0), (1, 50, 51.0, 84.0), (1, 0, 60.0, 90.0),
+        )
+    ]  # fmt: skip
+    (line,) = queries.means(points).values()
+    assert [(x, y.mean) for x, y in line] == [(15.5, 50), (23, 60), (38, 62), (42.5, 65)]
+    assert {y.n for _, y in line} == {2}
+    told = queries.text([*points, queries.Point("C / D", 0, 0, 5.0, 0.0, 9.0)])
+    assert "A / B (2 seeds)  16: 50.00" in told
+    assert "C / D (1 seed)   5: 9.00" in told
 
 
 def test_answers_are_plain_numbers_and_no_two_rows_look_alike(

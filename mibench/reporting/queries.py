@@ -1,19 +1,21 @@
 """Query curves of a table: Attack Acc against answers of the target, by row and seed."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from mibench.evaluation.significance import interval
+from mibench.evaluation.significance import Interval, interval
 from mibench.reporting.canvas import ATTACK_ACC, STYLES, finish, look, new_figure, own_style, save
+from mibench.reporting.explain import count
 from mibench.reporting.forms import points_csv
 from mibench.running.stages import RecordStage
 from mibench.running.stages.curve import CurveStage, curve_stage
 from mibench.spec import fingerprint
 from mibench.store import Store, put
 
-VERSION = 2
+VERSION = 3
 SHARED = (
     "Answers that served all classes (of a prior and of students before the attack, of public "
     "images) are divided among the attacked classes."
@@ -66,32 +68,43 @@ def table(all_points: Iterable[Point]) -> str:
     return points_csv(Point, all_points)
 
 
-def means(all_points: Iterable[Point]) -> dict[str, list[tuple[float, float, float | None]]]:
-    """Returns label → answers, Attack Acc and half of its 95 % interval, means over seeds.
+def means(all_points: Iterable[Point]) -> dict[str, list[tuple[float, Interval]]]:
+    """Returns label → answers and Attack Acc, means over all seeds of the row, mark by mark.
 
-    Points of the same mark belong together; where seeds pass it in rounds of other lengths,
-    their answers are averaged too.
+    At a mark a seed has what its first round that passed the mark left, whatever further marks
+    that round passed. A seed whose attack had ended before stays at its end: with more answers
+    to spend it would have found the same.
     """
     rows: dict[str, dict[int, list[Point]]] = {}
-    for point in all_points:
-        rows.setdefault(point.row, {}).setdefault(point.mark, []).append(point)
-    lines = {}
-    for label, marks in rows.items():
-        own = [
-            (statistics.fmean(p.answers for p in same), interval([p.attack_acc for p in same]))
-            for same in marks.values()
-        ]
-        lines[label] = [(x, y.mean, y.half) for x, y in sorted(own, key=lambda p: p[0])]
+    for point in sorted(all_points, key=_passed):
+        rows.setdefault(point.row, {}).setdefault(point.seed, []).append(point)
+    lines: dict[str, list[tuple[float, Interval]]] = {}
+    for label, seeds in rows.items():
+        for mark in sorted({_passed(p) for own in seeds.values() for p in own}):
+            there = [next((p for p in s if _passed(p) >= mark), s[-1]) for s in seeds.values()]
+            answers = statistics.fmean(p.answers for p in there)
+            acc = interval([p.attack_acc for p in there])
+            lines.setdefault(label, []).append((answers, acc))
     return lines
+
+
+def _passed(point: Point) -> float:
+    """Returns the mark that a point passed; the end has passed all that its attack could."""
+    return point.mark or math.inf
+
+
+def _named(label: str, line: Sequence[tuple[float, Interval]]) -> str:
+    """Returns a row's label with the number of seeds that its curve rests on."""
+    return f"{label} ({count(line[0][1].n, 'seed')})"
 
 
 def text(all_points: Sequence[Point]) -> str:
     """Returns what a terminal shows: each row's answers of a class and Attack Acc, in percent."""
-    lines = means(all_points)
+    lines = {_named(label, line): line for label, line in means(all_points).items()}
     width = max(map(len, lines))
     shown = [
-        f"{label:{width}}  " + "  ".join(f"{x:,.0f}: {y:.2f}" for x, y, _ in line)
-        for label, line in lines.items()
+        f"{name:{width}}  " + "  ".join(f"{x:,.0f}: {y.mean:.2f}" for x, y in line)
+        for name, line in lines.items()
     ]
     return "\n".join(["Answers for each class: Attack Acc, %, means over seeds.", *shown, SHARED])
 
@@ -112,10 +125,12 @@ def draw(all_points: Sequence[Point], path: Path) -> bool:
     figure = new_figure((7.2, 4.2))
     axes = figure.add_subplot(1, 1, 1)
     for number, (label, line) in enumerate(lines.items()):
-        x, y, half = zip(*line, strict=True)
+        x, y = zip(*line, strict=True)
+        half = [acc.half or 0 for acc in y]
         axes.errorbar(
-            x, y, yerr=[h or 0 for h in half] if any(half) else None, label=label, markersize=4,
-            linewidth=1, elinewidth=0.6, linestyle=STYLES[number % len(STYLES)], **look(number),
+            x, [acc.mean for acc in y], yerr=half if any(half) else None,
+            label=_named(label, line), markersize=4, linewidth=1, elinewidth=0.6,
+            linestyle=STYLES[number % len(STYLES)], **look(number),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,.10g}")  # no powers in TeX's notation, which is off here
