@@ -84,6 +84,22 @@ def test_rows_are_averaged_at_each_seed_over_seeds_that_all_rows_have() -> None:
     assert [mean.interval.low, mean.interval.high] == pytest.approx([want.low, want.high])
 
 
+@pytest.mark.parametrize(("seeds", "shared"), [([7, 8, 9], 0), ([7, 0], 1)])
+def test_a_mean_of_rows_that_share_too_few_seeds_says_so(seeds: list[int], shared: int) -> None:
+    a, b = (
+        side("x", 10, 20, 30) + side("y", 50, 50, 50),
+        side("x", 11, 24, 30) + side("y", 51, 48, 5),
+    )
+    odd = [run("odd", s, attack_acc=60.0 + s) for s in seeds]
+    told = compare(a + odd, b + odd, {"attack_acc": 5})
+    label, _, mean = told.within[-1]
+    assert (label, mean.verdict, mean.interval.n) == ("mean of 3 rows", "no test", shared)
+    assert mean.interval.method == f"none: all rows share {shared} of the 3 seeds that it takes"
+    text = in_text(told)
+    assert mean.interval.method in text
+    assert "nan" not in text
+
+
 def test_differences_are_b_minus_a() -> None:
     [(_, _, test)] = compare(side("x", 1, 2, 4), side("x", 3, 5, 8), {"attack_acc": 9}).within
     assert test.interval.mean == 3

@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 from mibench.cli import main
 from mibench.reporting import records, verify
 from mibench.reporting.canvas import new_figure, save
-from mibench.reporting.compare import compare
+from mibench.reporting.compare import compare, in_text
 from mibench.reporting.figures import _current
 from mibench.reporting.forms import render
 from mibench.reporting.page import leaderboard
@@ -510,6 +510,25 @@ def test_cells_of_one_label_are_paired_with_themselves() -> None:
         assert (len(told.only[lack]), len(told.only[1 - lack])) == (1, 0)
         assert told.only[lack] != [label]
     assert list(compare(avatars, digits).rows) == ["x"]  # one on each side: how they differ
+
+
+def test_records_of_one_cell_and_seed_are_joined_and_scores_that_differ_are_told() -> None:
+    """As two tables leave them that share a cell and have other columns."""
+    poor = [run("x", s, 50.0 + s) for s in range(3)]
+    rich = [replace(r, scores={**r.scores, "fid": 100.0 + r.seed[0]}) for r in poor]
+    for a in (poor + rich, rich + poor):
+        told = compare(a, rich)
+        assert [(d.metric, d.seeds) for d in told.rows["x"]] == [
+            ("attack_acc", (3, 3)), ("fid", (3, 3)),
+        ]  # fmt: skip
+        assert told.unclear == []
+    other = replace(poor[0], scores={"attack_acc": 49.0})
+    told = compare([*poor, *rich, other, poor[0]], rich)
+    assert [(d.metric, d.seeds) for d in told.rows["x"]] == [
+        ("attack_acc", (2, 2)), ("fid", (3, 3)),
+    ]  # fmt: skip
+    said = "two records of it differ: A, x, seeds 0, 0, 0: attack_acc is 50.0, 49.0"
+    assert said in in_text(told)
 
 
 def test_compare_reads_stores_and_files(folder: Path) -> None:

@@ -3,12 +3,20 @@
 import json
 import statistics
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isclose, isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from mibench.attacks import CONTROLS
 from mibench.evaluation import METRICS
-from mibench.evaluation.significance import FEWEST_VALUES, Equivalence, equivalence, paired
+from mibench.evaluation.significance import (
+    FEWEST_VALUES,
+    SAME,
+    Equivalence,
+    Interval,
+    equivalence,
+    paired,
+)
 from mibench.reporting.runs import Run, differences, in_words
 from mibench.spec import fingerprint
 
@@ -16,6 +24,8 @@ if TYPE_CHECKING:
     from rich.table import Table as Grid
 
 Number = float | None
+Seeds = tuple[int, int, int]
+"""Of target, prior and attack."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +60,14 @@ class Comparison:
         only: Labels that one side lacks: those of A, those of B.
         within: (label, metric, test) of whether B - A lies within that metric's margin, row by
             row and then of each seed's mean over the rows, under a label that says so.
+        unclear: In words, the scores left out since a side has different ones of a cell and seed.
     """
 
     rows: Mapping[str, Sequence[Difference]]
     fields: Mapping[str, Sequence[tuple[str, Any, Any]]]
     only: tuple[Sequence[str], Sequence[str]]
     within: Sequence[tuple[str, str, Equivalence]] = ()
+    unclear: Sequence[str] = ()
 
 
 def compare(
@@ -75,7 +87,8 @@ def compare(
         ValueError: If no row has values of a metric with a margin at equal seeds.
     """
     named = all(run.label for run in (*a, *b))
-    sides = [_grouped(runs, named=named) for runs in (a, b)]
+    disputes: list[str] = []
+    sides = [_grouped(runs, x, disputes, named=named) for x, runs in (("A", a), ("B", b))]
     unclear = {label for side in sides for label, cells in side.items() if len(cells) > 1}
     left, right = (_told_apart(side, unclear) for side in sides)
     both = [label for label in left if label in right]
@@ -84,6 +97,7 @@ def compare(
         {label: _fields(left[label][0], right[label][0]) for label in both},
         ([x for x in left if x not in right], [x for x in right if x not in left]),
         _within({x: (left[x], right[x]) for x in both}, margins or {}),
+        disputes,
     )
 
 
@@ -91,15 +105,40 @@ def _seedless(run: Run) -> dict[str, Any]:
     return {k: v for k, v in run.cell.items() if k != "seeds"}
 
 
-def _grouped(runs: Sequence[Run], *, named: bool) -> dict[str, dict[str, list[Run]]]:
-    """Returns label → fingerprint of a cell → one run per seed."""
-    cells: dict[str, dict[str, list[Run]]] = {}
+def _grouped(
+    runs: Sequence[Run], side: str, disputes: list[str], *, named: bool
+) -> dict[str, dict[str, list[Run]]]:
+    """Returns label → fingerprint of a cell → one run per seed, with the scores of all of these.
+
+    Tables that share a cell can have other columns. A metric of which they have different values
+    is left out; ``disputes`` gets a sentence that says so.
+    """
+    cells: dict[str, dict[str, dict[Seeds, list[Run]]]] = {}
     for run in runs:
         label = run.label if named and run.label else in_words(run.cell)
-        alike = cells.setdefault(label, {}).setdefault(fingerprint(_seedless(run)), [])
-        if run.seed not in [r.seed for r in alike]:
-            alike.append(run)
-    return cells
+        alike = cells.setdefault(label, {}).setdefault(fingerprint(_seedless(run)), {})
+        alike.setdefault(run.seed, []).append(run)
+    return {
+        label: {
+            key: [_joined(own, f"{side}, {label}", disputes) for own in alike.values()]
+            for key, alike in kinds.items()
+        }
+        for label, kinds in cells.items()
+    }
+
+
+def _joined(runs: Sequence[Run], where: str, disputes: list[str]) -> Run:
+    """Returns the first of some runs of one cell and seed, with the scores of all."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for metric, score in run.scores.items():
+            values.setdefault(metric, []).append(score)
+    clear = {k: v for k, v in values.items() if all(isclose(v[0], x, rel_tol=SAME) for x in v)}
+    for metric, each in values.items():
+        if metric not in clear:
+            seeds, told = (", ".join(map(str, v)) for v in (runs[0].seed, dict.fromkeys(each)))
+            disputes.append(f"{where}, seeds {seeds}: {metric} is {told}")
+    return replace(runs[0], scores={k: v[0] for k, v in clear.items()})
 
 
 def _told_apart(
@@ -153,19 +192,30 @@ def _within(
         for label, pairs in by_row.items():
             ys, xs = zip(*pairs.values(), strict=True)
             tests.append((label, metric, equivalence(ys, xs, margin)))
-        seeds = set.intersection(*(set(pairs) for pairs in by_row.values()))
-        if len(by_row) > 1 and seeds:
-            each = [[pairs[seed] for pairs in by_row.values()] for seed in sorted(seeds)]
-            ys, xs = zip(*([statistics.fmean(v) for v in zip(*e, strict=True)] for e in each),
-                         strict=True)  # fmt: skip
-            means.append((f"mean of {len(by_row)} rows", metric, equivalence(ys, xs, margin)))
+        if len(by_row) > 1:
+            mean = _mean(list(by_row.values()), margin)
+            means.append((f"mean of {len(by_row)} rows", metric, mean))
     order = list(rows)
     return sorted(tests, key=lambda test: order.index(test[0])) + means
 
 
-def _pairs(
-    a: Sequence[Run], b: Sequence[Run], metric: str
-) -> dict[tuple[int, int, int], tuple[float, float]]:
+def _mean(rows: Sequence[Mapping[Seeds, tuple[float, float]]], margin: float) -> Equivalence:
+    """Returns the test of each seed's mean over rows: seeds → (B's value, A's value).
+
+    It takes the seeds that all rows have. If these are too few there is no test, and no mean of
+    none.
+    """
+    seeds = sorted(set.intersection(*map(set, rows)))
+    each = [[statistics.fmean(v) for v in zip(*(r[s] for r in rows), strict=True)] for s in seeds]
+    if len(seeds) < FEWEST_VALUES:
+        why = f"none: all rows share {len(seeds)} of the {FEWEST_VALUES} seeds that it takes"
+        mean = statistics.fmean(y - x for y, x in each) if each else nan
+        return Equivalence(margin, None, Interval(mean, None, None, len(seeds), why))
+    ys, xs = zip(*each, strict=True)
+    return equivalence(ys, xs, margin)
+
+
+def _pairs(a: Sequence[Run], b: Sequence[Run], metric: str) -> dict[Seeds, tuple[float, float]]:
     """Returns seed → (B's value, A's value) of the seeds that have both."""
     xs = {r.seed: r.scores[metric] for r in a if metric in r.scores}
     return {
@@ -219,6 +269,8 @@ def in_text(comparison: Comparison) -> str:
                 "lies outside. A mean of rows is taken at each seed first. Margins mean something "
                 "only if they were chosen before the values were seen."
             )
+        for dispute in comparison.unclear:
+            console.print(f"Left out, since two records of it differ: {dispute}")
         for path, a, b, where in _merged(comparison):
             console.print(f"{path}: {_brief(a)} in A, {_brief(b)} in B ({where})")
         if comparison.rows and not any(comparison.fields.values()):
@@ -253,8 +305,8 @@ def _margins(tests: Sequence[tuple[str, str, Equivalence]]) -> "Grid":
         p = "" if test.p is None else f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
         grid.add_row(
             Text(" ".join(label.split()) if new else ""), METRICS[metric].title,
-            f"{span.mean:+.2f}", ends, f"± {test.margin:g}", p, str(span.n), test.verdict,
-            end_section=last,
+            "" if isnan(span.mean) else f"{span.mean:+.2f}", ends, f"± {test.margin:g}", p,
+            str(span.n), test.verdict, end_section=last,
         )  # fmt: skip
     return grid
 
