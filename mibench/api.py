@@ -216,7 +216,8 @@ def score(
         device: Where networks are trained and images judged.
 
     Returns:
-        Metric → its mean, spread and, of 20 or more classes, interval over identities.
+        Metric → its mean, spread and, of 20 or more classes, interval over identities, unless the
+        protocol averages blocks of unequal size.
 
     Raises:
         ValueError: If images or labels do not fit, or there is no such row.
@@ -253,7 +254,7 @@ def score(
     payload = record.compute(read, work)
     for warning in payload["warnings"]:
         tell(warning)
-    return {name: entry_of(name, {seed: payload}, x.shape[1]) for name in chosen.columns}
+    return {name: entry_of(name, {seed: payload}, judged) for name in chosen.columns}
 
 
 def _by_class(images: Any, labels: Any, shape: tuple[int, ...], most: int) -> Tensor:  # noqa: ANN401

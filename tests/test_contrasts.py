@@ -22,7 +22,9 @@ from mibench.evaluation.significance import (
     smallest_difference,
 )
 from mibench.reporting.contrasts import between, reference, with_none
+from mibench.reporting.explain import Number
 from mibench.reporting.forms import render
+from mibench.reporting.matrix import matrix
 from mibench.reporting.notes import footnotes
 from mibench.reporting.results import Results, collect
 from mibench.running.grid import Grid, record_stages
@@ -297,12 +299,39 @@ def test_ends_of_a_percentage_are_cut_off_and_half_the_width_is_not() -> None:
     assert frame.loc["GMI / MID", "attack_acc_t95"] == pytest.approx(interval(low).half)
 
 
-def test_the_bootstrap_takes_each_images_identity_and_only_where_there_are_twenty() -> None:
-    assert not [c for c in made().summary() if "_id_" in c]
+def of_twenty(**trials: int) -> Table:
+    """Returns a table of one row, in which 20 classes are attacked twice each."""
     cell = TABLE.rows["GMI / No Def."]
     faces = replace(cell, setting=replace(cell.setting, task=Blobs(num_classes=20)))
-    rows = {"GMI / No Def.": replace(faces, trials=replace(cell.trials, classes=20, samples=2))}
-    table = replace(TABLE, rows=rows, columns=("accuracy", "attack_acc"))
+    trials = {"classes": 20, "samples": 2, **trials}
+    rows = {"GMI / No Def.": replace(faces, trials=replace(cell.trials, **trials))}
+    return replace(TABLE, rows=rows, columns=("accuracy", "attack_acc"))
+
+
+@pytest.mark.parametrize(
+    ("block", "spread", "there"),
+    [(15, "block", False), (10, "block", True), (20, "block", True), (15, "pass", True)],
+)
+def test_a_mean_over_blocks_of_unequal_size_has_no_interval_over_identities(
+    block: int, spread: str, there: bool
+) -> None:
+    table = of_twenty(block=block).modified([f"protocol.spread={spread}"])
+    records = record_stages(table, 1, None)
+    told = payload({"accuracy": 99.0, "attack_acc": 9.0}, [float(c) for c in range(40)])
+    grid = Grid(table, records, Made({records["GMI / No Def."][0].key: told}))
+    results = collect(grid)
+    assert (results.entries["GMI / No Def."]["attack_acc"].identities is not None) == there
+    assert ("attack_acc_id_low" in results.summary()) == there
+    shown = "".join(Number(grid, results, "GMI / No Def.", "attack_acc", "")._values())
+    assert ("because the mean is over blocks of unequal size" in shown) != there
+    if not there:
+        with pytest.raises(ValueError, match=r"mean over blocks of unequal size.*--protocol"):
+            matrix(grid)
+
+
+def test_the_bootstrap_takes_each_images_identity_and_only_where_there_are_twenty() -> None:
+    assert not [c for c in made().summary() if "_id_" in c]
+    table = of_twenty()
     records = record_stages(table, 1, None)
     means = [float(c) for c in range(20)]
     # Pass by pass, as reconstructions come: the two images of an identity are 20 apart.

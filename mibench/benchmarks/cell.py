@@ -95,6 +95,13 @@ class Cell:
     seeds: Seeds = field(default_factory=Seeds)
     control: Attack | None = None
 
+    @property
+    def unequal_blocks(self) -> bool:
+        """Whether the protocol averages blocks of unequal size: no mean over identities then."""
+        over = self.trials
+        several = self.protocol.spread == "block" and over.classes > over.block
+        return several and over.classes % over.block > 0
+
     def check(self) -> None:
         """Checks what no part of the cell can check alone.
 

@@ -131,6 +131,8 @@ class Number:
                 f"  over identities: none, because {classes} were attacked, and a bootstrap over "
                 f"fewer than {FEWEST_IDENTITIES} covers the truth too rarely"
             )
+        elif self.entry.identities is None and self.grid.table.rows[self.row].unequal_blocks:
+            yield "  over identities: none, because the mean is over blocks of unequal size"
         else:
             about = "about other identities, the trained targets and the evaluator being these"
             yield f"  {self._span(self.entry.identities)}; {about}"

@@ -256,7 +256,8 @@ def matrix(grid: Grid) -> Matrix:
     one of them have no number. Controls are left out.
 
     Raises:
-        ValueError: If no row is finished, or rows are of several tasks or numbers of classes.
+        ValueError: If no row is finished, rows are of several tasks or numbers of classes, or an
+            Attack Acc is the mean over blocks of unequal size.
     """
     grid, controls = _attacking(grid)
     done = {label: own for label, own in grid.done.items() if own}
@@ -265,6 +266,11 @@ def matrix(grid: Grid) -> Matrix:
     if len(attacked) > 1:
         raise ValueError(
             f"the rows of {grid.table.name} attack different classes: choose some with --rows"
+        )
+    if any(cell.unequal_blocks for cell in cells):
+        raise ValueError(
+            f"Attack Acc in {grid.table.name} is a mean over blocks of unequal size, which counts "
+            "some classes more than others: name another protocol, such as --protocol per-pass"
         )
     if not done:
         aside = " that is no control" if controls else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from mibench.benchmarks.cell import Cell
 from mibench.benchmarks.row import Row, unknown_row
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS, Metric
@@ -44,8 +45,8 @@ class Entry:
         std: Over passes or repeats, averaged over seeds; None where there is only one.
         interval: Student's over seeds, not clipped; None if nothing is in the store.
         values: Seed → the metric's value, of those in the store.
-        identities: The bootstrap's over identities; None where there are fewer than 20 or the
-            metric is not measured on each.
+        identities: The bootstrap's over identities; None where there are fewer than 20, the
+            metric is not measured on each, or its mean is over blocks of unequal size.
         contrast: The comparison with no defense; None where there is none to compare with.
         twin: The comparison with the defense's undefended twin; None where the table has no row
             of that twin.
@@ -213,7 +214,7 @@ class Results:
             test = entry.twin.test if entry.twin else None
             numbers |= {f"{name}_twin_diff": test.diff if test else None}
             numbers |= {f"{name}_twin_p": entry.twin.p if entry.twin else None}
-        if any(_has_identities(METRICS[name], r.trials.classes) for r in self.table.rows.values()):
+        if any(_has_identities(METRICS[name], cell) for cell in self.table.rows.values()):
             ids = entry.identities
             numbers |= {f"{name}_id_low": ids.low if ids else None}
             numbers |= {f"{name}_id_high": ids.high if ids else None}
@@ -280,12 +281,10 @@ def collect(grid: Grid) -> Results:
             elif why := reason(stage, store, failed):
                 holes.setdefault(label, why)
         found[label] = len(payloads)
-        classes_attacked = table.rows[label].trials.classes
-        entries[label] = {
-            name: entry_of(name, payloads, classes_attacked) for name in table.columns
-        }
+        cell = table.rows[label]
+        entries[label] = {name: entry_of(name, payloads, cell) for name in table.columns}
         if grid.controls and label in grid.controls.records:
-            beside[label] = _control(label, payloads, grid.controls, classes_attacked)
+            beside[label] = _control(label, payloads, grid.controls, cell)
         for warning in dict.fromkeys(w for p in payloads.values() for w in p.get("warnings", ())):
             warnings.setdefault(warning, []).append(label)
         for payload in payloads.values():
@@ -321,15 +320,16 @@ def together(labels: Sequence[str], every: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def entry_of(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
-    """Returns a metric over records: seed → payload, with ``classes`` attacked."""
+def entry_of(name: str, payloads: Mapping[int, Payload], cell: Cell) -> Entry:
+    """Returns a metric over records of a row's cell: seed → payload."""
     scores = {seed: p["scores"][name] for seed, p in payloads.items()}
     means = {seed: s["mean"] for seed, s in scores.items() if _finite(s["mean"])}
     if not means:
         return Entry()
     stds = [s["std"] for s in scores.values() if s["std"] is not None]
     ids = None
-    if _has_identities(METRICS[name], classes):
+    if _has_identities(METRICS[name], cell):
+        classes = cell.trials.classes
         each = [by_identity(payloads[seed]["values"][name], classes) for seed in means]
         if all(_finite(v) for seed in each for v in seed):
             ids = identity_interval(each)
@@ -342,19 +342,19 @@ def entry_of(name: str, payloads: Mapping[int, Payload], classes: int) -> Entry:
     )
 
 
-def _control(label: str, payloads: Mapping[int, Payload], controls: Grid, classes: int) -> Entry:
+def _control(label: str, payloads: Mapping[int, Payload], controls: Grid, cell: Cell) -> Entry:
     """Returns the Attack Acc of a row's control, with the comparison of the row with it."""
     read = {
         seed: record[0]
         for seed, stage in controls.only([label]).done[label].items()
         if (record := readable(stage, controls.store))
     }
-    control, attack = (entry_of("attack_acc", p, classes) for p in (read, payloads))
+    control, attack = (entry_of("attack_acc", p, cell) for p in (read, payloads))
     seeds = tuple(seed for seed in attack.values if seed in control.values)
     if not seeds:
         return control
     by_class = [
-        [by_identity(part[seed]["values"]["attack_acc"], classes) for seed in seeds]
+        [by_identity(part[seed]["values"]["attack_acc"], cell.trials.classes) for seed in seeds]
         for part in (payloads, read)
     ]
     a, b = ([_mean(values) for values in zip(*each, strict=True)] for each in by_class)
@@ -370,9 +370,10 @@ def _finite(value: Number) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _has_identities(metric: Metric, classes: int) -> bool:
+def _has_identities(metric: Metric, cell: Cell) -> bool:
     """Whether a bootstrap over identities is made."""
-    return metric.per in ("image", "identity") and classes >= FEWEST_IDENTITIES
+    each = metric.per == "identity" or (metric.per == "image" and not cell.unequal_blocks)
+    return each and cell.trials.classes >= FEWEST_IDENTITIES
 
 
 def by_identity(repeats: Sequence[Sequence[float]], classes: int) -> list[float]:
