@@ -3,9 +3,11 @@
 import dataclasses
 import inspect
 import json
+import sys
 import types
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Literal, Union
 
 from mibench.spec import field_values, nearest
@@ -39,33 +41,56 @@ def unknown_path(path: str, known: Iterable[str]) -> str:
     return f"no field {path!r}{hint}; known: {names}"
 
 
-def takes(spec: object, path: str, text: str) -> bool:
-    """Whether ``path`` names a field that ``text`` may replace.
+def has(spec: object, path: str) -> bool:
+    """Whether ``path`` names a field below ``spec``, of one value or of several."""
+    return any(f"{known}.".startswith(f"{path}.") for known in paths(spec))
 
-    That is one that holds a value; or one that holds a whole spec in a role, such as a network,
-    if the text is a JSON object: the fields of another, with its name under "is".
+
+def hint_of(cls: type[Any], name: str) -> Any:  # noqa: ANN401
+    """Returns the type of a dataclass's field; what else the class annotates is not looked at.
+
+    Raises:
+        ValueError: If the type has a name that its file does not define when it runs.
     """
-    known = paths(spec)
-    if path in known:
-        return True
-    if not text.lstrip().startswith("{") or not any(p.startswith(f"{path}.") for p in known):
-        return False
-    *above, last = path.split(".")
-    for step in above:
-        spec = spec[int(step)] if isinstance(spec, tuple) else getattr(spec, step)
-    hints = typing.get_type_hints(type(spec)) if dataclasses.is_dataclass(spec) else {}
-    return inspect.isabstract(hints.get(last))
+    field = cls.__dataclass_fields__[name]
+    owner = next(  # a class inherits the very fields of its bases, and names are those of its file
+        base
+        for base in reversed(cls.__mro__)
+        if vars(base).get("__dataclass_fields__", {}).get(name) is field
+    )
+    alone = type("Alone", (), {"__annotations__": {name: field.type}})
+    names = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
+    try:
+        return typing.get_type_hints(alone, names, dict(vars(owner)))[name]
+    except NameError as error:
+        raise ValueError(
+            f"the type of {owner.__qualname__}.{name} is not known when its file runs ({error}): "
+            "import it outside of `if TYPE_CHECKING`"
+        ) from error
+
+
+def bare(cls: type[Any]) -> list[str]:
+    """Returns the names of a dataclass's fields that have no default."""
+    missing = dataclasses.MISSING
+    return [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is missing and f.default_factory is missing
+    ]
 
 
 def override(spec: Any, path: str, text: str) -> Any:  # noqa: ANN401 - returns what it is given
     """Returns ``spec`` with the field at ``path`` replaced by the value that ``text`` spells.
+
+    A field that holds a spec in a role, such as a network, or a tuple of specs, is replaced as a
+    whole; one that holds another spec is not.
 
     Raises:
         KeyError: If ``path`` names no field; the message lists those that exist.
         ValueError: If ``text`` does not spell a value of the field's type, or the spec
             refuses it.
     """
-    if not takes(spec, path, text):
+    if not has(spec, path):
         raise KeyError(unknown_path(path, paths(spec)))
     return _replace(spec, path.split("."), text, path)
 
@@ -74,11 +99,18 @@ def _replace(spec: Any, steps: list[str], text: str, path: str) -> Any:  # noqa:
     head, *rest = steps
     if isinstance(spec, tuple):
         i = int(head)
+        if not rest:
+            whole = path.rpartition(".")[0]
+            raise ValueError(f"{path} is not set by itself: set {whole} to a list of all of them")
         return (*spec[:i], _replace(spec[i], rest, text, path), *spec[i + 1 :])
+    value = getattr(spec, head)
     if rest:
-        new = _replace(getattr(spec, head), rest, text, path)
+        new = _replace(value, rest, text, path)
     else:
-        new = _read(text, typing.get_type_hints(type(spec))[head], path)
+        hint, inside = hint_of(type(spec), head), paths(value, path)
+        if inside != [path] and dataclasses.is_dataclass(hint) and not inspect.isabstract(hint):
+            raise KeyError(unknown_path(path, inside))
+        new = _read(text, hint, path)
     changed = dataclasses.replace(spec, **{head: new})
     if getattr(changed, head) != new:
         who = type(spec).__name__
@@ -87,16 +119,15 @@ def _replace(spec: Any, steps: list[str], text: str, path: str) -> Any:  # noqa:
 
 
 def _read(text: str, hint: Any, path: str) -> Any:  # noqa: ANN401
-    """Returns the value of type ``hint`` that ``text`` spells."""
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        value = text
-    try:
-        return _fit(value, hint)
-    except TypeError:
-        near = nearest(text, _choices(hint))
-        raise ValueError(f"{path} takes {describe(hint)}, got {text!r}{near}") from None
+    """Returns the value of type ``hint`` that ``text`` spells: as JSON, or else as a name."""
+    spelt: list[Any] = [text]
+    with suppress(ValueError, RecursionError):
+        spelt.insert(0, json.loads(text, parse_constant=_refuse))
+    for value in spelt:
+        with suppress(TypeError):
+            return _fit(value, hint)
+    near = nearest(text, _choices(hint))
+    raise ValueError(f"{path} takes {describe(hint)}, got {text!r}{near}")
 
 
 def _refuse(constant: str) -> None:
@@ -125,14 +156,20 @@ def _fit(value: Any, hint: Any) -> Any:  # noqa: ANN401
         except OverflowError:
             raise TypeError from None
     elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        fields = typing.get_type_hints(hint)
-        if value.keys() <= fields.keys():
+        if value.keys() <= {f.name for f in dataclasses.fields(hint)}:
             make: Any = hint
-            return make(**{k: _fit(v, fields[k]) for k, v in value.items()})
+            return make(**{k: _fit(v, hint_of(make, k)) for k, v in value.items()})
     elif inspect.isabstract(hint):  # a role: a name, or the fields with the name as "is"
         fields = {"is": value} if isinstance(value, str) else value
         if isinstance(fields, dict) and (cls := _players(hint).get(fields.get("is"))):
-            return _fit({k: v for k, v in fields.items() if k != "is"}, cls)
+            own = {k: v for k, v in fields.items() if k != "is"}
+            if lacking := [name for name in bare(cls) if name not in own]:
+                example = "".join(f', "{name}": …' for name in (*own, *lacking))
+                raise ValueError(
+                    f"{fields['is']} has no default of {' and '.join(lacking)}: "
+                    f'write {{"is": "{fields["is"]}"{example}}}'
+                )
+            return _fit(own, cls)
     elif hint in (int, str, bool, type(None)) and type(value) is hint:
         return value
     raise TypeError

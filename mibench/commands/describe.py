@@ -135,11 +135,11 @@ def _paragraphs(*texts: str) -> Iterator[str]:
 def _fields(cls: type[Any], given: Mapping[str, object]) -> Iterator[str]:
     """Yields the fields of a dataclass: type, default (or what is given) and meaning."""
     import dataclasses
-    import typing
 
     from mibench.override import describe as words
+    from mibench.override import hint_of
 
-    hints, meaning = typing.get_type_hints(cls), meanings(cls)
+    meaning = meanings(cls)
     fields = dataclasses.fields(cls)
     yield "\nFields" if fields else "\nIt has no fields."
     for f in fields:
@@ -149,7 +149,7 @@ def _fields(cls: type[Any], given: Mapping[str, object]) -> Iterator[str]:
         default = "no default" if value is dataclasses.MISSING else f"default {_value(value)}"
         if given:
             default = f"set to {_value(value)}" if f.name in given else "as the table says"
-        yield f"  {f.name}: {words(hints[f.name])}; {default}"
+        yield f"  {f.name}: {words(hint_of(cls, f.name))}; {default}"
         yield f"      {meaning.get(f.name, 'no meaning found: python -OO leaves docstrings out')}"
 
 

@@ -8,7 +8,7 @@ from mibench.benchmarks.cell import Cell, Setting, Trials
 from mibench.benchmarks.row import Row, listing
 from mibench.defenses import MID, BiDO, Recipe
 from mibench.evaluation import METRICS, Protocol
-from mibench.override import override, paths, takes, unknown_path
+from mibench.override import has, override, paths, unknown_path
 from mibench.roles import Attack, Defense
 from mibench.spec import nearest, unknown
 
@@ -64,7 +64,7 @@ class Table:
     def modified(self, settings: Iterable[str]) -> "Table":
         """Returns the table with fields of its cells replaced, each "path=value".
 
-        A setting applies to the rows that have the field.
+        A setting applies to all rows that have the field, whatever it holds there.
 
         Raises:
             KeyError: If no row has it; the message lists the nearest that rows have.
@@ -83,7 +83,7 @@ class Table:
             rows = {
                 label: override(cell, path, text.strip())
                 for label, cell in cells.items()
-                if takes(cell, path, text)
+                if has(cell, path)
             }
             if not rows:
                 known = dict.fromkeys(p for cell in cells.values() for p in paths(cell))

@@ -1,7 +1,6 @@
 """What all checks share: a component made anew for each run, interruptions, and comparisons."""
 
 import contextlib
-import dataclasses
 import io
 import pickle
 import tempfile
@@ -11,13 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
+from mibench.override import bare, hint_of
 from mibench.running.userfile import load_afresh, user_modules
 from mibench.seeding import seeded
 from mibench.store import Payload, Work, pack
@@ -58,16 +58,12 @@ def tiny(cls: type, **extra: Any) -> Any:  # noqa: ANN401
 
     Raises:
         TypeError: If another field has no default, and ``small`` no value of it.
+        ValueError: If a field's type is not known when the file runs.
     """
-    hints, missing = get_type_hints(cls), dataclasses.MISSING
-    bare = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is missing and f.default_factory is missing
-    ]
-    values = {name: NUMBERS[hints[name]] for name in bare if hints[name] in NUMBERS}
-    values = values | dict(getattr(cls, "small", {})) | extra
-    if lacking := [name for name in bare if name not in values]:
+    given = dict(getattr(cls, "small", {})) | extra
+    hints = {name: hint_of(cls, name) for name in bare(cls) if name not in given}
+    values = {name: NUMBERS[hint] for name, hint in hints.items() if hint in NUMBERS} | given
+    if lacking := [name for name in hints if name not in values]:
         raise TypeError(
             f"{cls.__name__}.{lacking[0]} has no default: write a value to check it with into "
             f'the class, small: ClassVar[dict[str, Any]] = {{"{lacking[0]}": ...}}'
