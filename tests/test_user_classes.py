@@ -21,6 +21,7 @@ from mibench.data.synthetic import Blobs
 from mibench.defenses import NoDefense, Recipe
 from mibench.networks import MLP
 from mibench.roles import Attack, Defense, PriorSpec
+from mibench.running.checks import tiny
 from mibench.running.grid import record_stages
 from mibench.running.stages import ClassifierStage, ImagesStage, InversionStage
 from mibench.seeding import generator, seeded
@@ -222,6 +223,32 @@ def test_a_cell_refuses_a_defense_that_cannot_be_a_spec() -> None:
     with pytest.raises(TypeError, match="Plain is not a dataclass"):
         replace(CELL, defense=Plain()).check()
     replace(CELL, defense=Whole(), attack=Mine()).check()
+
+
+@dataclass(frozen=True)
+class Listed(NoDefense):
+    name = "listed"
+
+    layers: Any = field(default_factory=lambda: [1])
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ([1], "Listed.layers holds a list, which can change: write a tuple"),
+        ((1, {"a": 1}), "Listed.layers holds a dict, which can change: write a tuple of pairs"),
+    ],
+)
+def test_a_field_that_can_change_is_named(value: object, sentence: str) -> None:
+    """Stages are looked up by their specs, which lists and dicts would keep from being hashed."""
+    with pytest.raises(TypeError, match=re.escape(sentence)):
+        replace(CELL, defense=Listed(value)).check()
+    replace(CELL, defense=Listed((1, (2,)))).check()
+
+
+def test_a_check_names_a_field_that_can_change() -> None:
+    with pytest.raises(TypeError, match=r"Listed\.layers holds a list"):
+        tiny(Listed)
 
 
 # What they return ---------------------------------------------------------------------------

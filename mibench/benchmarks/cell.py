@@ -1,17 +1,45 @@
 """One measurement: who defends what, against whom, judged how."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import get_args
 
 from mibench.data import Task
 from mibench.defenses import Recipe
 from mibench.evaluation import Protocol
 from mibench.roles import Attack, Defense, NetworkSpec, PriorSpec
-from mibench.spec import check_role, require
+from mibench.spec import check_class, check_role, field_values, require
 from mibench.training.train import check_maturity
 from mibench.types import Access
 
 INF = float("inf")
+
+
+def check_hashable(spec: object) -> None:
+    """Refuses a spec that has a list, a dict or another value that can change in a field.
+
+    Raises:
+        TypeError: If it has; the message says which field.
+    """
+    try:
+        hash(spec)
+    except TypeError as error:
+        raise TypeError(next(_changeable(spec, ""), str(error))) from None
+
+
+def _changeable(value: object, field_: str) -> Iterator[str]:
+    """Yields a sentence for each field that makes a spec unhashable."""
+    if isinstance(value, tuple):
+        for inner in value:
+            yield from _changeable(inner, field_)
+    elif is_dataclass(value):
+        if not isinstance(value, Hashable):
+            check_class(type(value))
+        for name, inner in field_values(value).items():
+            yield from _changeable(inner, f"{type(value).__qualname__}.{name}")
+    elif not isinstance(value, Hashable):
+        tuple_ = "a tuple of pairs" if isinstance(value, dict) else "a tuple"
+        yield f"{field_} holds a {type(value).__name__}, which can change: write {tuple_}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +134,8 @@ class Cell:
         """Checks what no part of the cell can check alone.
 
         Raises:
-            TypeError: If the defense, the attack or its prior cannot be a spec.
+            TypeError: If the defense, the attack or its prior cannot be a spec, or one has a
+                field that holds a list or a dict.
             ValueError: If more classes are attacked than are private, or the attack's access
                 or limit is none, or a black-box attack has a prior that is trained on the
                 whole target, or the attack's queries do not pay for a step, or a recipe of no
@@ -120,6 +149,7 @@ class Cell:
                 f"{who} has no prior: write prior: PriorSpec = field(default_factory=WGANGP) in it"
             )
         check_role(self.attack.prior, PriorSpec, f"{who}.prior")
+        check_hashable(self)
         if self.attack.access not in get_args(Access):
             known = ", ".join(get_args(Access))
             raise ValueError(f"{who}.access must be one of {known}, got {self.attack.access!r}")

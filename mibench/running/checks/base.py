@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from mibench.benchmarks.cell import check_hashable
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.override import bare, hint_of
@@ -57,7 +58,8 @@ def tiny(cls: type, **extra: Any) -> Any:  # noqa: ANN401
     Numbers without a default are 0.1 or 2.
 
     Raises:
-        TypeError: If another field has no default, and ``small`` no value of it.
+        TypeError: If another field has no default, and ``small`` no value of it, or a field
+            holds a list or a dict.
         ValueError: If a field's type is not known when the file runs.
     """
     given = dict(getattr(cls, "small", {})) | extra
@@ -68,7 +70,9 @@ def tiny(cls: type, **extra: Any) -> Any:  # noqa: ANN401
             f"{cls.__name__}.{lacking[0]} has no default: write a value to check it with into "
             f'the class, small: ClassVar[dict[str, Any]] = {{"{lacking[0]}": ...}}'
         )
-    return cls(**values)
+    component = cls(**values)
+    check_hashable(component)
+    return component
 
 
 def target() -> Classifier:
