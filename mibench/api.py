@@ -3,8 +3,10 @@
 What these functions compute is kept in the store, under the keys that the command line uses.
 """
 
+import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +17,7 @@ from torch import Tensor
 from mibench.benchmarks.cell import Cell
 from mibench.benchmarks.row import Row, unknown_row
 from mibench.benchmarks.tables import TABLES, Table
-from mibench.reporting.published import Published
+from mibench.reporting.published import Published, seeds_of
 from mibench.reporting.results import Entry, Results, collect, entry_of
 from mibench.running.executors import Bench, choose_executor, execute
 from mibench.running.grid import Grid, fetch_weights
@@ -31,7 +33,7 @@ Cells: TypeAlias = str | Table | Cell | Mapping[str, Cell]
 Folder: TypeAlias = str | Path
 STORE = os.environ.get("MIBENCH_STORE", "mibench-store")
 DATA = os.environ.get("MIBENCH_DATA", "data")
-GIVEN = ("prior", "inversion", "evidence", "record")
+GIVEN = ("prior", "student", "inversion", "evidence", "record")
 """Kinds of stages that are not computed where reconstructions are given."""
 
 
@@ -244,6 +246,7 @@ def score(
     made: dict[str, Payload] = {
         "inversion": {"images": x, "budget": {"steps": 0, "queries": 0, "gradients": 0}},
         "prior": {"queries": 0},
+        "student": {"queries": 0},
     }
 
     def read(stage: Stage) -> Payload:
@@ -269,8 +272,13 @@ def _by_class(images: Any, labels: Any, shape: tuple[int, ...], most: int) -> Te
         x = x.float() / 255
     if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
         raise ValueError("images must be floats in [0, 1], or bytes")
-    if (y != y.long()).any():
-        raise ValueError("labels must be whole numbers, the attacked class of each image")
+    if y.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which PyTorch does not compare
+        y = y.double()
+    if len(wrong := y[y != y.long()]):  # a fraction, or beyond the largest int64
+        raise ValueError(
+            "labels must be whole numbers, the attacked class of each image, got "
+            f"{wrong[0].item():g}"
+        )
     counts = torch.unique(y.long(), return_counts=True)
     classes = len(counts[0])
     if counts[0].tolist() != list(range(classes)) or len(set(counts[1].tolist())) > 1:
@@ -321,13 +329,16 @@ def _filled(table: Table, seeds: int | None, data: Folder, store: Store) -> Grid
     """Returns the grid of ``seeds`` seeds, or of all seeds that the store has a row of."""
     if seeds is not None:
         return _planned(table, seeds, data, store)
-    count = 1
-    while True:
-        grid = _planned(table, 2 * count, data, store)
-        there = {seed for done in grid.done.values() for seed in done}
-        if len(there) < 2 * count:
-            return _planned(table, 1 + max(there, default=0), data, store)
-        count *= 2
+    grid = _planned(table, max(1, seeds_of(table, _recorded(store.root))), data, store)
+    count = 1 + max((seed for done in grid.done.values() for seed in done), default=0)
+    return replace(grid, records={label: own[:count] for label, own in grid.records.items()})
+
+
+def _recorded(store: Path) -> Iterator[dict[str, Any]]:
+    """Yields the cells that a store has records of, as their own specs say."""
+    for path in store.glob("record/*/spec.json"):
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged
+            yield dict(json.loads(path.read_bytes())["cell"])
 
 
 def _record(table: Table, row: str, seed: int, data: Folder) -> RecordStage:

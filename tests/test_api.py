@@ -1,5 +1,6 @@
 """mibench from Python: tables filled and read, networks taken, images judged."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,17 @@ def test_records_give_what_the_table_of_them_says(made: Path) -> None:
     summary = read.summary()
     for name in TABLES["smoke"].columns:
         assert np.allclose(means[name], summary.loc[means.index, name], rtol=1e-12)
+
+
+def test_a_seed_that_is_missing_hides_no_later_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    records = fill(smoke(ROW), store, seeds=5, data=Path())[ROW]
+    for seed in (1, 2):
+        shutil.rmtree(store.path(records[seed]))
+    (store.path(records[4]) / "spec.json").write_text("damaged")
+    found = mibench.load(smoke(ROW), store=tmp_path, data=Path())
+    assert (found.found, found.seeds) == ({ROW: 2}, 4)
+    assert mibench.load(smoke(ROW), seeds=3, store=tmp_path, data=Path()).found == {ROW: 1}
 
 
 def test_the_tradeoff_is_a_figure_with_a_panel_for_each_attack(made: Path) -> None:
@@ -193,12 +205,23 @@ def test_a_tables_own_images_get_its_own_numbers(
     x, y = images.flatten(0, 1), torch.arange(images.shape[1]).repeat(images.shape[0])
     if shuffled:  # the images of each class stay in order
         index = y.argsort(stable=True)
-        x, y = x[index], y[index]
+        x, y = x[index], y[index].to(torch.uint64)
     scores = mibench.score(x.numpy(), y.numpy(), TABLE, ROW, store=place / "store", data=place)
     assert list(scores) == list(TABLE.columns)
     own = results.entries[ROW]
     assert {k: v.mean for k, v in scores.items()} == {k: v.mean for k, v in own.items()}
     assert scores["attack_acc"].std == own["attack_acc"].std
+
+
+def test_what_only_the_rows_attack_needs_is_not_trained(
+    results: Results, place: Path, tmp_path: Path
+) -> None:
+    """Its prior, and students that its identity loss asks."""
+    table = TABLE.only([ROW]).modified(["attack.identity=augmented"])
+    images = results.images(ROW)
+    labels = torch.arange(images.shape[1]).repeat(images.shape[0])
+    mibench.score(images.flatten(0, 1), labels, table, ROW, store=tmp_path, data=place)
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "classifier"}
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ BAD = {
     "named": "is not called by the number of a class",
     "00": "00 is not called by the number of a class",
     "gap": "3 has no image: remove it",
-    "half.npz": "labels must be whole numbers",
+    "half.npz": "labels must be whole numbers, the attacked class of each image, got 0.5",
+    "huge.npz": "labels must be whole numbers, the attacked class of each image, got 9.2",
     "larger.npz": "images must be of shape (n, 1, 8, 8)",
     "uneven.npz": "each equally often",
     "fifty.npz": "floats in [0, 1], or bytes",
@@ -101,6 +102,8 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(
         (path / {"00": "00", "gap": "3"}[name]).mkdir()
     elif name == "half.npz":
         np.savez(path, images=pixels, labels=np.array(LABELS) + 0.5)
+    elif name == "huge.npz":
+        np.savez(path, images=pixels, labels=np.array(LABELS, np.uint64) + np.uint64(2**63))
     elif name == "larger.npz":
         np.savez(path, images=np.zeros((6, 1, 9, 9), np.uint8), labels=LABELS)
     elif name == "uneven.npz":

@@ -1,6 +1,6 @@
 """Published tables: record files, and the tables that follow from them alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,7 @@ class Published(Store):
 
     def seeds(self, table: Table) -> int:
         """Returns how many seeds, from 0 on, the records tell of a table; 0 if of none."""
-        none = canonical(Seeds())
-        cells = {fingerprint(cell.at(0)) for cell in table.rows.values()}
-        every = [record["payload"]["cell"] for record in self._records.values()]
-        own = [cell for cell in every if fingerprint(cell | {"seeds": none}) in cells]
-        return 1 + max((cell["seeds"]["target"] for cell in own), default=-1)
+        return seeds_of(table, (record["payload"]["cell"] for record in self._records.values()))
 
     def stages(self, table: Table, seeds: int) -> dict[str, list[RecordStage]]:
         """Returns the last stages of every row, one per seed from 0 on; needs no raw data.
@@ -156,6 +152,14 @@ class Published(Store):
     def failed(self) -> frozenset[str]:
         """Returns nothing: records tell of what was finished."""
         return frozenset()
+
+
+def seeds_of(table: Table, cells: Iterable[Mapping[str, Any]]) -> int:
+    """Returns how many seeds, from 0 on, a table has among cells in plain JSON; 0 if none."""
+    none = canonical(Seeds())
+    wanted = {fingerprint(cell.at(0)) for cell in table.rows.values()}
+    own = [cell for cell in cells if fingerprint({**cell, "seeds": none}) in wanted]
+    return 1 + max((cell["seeds"]["target"] for cell in own), default=-1)
 
 
 def files_of(table: Table, seeds: int, store: Published) -> dict[str, str]:
