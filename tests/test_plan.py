@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_sizes_are_those_of_the_files_or_else_the_official_ones(tmp_path: Path) 
     assert known_sizes(Folder(), tmp_path) is None
     assert known_sizes(MNIST(), tmp_path) == Sizes(30_596, 60_000, 34_265)
     assert known_sizes(CIFAR10(), tmp_path) == Sizes(25_000, 50_000, 30_000)
+
+
+@dataclass(frozen=True)
+class Named(Folder):
+    """A user's task with a field that has no default."""
+
+    folder: str = field()
+
+
+def test_a_task_without_defaults_and_data_has_no_known_size(tmp_path: Path) -> None:
+    assert known_sizes(Named("mine"), tmp_path) is None
 
 
 def dry(table: str, *more: str) -> tuple[int, list[str], str]:

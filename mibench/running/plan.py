@@ -56,6 +56,8 @@ def known_sizes(task: Task, data: Path) -> Sizes | None:
     try:
         return task.sizes(data)
     except (OSError, ValueError):
+        if task.official is None:  # as of a user's task, whose fields may have no default
+            return None
         return task.official if task == type(task)() else None
 
 
