@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mibench.cli import main
-from mibench.data import CIFAR10, CelebA, CelebAVMI, Folder, images
+from mibench.data import CIFAR10, MNIST, CelebA, CelebAVMI, Folder, images
 from mibench.data.cifar10 import CLASSES
 from mibench.data.images import decode, file_digests
 
@@ -415,3 +415,26 @@ def test_cifar10_is_read_from_a_tree_of_images_too(tmp_path: Path) -> None:
 def test_cifar10_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--download"):
         CIFAR10().digest(tmp_path)
+
+
+def test_what_nobody_can_download_is_answered_with_what_is_wrong_with_it(tmp_path: Path) -> None:
+    for part in ("private/train", "private/test", "public"):
+        for i in range(4):
+            save(tmp_path / "set" / part / ("anna", "bert")[i % 2] / f"{i}.png", noise(8, 8))
+    check = ["data", "check", "folder", "--set", "num_classes=2", "--set", "min_images=2"]
+    check += ["--download", "--data", str(tmp_path)]
+    for folder, sentence in (("set", "'anna' is both private and public"), ("no", "no folder ")):
+        done = CliRunner().invoke(main, [*check, "--set", f"folder={folder}"])
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+        assert sentence in done.stderr
+
+
+def test_a_download_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(task: MNIST, root: Path) -> None:
+        raise ValueError("MNIST could not be downloaded: the server is away")
+
+    monkeypatch.setattr(MNIST, "download", fail)
+    done = CliRunner().invoke(
+        main, ["data", "check", "mnist", "--download", "--data", str(tmp_path)]
+    )
+    assert done.stderr == "Error: MNIST could not be downloaded: the server is away\n"

@@ -77,6 +77,10 @@ class Splits:
         return Sizes(len(self.private.train), len(self.evaluation.train), len(self.public))
 
 
+class NoDownloadError(ValueError):
+    """The raw files of a task come from elsewhere."""
+
+
 class Task(ABC):
     """A classification task with private classes. Subclasses are frozen dataclasses."""
 
@@ -168,9 +172,10 @@ class Task(ABC):
         """Fetches the raw files into ``root``.
 
         Raises:
-            ValueError: If the task cannot be downloaded.
+            NoDownloadError: If nobody may, or can, fetch them by a program.
+            ValueError: If it does not succeed.
         """
-        raise ValueError(f"{self.name} cannot be downloaded")
+        raise NoDownloadError(f"{self.name} cannot be downloaded")
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:

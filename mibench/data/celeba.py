@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from mibench.data.base import Sizes, Splits, Task, one_corpus
+from mibench.data.base import NoDownloadError, Sizes, Splits, Task, one_corpus
 from mibench.data.images import Box, Frame, file_digests, manifest_digest
 from mibench.data.reading import read_images
 from mibench.seeding import generator
@@ -80,7 +80,7 @@ class AlignedFaces(Task):
 
     def download(self, root: Path) -> None:
         """Refuses: the images may not be passed on."""
-        raise ValueError(HOW)
+        raise NoDownloadError(HOW)
 
 
 @dataclass(frozen=True)
