@@ -23,9 +23,12 @@ ACCS = {BARE: [50.0, 54.0, 52.0], MID: [30.0, 33.0, 33.0], COCO: [2.0, 9.0, 3.0]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with records alone: three seeds of three rows and one of a fourth."""
-    root = tmp_path_factory.mktemp("explain")
+    return filled(tmp_path_factory.mktemp("explain"), ACCS)
+
+
+def filled(root: Path, accs: dict[str, list[float]]) -> Path:
     records = record_stages(TABLES["smoke"], 3, Path())
-    scores = {records[k][i].key: v for k, values in ACCS.items() for i, v in enumerate(values)}
+    scores = {records[k][i].key: v for k, values in accs.items() for i, v in enumerate(values)}
 
     def compute(stage: RecordStage, *_: object) -> Payload:
         score = {"mean": scores[stage.key], "std": 1.5, "n": 50}
@@ -43,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RecordStage, "compute", compute)
-        for label, values in ACCS.items():
+        for label, values in accs.items():
             for record in records[label][: len(values)]:
                 Store(root).complete(record)
     return root
@@ -79,6 +82,16 @@ def test_explain_says_values_interval_and_test_of_all_seeds_in_the_store(store: 
     )
     assert "GMI / MID with GMI / BiDO-HSIC: -25.00 points over 1 seed; no test" in done.stdout
     assert "Missing" not in done.stdout
+
+
+def test_a_target_is_tested_at_the_seeds_of_other_attacks_too(tmp_path: Path) -> None:
+    more = {"VMI / No Def.": ACCS[BARE], "VMI / MID": ACCS[MID]}
+    filled(tmp_path, more | {BARE: ACCS[BARE][:1], MID: ACCS[MID][:1]})
+    found = "with GMI / No Def.: -20.00 points over 3 seeds"
+    text = explain(tmp_path, MID, "accuracy").stdout
+    assert f"{found} at which attacks met this target (-22.48 to -17.52)" in text
+    text = explain(tmp_path, "VMI / MID", "accuracy").stdout
+    assert f"{found.replace('GMI', 'VMI')} (-22.48 to -17.52)" in text
 
 
 def test_explain_says_what_each_repeat_of_an_attack_gave(store: Path) -> None:

@@ -20,6 +20,8 @@ from mibench.evaluation.significance import (
 
 Values = Mapping[str, Mapping[int, float]]
 """Label → seed → a metric's value."""
+Both = dict[int, tuple[float, float]]
+"""Seed → the values of two rows that are compared."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Contrast:
     Attributes:
         row: Its label.
         other: The label of the row it is compared with.
-        seeds: The seeds that both have.
+        seeds: The seeds that both have. Of a metric of the target it is all at which the two
+            targets are there, whatever the attack.
         test: Of the row minus the other, at those seeds.
         p: After Holm's correction; None where there is no test.
         tests: How many tests were corrected together.
@@ -138,34 +141,46 @@ def _compare(
 ) -> list[Contrast]:
     if not METRICS[metric].better:
         return []  # a yardstick: no value of it is better for the defender
-    tested: dict[tuple[str, str], tuple[tuple[int, ...], Test]] = {}
-    questions: dict[tuple[str, str], object] = {}
+    compared: dict[tuple[str, str], Both] = {}
     for a, b in pairs:
-        seeds = tuple(sorted(values[a].keys() & values[b].keys()))
+        seeds = sorted(values[a].keys() & values[b].keys())
         if seeds:
-            test = paired([values[a][s] for s in seeds], [values[b][s] for s in seeds])
-            tested[a, b] = (seeds, test)
-            questions[a, b] = _question(table, metric, a, b, seeds)
-    # One target meets every attack: its accuracy is tested once, not once per attack.
-    firsts = {questions[pair]: pair for pair in reversed(tested)}
-    order = list(firsts)
-    corrected = dict(zip(order, holm([tested[firsts[q]][1].p for q in order]), strict=True))
+            compared[a, b] = {seed: (values[a][seed], values[b][seed]) for seed in seeds}
+    of_target = METRICS[metric].per == "target"
+    asked = _widest(table, compared) if of_target else {pair: pair for pair in compared}
+    tested: dict[tuple[str, str], Test] = {}
+    for pair in dict.fromkeys(asked.values()):
+        own, other = zip(*compared[pair].values(), strict=True)
+        tested[pair] = paired(own, other)
+    corrected = dict(zip(tested, holm([test.p for test in tested.values()]), strict=True))
     tests = sum(p is not None for p in corrected.values())
     contrasts = []
-    for (a, b), (seeds, test) in tested.items():
-        p = corrected[questions[a, b]]
+    for (a, b), pair in asked.items():
+        both, p = compared[pair], corrected[pair]
         more = smallest = None
-        if p is not None and len(seeds) >= FEWEST_VALUES:
-            diffs = [values[a][s] - values[b][s] for s in seeds]
+        if p is not None and len(both) >= FEWEST_VALUES:
+            diffs = [x - y for x, y in both.values()]
             smallest = smallest_difference(diffs)
             more = seeds_needed(diffs, LEVEL / tests) if p > LEVEL else None
-        contrasts.append(Contrast(a, b, seeds, test, p, tests, more, smallest))
+        contrasts.append(Contrast(a, b, tuple(both), tested[pair], p, tests, more, smallest))
     return contrasts
 
 
-def _question(table: Table, metric: str, a: str, b: str, seeds: tuple[int, ...]) -> object:
-    """Returns what a test compares: two targets, the same under every attack, or two rows."""
-    if METRICS[metric].per != "target":
-        return a, b
-    targets = [(c.setting, c.recipe, c.defense) for c in (table.rows[a], table.rows[b])]
-    return (*targets, seeds)
+def _widest(
+    table: Table, compared: Mapping[tuple[str, str], Both]
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """Returns pair of rows → the pair of the same two targets that has most seeds.
+
+    One target meets every attack: its accuracy is tested once, not once per attack. On another
+    kind of machine the same target is trained to other values, and is another one.
+    """
+    widest: dict[tuple[str, str], tuple[str, str]] = {}
+    tested: dict[object, list[tuple[str, str]]] = {}
+    for pair in sorted(compared, key=lambda pair: len(compared[pair]), reverse=True):
+        cells = (table.rows[label] for label in pair)
+        own = tested.setdefault(tuple((c.setting, c.recipe, c.defense) for c in cells), [])
+        equal = (p for p in own if compared[pair].items() <= compared[p].items())
+        widest[pair] = next(equal, pair)
+        if widest[pair] == pair:
+            own.append(pair)
+    return {pair: widest[pair] for pair in compared}

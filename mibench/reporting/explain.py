@@ -169,6 +169,8 @@ class Number:
         span = contrast.test.interval
         unit = " points" if self.unit else ""
         text = f"{contrast.test.diff:+.2f}{unit} over {count(len(contrast.seeds), 'seed')}"
+        if not self.entry.values.keys() >= set(contrast.seeds):
+            text += " at which attacks met this target"
         if contrast.p is None:
             return f"{text}; no test: {span.method.removeprefix('none: ')}"
         if span.low is not None:
