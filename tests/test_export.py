@@ -172,6 +172,8 @@ def test_gaps_and_single_numbers() -> None:
     assert show(Entry(1.0), 1) == "1.00"
     assert show(Entry(1.0, std=0.5), 1) == "1.00 ± 0.50"
     assert show(Entry(1.0, std=0.5), 3) == "1.00"
+    assert show(Entry(1.0, values={4: 1.0}, undefined=4), 5) == "1.00 (1/5)"
+    assert show(Entry(1.5, values={0: 1.0, 1: 2.0}, undefined=3), 5) == "1.50 (1.00, 2.00) (2/5)"
     assert show_reported(None) == "--"
     assert show_reported((99.94, None)) == "99.94"
 

@@ -26,6 +26,7 @@ from mibench.reporting.compare import compare, in_text
 from mibench.reporting.figures import _current
 from mibench.reporting.forms import render
 from mibench.reporting.page import leaderboard
+from mibench.reporting.page.leaderboard import _number
 from mibench.reporting.records import digest
 from mibench.reporting.results import collect
 from mibench.reporting.runs import Run, differences, runs
@@ -445,6 +446,12 @@ def test_the_leaderboard_takes_one_record_of_a_cell_and_its_seeds(
     assert text.count("which was taken") == 2
     copies = [check(path) for path in records.find([folder / "files"])]
     assert "Left out" not in leaderboard(found[:4] + copies, tmp_path)
+
+
+def test_the_leaderboard_says_at_how_many_seeds_a_metric_has_a_value() -> None:
+    scores = [{"mean": v, "std": 2.0} for v in (50.0, None, 60.0, 70.0)]
+    assert _number(scores)["text"] == "60.00 ± 24.84 (3/4)"
+    assert _number(scores[:2])["text"] == "50.00 (1/2)"
 
 
 def run(label: str | None, seed: int, score: float, **fields: Any) -> Run:

@@ -50,6 +50,7 @@ class Entry:
         contrast: The comparison with no defense; None where there is none to compare with.
         twin: The comparison with the defense's undefended twin; None where the table has no row
             of that twin.
+        undefined: At how many seeds of the row the metric has no value, though others have one.
     """
 
     mean: Number = None
@@ -59,6 +60,7 @@ class Entry:
     identities: Interval | None = None
     contrast: Contrast | None = None
     twin: Contrast | None = None
+    undefined: int = 0
 
     @property
     def half(self) -> Number:
@@ -168,7 +170,8 @@ class Results:
         no defense, and ``_p``, its p value after Holm's correction; ``_twin_diff`` and
         ``_twin_p``, the same from the defense's twin, if the table has a row of any; ``_id_low``
         and ``_id_high``, the bootstrap's over identities, if any row has 20 or more; a paper's
-        ``_reported``.
+        ``_reported``. If any row has a metric that is undefined at some of its seeds only,
+        ``_seeds`` is how many that metric's numbers rest on.
 
         With controls, "attack_acc_control" is what samples of the prior get, ``_diff`` the
         attack's Attack Acc less that and ``_p`` its p value, not corrected. If any row's Attack
@@ -218,6 +221,8 @@ class Results:
             ids = entry.identities
             numbers |= {f"{name}_id_low": ids.low if ids else None}
             numbers |= {f"{name}_id_high": ids.high if ids else None}
+        if any(entries[name].undefined for entries in self.entries.values()):
+            numbers |= {f"{name}_seeds": len(entry.values)}
         return numbers
 
     def tradeoff(self) -> dict[str, Mark]:
@@ -339,6 +344,7 @@ def entry_of(name: str, payloads: Mapping[int, Payload], cell: Cell) -> Entry:
         interval(list(means.values())),
         means,
         ids,
+        undefined=len(scores) - len(means),
     )
 
 
@@ -387,13 +393,15 @@ def show(entry: Entry, seeds: int, decimals: int = DECIMALS) -> str:
 
     The spread is that over passes with one seed, half of the interval over seeds with more;
     where one seed of several is there yet, or all agree, none. Where two are there, their values
-    stand in its place.
+    stand in its place. "(3/5)" follows where the metric has a value at three of five seeds only.
     """
     if entry.mean is None:
         return "--"
-    if 1 < len(entry.values) < FEWEST_VALUES:
+    n = len(entry.values)
+    of = f" ({n}/{n + entry.undefined})" if entry.undefined else ""
+    if 1 < n < FEWEST_VALUES:
         each = ", ".join(f"{v:.{decimals}f}" for v in entry.values.values())
-        return f"{entry.mean:.{decimals}f} ({each})"
+        return f"{entry.mean:.{decimals}f} ({each}){of}"
     spread = entry.std if seeds == 1 else entry.half
     after = f" ± {spread:.{decimals}f}" if spread is not None else ""
-    return f"{entry.mean:.{decimals}f}{after}"
+    return f"{entry.mean:.{decimals}f}{after}{of}"

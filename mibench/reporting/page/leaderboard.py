@@ -109,8 +109,9 @@ def _number(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     if not means:
         return {"value": None, "text": ""}
     over = interval(means)
-    entry = Entry(over.mean, scores[0]["std"], over, dict(enumerate(means)))
-    return {"value": over.mean, "text": show(entry, len(means))}
+    values, undefined = dict(enumerate(means)), len(scores) - len(means)
+    entry = Entry(over.mean, scores[0]["std"], over, values, undefined=undefined)
+    return {"value": over.mean, "text": show(entry, len(scores))}
 
 
 def _run(path: Path, record: Record, root: Path) -> dict[str, Any]:
