@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from mibench.benchmarks.tables import TABLES, Table
 from mibench.cli import main
-from mibench.evaluation.significance import Interval
-from mibench.reporting.budgets import render, spent
+from mibench.evaluation.significance import Interval, interval
+from mibench.reporting.budgets import Budget, render, spent
 from mibench.reporting.notes import BIAS, footnotes, worst_case
 from mibench.reporting.results import Entry, Results
 from mibench.running.executors import Bench, Serial, execute
@@ -78,7 +78,7 @@ def test_repeats_are_summed_and_seeds_averaged(store: Store, tmp_path: Path) -> 
     )
     budget = spent(Grid(table, records, Store(tmp_path)))["GMI / No Def."]
     assert budget is not None
-    assert (budget.steps, budget.queries) == (6, 300)
+    assert (budget.steps, budget.queries, budget.seeds) == (6, 300, 2)
     each = [
         sum(Store(tmp_path).meta(e.inversion)["seconds"] for e in r.evidence)
         for r in records["GMI / No Def."]
@@ -94,6 +94,16 @@ def test_budgets_prints_counts_and_gaps(store: Store) -> None:
     assert lines["GMI / No Def."][4:8] == ["3", "150", "0", "150"]
     assert lines["KED-MI / No Def."][10] == "896"
     assert set(lines["KED-MI / BiDO-COCO"][3:]) == {"--"}
+
+
+def test_budgets_say_which_rows_have_fewer_seeds() -> None:
+    one = Budget(1, 1, 1, 0, 1.0, 1.0, None, None, "cpu")
+    found = {"A / none": replace(one, seeds=3), "B / none": one, "C / none": None}
+    lines = render("Made", found, 5).splitlines()
+    assert "Mean over 3 seeds." in lines
+    assert "Fewer seeds so far: A / none (3), B / none (1)." in lines
+    assert "One seed so far." in render("Made", {"B / none": one}, 5).splitlines()
+    assert "seed" not in render("Made", {"B / none": one}, 1).split("Queries: answers")[0]
 
 
 def test_the_command_prints_what_is_in_the_store(store: Store) -> None:
@@ -157,12 +167,23 @@ def made(scores: dict[str, float | None], *, worst: bool = True) -> Results:
     table = Table("made", "Made.", dict.fromkeys(scores, cell), columns, worst=worst)
     entries = {
         label: {
-            "accuracy": Entry(100 - (s or 0)),
-            "attack_acc": Entry(s, None, Interval(s or 0, (s or 0) - 1.5, (s or 0) + 1.5, 3, "t")),
+            "accuracy": Entry(100 - (s or 0), values=dict.fromkeys(range(3), 100 - (s or 0))),
+            "attack_acc": Entry()
+            if s is None
+            else Entry(s, None, Interval(s, s - 1.5, s + 1.5, 3, "t"), dict.fromkeys(range(3), s)),
         }
         for label, s in scores.items()
     }
     return Results(table, 3, entries, dict.fromkeys(scores, 3), {}, {})
+
+
+def with_seeds(results: Results, values: dict[str, dict[int, float]]) -> Results:
+    """Returns results in which rows have these values of Attack Acc."""
+    entries = {k: dict(own) for k, own in results.entries.items()}
+    for label, own in values.items():
+        over = interval(list(own.values()))
+        entries[label]["attack_acc"] = Entry(over.mean, None, over, own)
+    return replace(results, entries=entries)
 
 
 SCORES = {
@@ -191,6 +212,18 @@ def test_a_table_that_asks_for_it_says_the_worst_case_and_its_bias() -> None:
     assert BIAS in note
     assert not [n for n in footnotes(made(SCORES, worst=False)) if n.startswith("Worst case")]
     assert not [n for n in footnotes(made({"A / none": None})) if n.startswith("Worst case")]
+
+
+def test_worst_cases_are_of_attacks_at_the_same_seeds() -> None:
+    few = with_seeds(made(SCORES), {"A / none": {0: 99.0}})
+    assert (worst_case(few)["none"].attack, worst_case(few)["none"].attacks) == ("B, long", 2)
+    (note,) = [n for n in footnotes(few) if n.startswith("Worst case")]
+    assert note.startswith("Worst case over attacks, Attack Acc at seeds 0, 1, 2: none 70.00")
+    assert " Left out, without these seeds: A / none. The largest" in note
+    longer = with_seeds(made(SCORES), {"A / none": {0: 60.0, 1: 70.0, 2: 80.5, 3: 0.0, 4: 0.0}})
+    (note,) = [n for n in footnotes(longer) if n.startswith("Worst case")]
+    assert "at seeds 0, 1, 2: none 70.17 ± 25.46 (A; of 3 attacks); MID" in note
+    assert "Left out" not in note
 
 
 def test_a_worst_case_without_attack_acc_is_refused() -> None:

@@ -76,12 +76,15 @@ def payload(scores: Mapping[str, float], values: Sequence[float] = ()) -> Payloa
     }
 
 
-def made(accs: Mapping[str, Sequence[float | None]] = ACCS, table: Table = TABLE) -> Results:
+def made(
+    accs: Mapping[str, Sequence[float | None]] = ACCS,
+    table: Table = TABLE,
+    accuracies: Mapping[str, Sequence[float]] = {},
+) -> Results:
     records = record_stages(table, 4, None)
+    of = {label: accuracies.get(label, ACCURACIES[label.split(" / ")[1]]) for label in accs}
     payloads = {
-        records[label][seed].key: payload(
-            {"accuracy": ACCURACIES[label.split(" / ")[1]][seed], "attack_acc": value}
-        )
+        records[label][seed].key: payload({"accuracy": of[label][seed], "attack_acc": value})
         for label, values in accs.items()
         for seed, value in enumerate(values)
         if value is not None
@@ -202,6 +205,38 @@ def test_what_is_measured_on_the_target_is_asked_once_for_all_attacks() -> None:
         assert got == pytest.approx(holm(raw))
 
 
+def test_a_target_of_another_kind_of_machine_is_another_target() -> None:
+    """On another kind of machine the same seed trains a target to another accuracy."""
+    bare, mid = [97.0, 98.5, 99, 98], [94, 95.5, 96, 95]
+    results = made(accuracies={"KED-MI / No Def.": bare, "KED-MI / MID": mid})
+    own = {"GMI / MID": ("MID", "No Def."), "GMI / BiDO-HSIC": ("BiDO-HSIC", "No Def.")}
+    raw = [paired(ACCURACIES[a], ACCURACIES[b]).p for a, b in own.values()]
+    raw.append(paired(ACCURACIES["BiDO-HSIC"], bare).p)
+    assert [
+        contrast_p(results, k, "accuracy") for k in (*own, "KED-MI / BiDO-HSIC")
+    ] == pytest.approx(holm(raw))
+    assert contrast_p(results, "KED-MI / MID", "accuracy") is None
+    (note,) = [n for n in footnotes(results) if n.startswith("Differences agree")]
+    assert "Accuracy of KED-MI / MID" in note
+    assert "Accuracy of MID" not in note
+    both = made(accuracies={f"{a} / {d}": v for a in ATTACKS for d, v in
+                            (("No Def.", bare), ("MID", mid))})  # fmt: skip
+    assert any("no test: Accuracy of MID," in note for note in footnotes(both))
+
+
+def test_a_target_that_fewer_seeds_of_an_attack_have_met_is_tested_once() -> None:
+    values = {
+        label: dict(enumerate(ACCURACIES[label.split(" / ")[1]][: 4 if "KED" in label else n]))
+        for label, n in zip(TABLE.rows, (4, 3, 1, 4, 4, 4), strict=True)
+    }
+    found = with_none(TABLE, "accuracy", values)
+    for defense in ("MID", "BiDO-HSIC"):
+        few, all_seeds = found[f"GMI / {defense}"], found[f"KED-MI / {defense}"]
+        assert replace(few, row=all_seeds.row, other=all_seeds.other) == all_seeds
+        assert (all_seeds.tests, all_seeds.seeds) == (2, (0, 1, 2, 3))
+    assert with_none(TABLE, "attack_acc", values)["GMI / MID"].seeds == (0, 1, 2)
+
+
 def test_rows_are_paired_at_the_seeds_that_both_have() -> None:
     results = made({**ACCS, "GMI / MID": [30.0, None, 31.5, 28.0]})
     contrast = results.entries["GMI / MID"]["attack_acc"].contrast
@@ -228,6 +263,22 @@ def test_a_seed_whose_value_is_no_number_does_not_count() -> None:
     assert made({**ACCS, "GMI / MID": [float("nan")] * 4}).entries["GMI / MID"][
         "attack_acc"
     ].mean is None  # fmt: skip
+
+
+def test_a_metric_that_is_undefined_at_some_seeds_says_at_how_many_it_is_not() -> None:
+    results = made({**ACCS, "GMI / MID": [30.0, float("nan"), 31.5, 28.0]})
+    text = render(results, "text")
+    assert "* 29.83 ± 4.36 (3/4)" in row(text, "GMI / MID")
+    assert text.count("(3/4)") == 1
+    frame = results.summary()
+    assert list(frame["attack_acc_seeds"]) == [4, 3, 4, 4, 4, 4]
+    assert "accuracy_seeds" not in frame
+    for short in (False, True):
+        (note,) = [n for n in footnotes(results, short=short) if n.startswith("(n/N)")]
+        assert note.startswith("(n/N) in Attack Acc: at n of the row's N seeds there is a value")
+        assert note.endswith("n is attack_acc_seeds.")
+    assert "attack_acc_seeds" not in made().summary()
+    assert not [n for n in footnotes(made()) if n.startswith("(n/N)")]
 
 
 # What is printed ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from mibench.benchmarks.tables import TABLES
 from mibench.machine import each, in_words, kind
-from mibench.reporting.kinds import kinds, kinds_note
+from mibench.reporting.kinds import apart_note, kinds, kinds_note
 from mibench.reporting.matrix import matrix
 from mibench.reporting.matrix_forms import remarks
 from mibench.reporting.notes import footnotes
@@ -64,7 +64,7 @@ def test_a_kind_is_named_by_what_decides_bits() -> None:
 
 def test_nothing_is_said_of_one_kind(records: Path) -> None:
     assert not any(SAID in note for note in footnotes(collect(grid(records))))
-    assert kinds_note({"a": frozenset({"A"}), "b": frozenset()}, ["a", "b"]) == ""
+    assert kinds_note({"a": {0: frozenset({"A"})}, "b": {0: frozenset()}}, ["a", "b"]) == ""
 
 
 @pytest.mark.parametrize("kind_of_stage", ["classifier", "prior", "inversion"])
@@ -76,6 +76,34 @@ def test_rows_of_another_kind_are_named(kind_of_stage: str, short: bool, records
     assert "Abacus (cpu x86_64 AVX2, torch 2.9.0)" in note
     assert "; the others on a machine that is not recorded" in note
     assert note in remarks(matrix(grid(records)))
+
+
+def test_a_row_that_is_compared_with_one_of_another_kind_is_named() -> None:
+    a, b = ({seed: frozenset({kind}) for seed in range(2)} for kind in "ab")
+    found = {"K / none": a, "K / MID": b, "K / BiDO": a, "K / LoFt": {0: a[0], 1: b[1]}}
+    pairs = [(label, "K / none") for label in found if label != "K / none"]
+    note = apart_note(found, pairs)
+    assert note.startswith("Computed on another kind of machine than the row that they are")
+    assert note.endswith("in common there: K / MID, K / LoFt.")
+    assert apart_note(found, [("K / BiDO", "K / none")]) == ""
+    assert (
+        apart_note({"K / MID": {0: frozenset()}, "K / none": a}, [("K / MID", "K / none")]) == ""
+    )
+
+
+def test_a_table_says_which_rows_are_compared_with_another_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    source = SOURCE.parents[1] / "digits" / "records"
+    for path in (p for d in ("no-def", "mid") for p in source.glob(f"gmi-{d}-seed[01]-*")):
+        shutil.copy(path, folder)
+    digits = TABLES["digits"].only(["GMI / No Def.", "GMI / MID"])
+    computed(folder, "gmi-mid-*", "classifier")
+    own = Published(folder).grid(digits, 2)
+    for notes in (footnotes(collect(own)), footnotes(collect(own), short=True)):
+        (note,) = [n for n in notes if n.startswith("Computed on another kind of machine")]
+        assert note.endswith(": GMI / MID.")
+    assert note in remarks(matrix(own))
 
 
 def test_seeds_of_one_row_may_be_of_two_kinds(records: Path) -> None:
@@ -122,7 +150,8 @@ def test_a_store_says_the_same(tmp_path: Path) -> None:
     table, store = smoke(), Store(tmp_path / "store")
     own = Grid(table, fill(table, store, data=tmp_path), store)
     record = next(iter(own.records.values()))[0]
-    assert kinds(own) == dict.fromkeys(table.rows, frozenset({kind(store.meta(record))}))
+    one = {0: frozenset({kind(store.meta(record))})}
+    assert kinds(own) == dict.fromkeys(table.rows, one)
     assert kinds_note(kinds(own), table.rows) == ""
 
 

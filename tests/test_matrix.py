@@ -19,6 +19,9 @@ from mibench.reporting import matrix
 from mibench.reporting.cautions import control_table
 from mibench.reporting.matrix import Matrix, fewest, span
 from mibench.reporting.matrix_forms import BUDGETS, NONE, ROUGH, sentences, table_text
+from mibench.reporting.notes import footnotes
+from mibench.reporting.reading import common_seeds
+from mibench.reporting.results import collect
 from mibench.running.grid import Grid, record_stages
 from mibench.running.stages import graph, record_stage
 from mibench.store import Store
@@ -303,21 +306,21 @@ def test_a_row_without_every_seed_has_no_number(tmp_path: Path) -> None:
 
 
 def test_of_rows_with_different_seeds_it_takes_those_that_give_most_values() -> None:
-    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {0, 1, 2, 3, 4}]) == [0, 1, 2]
-    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {0}, {0}]) == [0, 1, 2]
-    assert matrix._seeds([{0, 1, 2}, *[{0}] * 9]) == [0]
-    assert matrix._seeds([{0, 1, 2}, {0, 1, 2}, {1, 2, 3}, {1, 2, 3}]) == [0, 1, 2]
-    assert matrix._seeds([{0, 1, 2, 3, 4}, {0, 1, 2}, {0, 1, 2}]) == [0, 1, 2]
-    assert matrix._seeds([{3}, {5}]) == [3]
+    assert common_seeds([{0, 1, 2}, {0, 1, 2}, {0, 1, 2, 3, 4}]) == [0, 1, 2]
+    assert common_seeds([{0, 1, 2}, {0, 1, 2}, {0}, {0}]) == [0, 1, 2]
+    assert common_seeds([{0, 1, 2}, *[{0}] * 9]) == [0]
+    assert common_seeds([{0, 1, 2}, {0, 1, 2}, {1, 2, 3}, {1, 2, 3}]) == [0, 1, 2]
+    assert common_seeds([{0, 1, 2, 3, 4}, {0, 1, 2}, {0, 1, 2}]) == [0, 1, 2]
+    assert common_seeds([{3}, {5}]) == [3]
 
 
 def test_no_row_is_given_up_for_a_second_seed() -> None:
-    assert matrix._seeds([*[{0}] * 5, *[{0, 1}] * 6]) == [0]
-    assert matrix._seeds([{1, 2}, {1, 2}]) == [1, 2]
-    assert matrix._seeds([{0, 1}, {0, 2}, {1, 2}, {0, 2}]) == [0]
-    assert matrix._seeds([{4}, {0, 1}, {2, 3}]) == [0, 1]
+    assert common_seeds([*[{0}] * 5, *[{0, 1}] * 6]) == [0]
+    assert common_seeds([{1, 2}, {1, 2}]) == [1, 2]
+    assert common_seeds([{0, 1}, {0, 2}, {1, 2}, {0, 2}]) == [0]
+    assert common_seeds([{4}, {0, 1}, {2, 3}]) == [0, 1]
     lines = ("123", "145", "167", "246", "257", "347", "356")  # of which every two share a seed
-    assert matrix._seeds([{0, *map(int, line)} for line in lines]) == [0]
+    assert common_seeds([{0, *map(int, line)} for line in lines]) == [0]
 
 
 def test_the_command_writes_the_numbers_of_the_table(tmp_path: Path) -> None:
@@ -400,7 +403,10 @@ def test_remarks_say_how_rows_were_computed_and_which_say_nothing(tmp_path: Path
             made_up["evaluator"]["accuracy"] = 42.0
         precision = "bf16" if stage is odd[0] else "float32"
         store._commit(stage, made_up, META | {"precisions": [precision]})
-    weak, mixed = matrix.matrix(Grid(table, records, store)).notes
+    weak, differ, mixed = matrix.matrix(Grid(table, records, store)).notes
+    assert differ in footnotes(collect(Grid(table, records, store)))
+    assert differ.startswith("Evaluation classifiers differ; their test accuracy: 9")
+    assert differ.endswith("42.00 % for GMI / MID.")
     assert weak.startswith("GMI / MID: the evaluation classifier is right about 42.00 %")
     assert mixed.startswith("GMI / MID: some of the stages were computed in float32 and some")
     fill(control_table(table), store, seeds=2)

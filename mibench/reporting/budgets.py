@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.machine import each
+from mibench.reporting.notes import fewer_seeds
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage
 from mibench.store import Store
@@ -36,6 +37,7 @@ class Budget:
         shared: Those of the queries that are about public images.
         gradients: Images at which the gradient of the target was taken.
         surrogate_gradients: The same of networks that imitate it.
+        seeds: How many seeds it is the mean over.
         prior_queries: Answers that the prior, and students, had of the target in their training.
         seconds: Of the inversion.
         prior_seconds: Of the prior's training.
@@ -55,6 +57,7 @@ class Budget:
     device: str
     shared: float = 0
     surrogate_gradients: float = 0
+    seeds: int = 1
 
 
 def spent(grid: Grid) -> dict[str, Budget | None]:
@@ -77,6 +80,7 @@ def _budget(records: Sequence[RecordStage], store: Store) -> Budget | None:
         prior_seconds=statistics.mean(sum(m["seconds"] for m in metas) for metas in before),
         peak_memory_bytes=_peak(flat),
         prior_peak_memory_bytes=_peak([meta for metas in before for meta in metas]),
+        seeds=len(records),
         device=", ".join(dict.fromkeys(m["device"] for meta in flat for m in each(meta))),
     )
 
@@ -88,7 +92,7 @@ def _peak(metas: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def render(caption: str, budgets: Mapping[str, Budget | None], seeds: int) -> str:
-    """Returns the budgets as a table for a terminal."""
+    """Returns the budgets as a table for a terminal; ``seeds`` is how many were asked for."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as Grid
@@ -99,9 +103,13 @@ def render(caption: str, budgets: Mapping[str, Budget | None], seeds: int) -> st
     for label, b in budgets.items():
         grid.add_row(label, *(["--"] * (len(HEAD) - 1) if b is None else _show(b)))
     console = Console(width=1000, no_color=True, highlight=False)
+    found = {label: 0 if b is None else b.seeds for label, b in budgets.items()}
+    most = max(found.values())
+    notes = [f"Mean over {most} seeds." if most > 1 else "One seed so far."] * (seeds > 1)
+    notes += fewer_seeds(found, seeds)
     with console.capture() as capture:
         console.print(grid)
-        for note in (*([f"Mean over {seeds} seeds."] if seeds > 1 else []), *NOTES):
+        for note in (*notes, *NOTES):
             console.print(note, soft_wrap=True)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 

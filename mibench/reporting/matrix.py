@@ -1,6 +1,5 @@
 """All attacks of a table against all its defenses: worst cases, ranks, twins, best judges."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,8 +23,8 @@ from mibench.evaluation.significance import (
 )
 from mibench.reporting.cautions import cautions, control_table
 from mibench.reporting.contrasts import reference, twins
-from mibench.reporting.notes import computed_notes
-from mibench.reporting.reading import readable
+from mibench.reporting.notes import computed_notes, evaluators_note
+from mibench.reporting.reading import common_seeds, readable
 from mibench.reporting.results import by_identity, collect, together
 from mibench.running.grid import Grid
 from mibench.running.stages import RecordStage, record_stage
@@ -57,7 +56,7 @@ class Matrix:
             row of it, else no defense.
         unlike: Defense → why the other is not its twin, where it is not.
         left_out: Name of an attack or defense that has no number at all → why.
-        notes: How rows were computed, and which of them say nothing about leakage.
+        notes: How rows were judged and computed, and which of them say nothing about leakage.
         spent: Attack → answers of the target and gradients of it for each class, those that its
             prior and students asked for included; mean over its targets and seeds.
     """
@@ -252,7 +251,7 @@ def fewest(
 def matrix(grid: Grid) -> Matrix:
     """Returns the matrix of a table, of the seeds that its rows have.
 
-    Where rows have different seeds, it takes those that :func:`_seeds` names, and rows that lack
+    Where rows have different seeds, it takes those that ``common_seeds`` names, and rows that lack
     one of them have no number. Controls are left out.
 
     Raises:
@@ -275,7 +274,7 @@ def matrix(grid: Grid) -> Matrix:
     if not done:
         aside = " that is no control" if controls else ""
         raise ValueError(f"no row of {grid.table.name}{aside} is finished")
-    seeds = _seeds([set(own) for own in done.values()])
+    seeds = common_seeds([set(own) for own in done.values()])
     full = {label: own for label, own in done.items() if set(seeds) <= set(own)}
     rows = [Row.of(label) for label in grid.table.rows]
     attacks = tuple(dict.fromkeys(row.attack for row in rows))
@@ -342,7 +341,7 @@ def _attacking(grid: Grid) -> tuple[Grid, list[str]]:
 
 
 def _notes(grid: Grid, rows: Mapping[str, Sequence[RecordStage]]) -> Iterator[str]:
-    """Yields which rows say nothing about leakage, and how rows were computed."""
+    """Yields which rows say nothing about leakage, and how rows were judged and computed."""
     table = replace(grid.table, rows={k: grid.table.rows[k] for k in rows}, curves={})
     results = collect(Grid(table, rows, grid.store, _controls(table, rows, grid.store)))
     reasons: dict[str, list[str]] = {}
@@ -351,6 +350,7 @@ def _notes(grid: Grid, rows: Mapping[str, Sequence[RecordStage]]) -> Iterator[st
             reasons.setdefault(why, []).append(label)
     for why, labels in reasons.items():
         yield f"{together(labels, list(rows))}: {why}."
+    yield from evaluators_note(results)
     for note in computed_notes(results):
         yield note.removeprefix("§ ")  # a mark beside rows, of which a matrix shows none
 
@@ -376,24 +376,6 @@ def _controls(
         for label, cell in controls.rows.items()
     }
     return Grid(controls, stages, store)
-
-
-def _seeds(rows: list[set[int]]) -> list[int]:
-    """Returns seeds that some rows have, or two of them share, with which most values are there.
-
-    Fewer than an interval needs count as one: no row is given up for them. Of equals, the most
-    seeds.
-    """
-    counts = Counter(map(frozenset, rows))
-
-    def values(seeds: frozenset[int]) -> tuple[int, int]:
-        worth = len(seeds) if len(seeds) >= FEWEST_VALUES else 1
-        return worth * sum(n for row, n in counts.items() if seeds <= row), len(seeds)
-
-    some = dict.fromkeys(a & b for a in counts for b in counts)
-    single = dict.fromkeys(frozenset({seed}) for row in counts for seed in sorted(row))
-    most = max([seeds for seeds in some | single if seeds], key=values)
-    return sorted(most)
 
 
 def compared(table: Table) -> dict[str, tuple[str, str]]:

@@ -2,16 +2,17 @@
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables.base import Table
 from mibench.evaluation import METRICS
 from mibench.evaluation.inception import INCEPTION
-from mibench.evaluation.significance import FEWEST_VALUES, LEVEL
+from mibench.evaluation.significance import FEWEST_VALUES, LEVEL, interval
 from mibench.reporting.cautions import CONTROL_TITLE, cautions
 from mibench.reporting.contrasts import Contrast
-from mibench.reporting.kinds import kinds, kinds_note
+from mibench.reporting.kinds import apart_note, kinds, kinds_note
+from mibench.reporting.reading import common_seeds
 from mibench.reporting.results import Entry, Results, show, together
 
 BIAS = (
@@ -46,17 +47,12 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
         not METRICS[name].better for name in results.table.columns
     )
     if short:
-        extra = [*caution_notes(results), *computed_notes(results), *fewer_note(results)]
+        extra = [*caution_notes(results), *computed_notes(results), *undefined_note(results)]
+        extra += fewer_note(results)
         return [*notes, arrows, *extra]
     if results.evaluator is not None:
         notes.append(f"Evaluation classifier: {results.evaluator:.2f} % test accuracy.")
-    elif results.evaluators:
-        there = [label for label, n in results.found.items() if n]
-        each = "; ".join(
-            f"{accuracy:.2f} % for {together(labels, there)}"
-            for accuracy, labels in results.evaluators.items()
-        )
-        notes.append(f"Evaluation classifiers differ; their test accuracy: {each}.")
+    notes += evaluators_note(results)
     if results.classes is not None:
         chances = {"attack_acc": ("Attack Acc", 1), "attack_acc5": ("Acc5", 5)}
         protocols = [cell.protocol for cell in results.table.rows.values()]
@@ -78,6 +74,7 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
             "fid_identity_floor is that between two halves of an identity's real images, which "
             "are fewer still."
         )
+    notes += undefined_note(results)
     notes += results.warnings
     if results.table.worst:
         notes += worst_note(results)
@@ -86,15 +83,52 @@ def footnotes(results: Results, bold: str = "*", *, short: bool = False) -> list
     return [*notes, *results.remarks, *results.table.notes]
 
 
+def evaluators_note(results: Results) -> list[str]:
+    """Returns which rows other evaluation classifiers judged; none if all had the same one."""
+    if len(results.evaluators) < 2:
+        return []
+    there = [label for label, n in results.found.items() if n]
+    each = "; ".join(
+        f"{accuracy:.2f} % for {together(labels, there)}"
+        for accuracy, labels in results.evaluators.items()
+    )
+    return [f"Evaluation classifiers differ; their test accuracy: {each}."]
+
+
+def undefined_note(results: Results) -> list[str]:
+    """Returns what stands behind numbers of metrics that are undefined at some seeds."""
+    partly = {
+        METRICS[name].title: f"{name}_seeds"
+        for entries in results.entries.values()
+        for name, entry in entries.items()
+        if entry.undefined
+    }
+    if not partly:
+        return []
+    return [
+        f"(n/N) in {', '.join(partly)}: at n of the row's N seeds there is a value, and mean, "
+        "interval and test are over these alone. They are no fair sample: the others may be those "
+        f"at which the attack found least. In CSV and JSON n is {', '.join(partly.values())}."
+    ]
+
+
 def fewer_note(results: Results) -> list[str]:
     """Returns which rows have fewer seeds than were asked for."""
     found = results.found
-    incomplete = [f"{label} ({n})" for label, n in found.items() if 0 < n < results.seeds]
-    if not incomplete:
-        return []
-    few = max(found.values()) >= FEWEST_VALUES and 2 in found.values()
+    few = 2 in found.values() and max(found.values()) >= FEWEST_VALUES
     aside = f" With the value of each of two: an interval takes {FEWEST_VALUES} seeds." * few
-    return [f"Fewer seeds so far: {', '.join(incomplete)}.{aside}"]
+    return [note + aside for note in fewer_seeds(found, results.seeds)]
+
+
+def fewer_seeds(found: Mapping[str, int], seeds: int) -> list[str]:
+    """Returns a note on the rows with fewer seeds than were asked for, if there are any.
+
+    Args:
+        found: Label → how many seeds are there; rows of none are not named.
+        seeds: How many were asked for.
+    """
+    incomplete = [f"{label} ({n})" for label, n in found.items() if 0 < n < seeds]
+    return [f"Fewer seeds so far: {', '.join(incomplete)}."] if incomplete else []
 
 
 def caution_notes(results: Results) -> list[str]:
@@ -126,8 +160,17 @@ def computed_notes(results: Results) -> list[str]:
             f"§ {together(results.mixed, there)}: some of the stages were computed in float32 and "
             "some in bf16."
         )
-    note = kinds_note(kinds(results.grid), there) if results.grid else ""
-    return notes + [note] * bool(note)
+    if results.grid is not None:
+        found = kinds(results.grid)
+        pairs = [
+            (label, c.other)
+            for label, entries in results.entries.items()
+            for entry in entries.values()
+            for c in (entry.contrast, entry.twin)
+            if c
+        ]
+        notes += [text for text in (kinds_note(found, there), apart_note(found, pairs)) if text]
+    return notes
 
 
 def significance_notes(results: Results, bold: str, *, short: bool = False) -> list[str]:
@@ -195,11 +238,13 @@ def twin_notes(results: Results) -> list[str]:
     """Returns the difference of each row from its defense's twin, a line for each column."""
     notes = []
     for name in results.table.columns:
-        shown: dict[str, None] = {}
-        for label, entries in results.entries.items():
-            if (entry := entries.get(name)) and (c := entry.twin):
-                p = f" (p = {c.p:.2g})" if c.p is not None else ""
-                shown[f"{_whose(name, label)} {c.test.diff:+.2f}{p}"] = None
+        said = {
+            label: f"{c.test.diff:+.2f}" + (f" (p = {c.p:.2g})" if c.p is not None else "")
+            for label, entries in results.entries.items()
+            if (entry := entries.get(name)) and (c := entry.twin)
+        }
+        whose = _whose(name, said)
+        shown = dict.fromkeys(f"{whose[label]} {text}" for label, text in said.items())
         if shown:
             notes.append(f"{METRICS[name].title} less that of the twin: {', '.join(shown)}.")
     if notes:
@@ -211,26 +256,45 @@ def twin_notes(results: Results) -> list[str]:
 
 
 def _agreeing(results: Results) -> list[str]:
-    return [
-        f"{METRICS[name].title} of {_whose(name, label)}"
-        for name in results.table.columns
-        for label, entries in results.entries.items()
-        if len(entries[name].values) >= FEWEST_VALUES and entries[name].half is None
-    ]
+    lacking = []
+    for name in results.table.columns:
+        agree = {
+            label: entries[name].half is None
+            for label, entries in results.entries.items()
+            if len(entries[name].values) >= FEWEST_VALUES
+        }
+        lacking += _those(name, agree)
+    return lacking
 
 
 def _untested(tested: Mapping[str, Mapping[str, Contrast | None]]) -> list[str]:
-    return [
-        f"{METRICS[name].title} of {_whose(name, label)}"
-        for name, row in tested.items()
-        for label, c in row.items()
-        if c and c.p is None and len(c.seeds) > 1
-    ]
+    lacking = []
+    for name, row in tested.items():
+        agree = {label: c.p is None for label, c in row.items() if c and len(c.seeds) > 1}
+        lacking += _those(name, agree)
+    return lacking
 
 
-def _whose(name: str, label: str) -> str:
-    """Returns a row's label, or its defense alone where the attack has no say."""
-    return Row.of(label).defended if METRICS[name].per == "target" else label
+def _those(name: str, agree: Mapping[str, bool]) -> list[str]:
+    whose = _whose(name, agree)
+    return [f"{METRICS[name].title} of {whose[label]}" for label in agree if agree[label]]
+
+
+def _whose(name: str, said: Mapping[str, object]) -> dict[str, str]:
+    """Returns label → itself, or its defense alone where the attack has no say.
+
+    Args:
+        name: The metric's.
+        said: Label → what is said of it. The attack has a say where rows of a defense differ in
+            it: their targets may be of different kinds of machines.
+    """
+    if METRICS[name].per != "target":
+        return {label: label for label in said}
+    of = {label: Row.of(label).defended for label in said}
+    different: dict[str, set[object]] = {}
+    for label, what in said.items():
+        different.setdefault(of[label], set()).add(what)
+    return {label: of[label] if len(different[of[label]]) == 1 else label for label in said}
 
 
 def spread_note(table: Table) -> str:
@@ -288,7 +352,8 @@ class Worst:
     Attributes:
         attack: Its part of the row's label; of equals, the first in the table.
         entry: Its score.
-        attacks: How many attacks have met the defense; those without a score do not count.
+        attacks: How many attacks have met the defense; those without a score, or without one of
+            the seeds that are compared, do not count.
         missing: How many have no score yet.
     """
 
@@ -299,13 +364,16 @@ class Worst:
 
 
 def worst_case(results: Results, metric: str = "attack_acc") -> dict[str, Worst]:
-    """Returns, per defense, the attack with the worst mean of a metric.
+    """Returns, per defense, the attack with the worst mean of a metric, at the same seeds.
+
+    A mean of fewer seeds is further from the truth, and so more often the largest.
 
     Args:
         results: Its labels are "attack / defense".
         metric: Worst is what is worse for the defender.
     """
     sign = 1 if METRICS[metric].better == "lower" else -1
+    seeds, lacking = _compared(results, metric)
     met: dict[str, list[tuple[float, str, Entry]]] = {}
     missing: dict[str, int] = {}
     for label, entries in results.entries.items():
@@ -313,10 +381,14 @@ def worst_case(results: Results, metric: str = "attack_acc") -> dict[str, Worst]
         attack, defense = row.attack, row.defended
         entry = entries[metric]
         missing.setdefault(defense, 0)
-        if entry.mean is None:
+        if not entry.values:
             missing[defense] += 1
-        else:
-            met.setdefault(defense, []).append((sign * entry.mean, attack, entry))
+        elif label not in lacking:
+            values = {seed: entry.values[seed] for seed in seeds}
+            over = interval(list(values.values()))
+            if values != entry.values:
+                entry = replace(entry, mean=over.mean, interval=over, values=values)
+            met.setdefault(defense, []).append((sign * over.mean, attack, entry))
     worst = {}
     for defense, tried in met.items():
         _, attack, entry = max(tried, key=lambda t: t[0])
@@ -334,4 +406,19 @@ def worst_note(results: Results) -> list[str]:
         + (f", {w.missing} more to come)" if w.missing else ")")
         for defense, w in worst.items()
     ]
-    return [f"Worst case over attacks, Attack Acc: {'; '.join(each)}. {BIAS}"]
+    seeds, lacking = _compared(results, "attack_acc")
+    there = {
+        k: e["attack_acc"].values for k, e in results.entries.items() if e["attack_acc"].values
+    }
+    at = ""
+    if any(set(own) != set(seeds) for own in there.values()):
+        at = f" at seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    aside = f" Left out, without these seeds: {together(lacking, list(there))}." * bool(lacking)
+    return [f"Worst case over attacks, Attack Acc{at}: {'; '.join(each)}.{aside} {BIAS}"]
+
+
+def _compared(results: Results, metric: str) -> tuple[list[int], list[str]]:
+    """Returns the seeds at which attacks are compared, and the rows that lack one of them."""
+    own = {k: set(e[metric].values) for k, e in results.entries.items() if e[metric].values}
+    seeds = common_seeds(list(own.values())) if own else []
+    return seeds, [label for label, there in own.items() if not there.issuperset(seeds)]

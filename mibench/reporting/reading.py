@@ -1,8 +1,10 @@
 """Records as tables read them: which are sound, and why the others are left out."""
 
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
+from mibench.evaluation.significance import FEWEST_VALUES
 from mibench.running.stages import RecordStage, graph
 from mibench.store import AbsentError, DamagedError, Payload, Store, tell
 
@@ -64,3 +66,21 @@ def reason(record: RecordStage, store: Store, failed: frozenset[str]) -> str | N
         if stage.key in failed and (cause := store.failure(stage)):
             return f"{stage.describe()} failed: {cause}"
     return None
+
+
+def common_seeds(rows: list[set[int]]) -> list[int]:
+    """Returns seeds that some rows have, or two of them share, with which most values are there.
+
+    Fewer than an interval needs count as one: no row is given up for them. Of equals, the most
+    seeds.
+    """
+    counts = Counter(map(frozenset, rows))
+
+    def values(seeds: frozenset[int]) -> tuple[int, int]:
+        worth = len(seeds) if len(seeds) >= FEWEST_VALUES else 1
+        return worth * sum(n for row, n in counts.items() if seeds <= row), len(seeds)
+
+    some = dict.fromkeys(a & b for a in counts for b in counts)
+    single = dict.fromkeys(frozenset({seed}) for row in counts for seed in sorted(row))
+    most = max([seeds for seeds in some | single if seeds], key=values)
+    return sorted(most)
