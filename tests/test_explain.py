@@ -88,7 +88,7 @@ def test_a_target_is_tested_at_the_seeds_of_other_attacks_too(tmp_path: Path) ->
     more = {"VMI / No Def.": ACCS[BARE], "VMI / MID": ACCS[MID]}
     filled(tmp_path, more | {BARE: ACCS[BARE][:1], MID: ACCS[MID][:1]})
     found = "with GMI / No Def.: -20.00 points over 3 seeds"
-    text = explain(tmp_path, MID, "accuracy").stdout
+    text = explain(tmp_path, MID, "accuracy", "--seeds", "3").stdout
     assert f"{found} at which attacks met this target (-22.48 to -17.52)" in text
     text = explain(tmp_path, "VMI / MID", "accuracy").stdout
     assert f"{found.replace('GMI', 'VMI')} (-22.48 to -17.52)" in text
