@@ -1,22 +1,18 @@
 """Specs are frozen dataclasses; their identity is the hash of their canonical JSON."""
 
-import ast
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import inspect
-import itertools
 import json
 import sys
-import types
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
-from importlib.machinery import PathFinder
 from json.encoder import encode_basestring_ascii
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mibench.sources import captured, is_foreign, source_digest
 
 if TYPE_CHECKING:
     Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
@@ -33,7 +29,8 @@ def canonical(value: object) -> Json:
 
     A spec appears as its name, its ``version`` where it has one, and all its fields,
     defaults included; one that defines ``__canonical__`` (a stage) as what that returns. A
-    class that mibench does not ship also carries its source: see :func:`source_digest`.
+    class that mibench does not ship also carries its source: see
+    :func:`~mibench.sources.source_digest`.
 
     Raises:
         TypeError: If ``value`` holds anything but specs, sequences, mappings and scalars.
@@ -98,7 +95,7 @@ def _text(value: object) -> str:
         name = value.__qualname__
         raise TypeError(f"the class {name} cannot be part of a spec: write {name}(...), an object")
     if not dataclasses.is_dataclass(value):
-        if (module := sys.modules.get(type(value).__module__)) and _foreign(module):
+        if (module := sys.modules.get(type(value).__module__)) and is_foreign(module):
             check_class(type(value))
         raise TypeError(f"{type(value).__qualname__} cannot be part of a spec")
     if own := getattr(value, "__canonical__", None):
@@ -148,155 +145,20 @@ def _head(value: object) -> dict[str, Json]:
         check_class(cls)
         if getattr(sys.modules.get(cls.__module__), "__file__", None) is None:
             raise TypeError(f"{cls.__qualname__} is defined interactively; put it into a file")
-        head["class"] = f"{cls.__module__}.{cls.__qualname__}"
+        home = cls.__module__.replace("__mp_main__", "__main__")  # a worker's name of the script
+        head["class"] = f"{home}.{cls.__qualname__}"
         if digest := source_digest(cls):
             head["source"] = digest
     return head
-
-
-def source_digest(cls: type | Callable[..., Any]) -> str | None:
-    """Returns the digest of the user's source behind ``cls``; None if mibench ships it all.
-
-    A class, or a function, may call functions of its file, and those call others: every file is
-    hashed that :func:`source_files` finds from there. Two of one name never share a result.
-    """
-    classes = cls.__mro__ if isinstance(cls, type) else (cls,)
-    own = [m for c in classes if (m := sys.modules.get(c.__module__)) and _foreign(m)]
-    files = sorted(source_files(own))
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def source_files(modules: Iterable[types.ModuleType]) -> set[Path]:
-    """Returns the modules' files and all that they, and those in turn, import by name.
-
-    Wherever those lie: beside the modules, on the path, or where an editable install points to.
-    Python's own modules, mibench's and installed packages are not among them, nor what is
-    imported by a name that is computed.
-    """
-    starts = {Path(str(m.__file__)) for m in modules}
-    roots = [str(path.resolve().parent) for path in starts]
-    files: set[Path] = set()
-    todo = list(starts)
-    while todo:
-        path = todo.pop()
-        if path.resolve() in files or not is_users(path):
-            continue
-        files.add(path.resolve())
-        folders = itertools.takewhile(lambda f: (f / "__init__.py").is_file(), path.parents)
-        todo += [folder / "__init__.py" for folder in folders]
-        for level, name in _imports(path.read_bytes()) if path.suffix == ".py" else ():
-            places = [str(path.parents[level - 1])] if level else roots
-            todo += _locate(name, places, anywhere=not level)
-    return files
-
-
-def _foreign(module: types.ModuleType) -> bool:
-    """Whether the module is the user's: neither mibench's, nor Python's, nor installed."""
-    path = getattr(module, "__file__", None)
-    if path is None or module.__name__.partition(".")[0] == "mibench":
-        return False
-    return is_users(Path(path))
-
-
-def is_users(path: Path) -> bool:
-    """Whether a file is neither mibench's, nor Python's, nor of an installed package.
-
-    A package that was installed from a folder is the user's: no version says what is in it.
-    """
-    path = path.resolve()
-    if Path(__file__).resolve().parent in path.parents:
-        return False
-    for folder in path.parents:
-        top = path.relative_to(folder).parts[0]
-        standard = folder.name in SITES or folder == Path(inspect.__file__).resolve().parent
-        if standard or top in _installed(folder, local=False):
-            return top in _installed(folder, local=True)
-    return True
-
-
-SITES = ("site-packages", "dist-packages")
-"""Folders of installed packages; those of others hold lists of what was installed there."""
-
-
-@lru_cache
-def _installed(folder: Path, *, local: bool) -> frozenset[str]:
-    """Returns the files and folders in ``folder`` that installers put there.
-
-    Args:
-        folder: Where to look.
-        local: Only those that come from a folder of the user's.
-    """
-    names: set[str] = set()
-    for info in folder.glob("*.dist-info"):
-        with suppress(OSError, ValueError):
-            if local and (
-                "dir_info" not in json.loads((info / "direct_url.json").read_bytes())
-                or (info / "INSTALLER").read_bytes().strip() == b"conda"  # names its build's
-            ):
-                continue
-            lines = (info / "RECORD").read_text(encoding="utf-8").splitlines()
-            names |= {line.partition(",")[0].partition("/")[0] for line in lines}
-    return frozenset(names)
-
-
-def _locate(name: str, places: list[str], *, anywhere: bool) -> Iterator[Path]:
-    """Yields the files of a dotted name and of the packages around it; imports none of them.
-
-    Args:
-        name: Of a module, or of something in one.
-        places: Folders to look in.
-        anywhere: Whether Python's path is looked through, too.
-    """
-    top, *rest = name.split(".")
-    starts = [PathFinder.find_spec(top, places)]
-    if anywhere:
-        with suppress(ImportError, ValueError, AttributeError):  # such as of a script run as such
-            starts.append(importlib.util.find_spec(top))
-    for spec in starts:
-        for part in (*rest, None):
-            if spec is None:
-                break
-            if spec.has_location and spec.origin and Path(spec.origin).is_file():
-                yield Path(spec.origin)
-            inside = spec.submodule_search_locations
-            spec = PathFinder.find_spec(part, list(inside)) if part and inside else None
-
-
-@lru_cache(maxsize=4096)
-def _imports(source: bytes) -> tuple[tuple[int, str], ...]:
-    """Returns (dots before it, dotted name) of all that a source imports, wherever in it."""
-    imports: list[tuple[int, str]] = []
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError):  # Python could not import it either
-        return ()
-    for node in nodes:
-        match node:
-            case ast.Import(names=names):
-                imports += [(0, alias.name) for alias in names]
-            case ast.ImportFrom(module=module, names=names, level=level):
-                base = f"{module}." if module else ""
-                imports += [(level, f"{base}{alias.name}") for alias in names]
-            case ast.Call(
-                func=ast.Name(id=caller) | ast.Attribute(attr=caller),
-                args=[ast.Constant(value=str(name)), *_],
-            ) if caller in ("import_module", "__import__"):
-                bare = name.lstrip(".")
-                imports.append((len(name) - len(bare), bare))
-    return tuple(imports)
 
 
 def check_class(cls: type) -> None:
     """Refuses a user's class some of whose values would be in no key, or that has no name.
 
     Raises:
-        TypeError: If it is not a frozen dataclass, has an ``__init__`` of its own, gives an
-            inherited field a default without a type, or lacks the ``name`` that its role has.
+        TypeError: If it is not a frozen dataclass, has an ``__init__`` of its own or an
+            ``InitVar``, takes values from a function that it is defined in, gives an inherited
+            field a default without a type, or lacks the ``name`` that its role has.
     """
     who, own = cls.__qualname__, vars(cls)
     types = inspect.get_annotations(cls)
@@ -312,6 +174,17 @@ def check_class(cls: type) -> None:
         raise TypeError(f"{who} is not a dataclass: {decorate} and {fields}")
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(f"{who} is a dataclass that is not frozen: {decorate}")
+    every: dict[str, dataclasses.Field[Any]] = getattr(cls, "__dataclass_fields__")  # noqa: B009
+    if passing := [f.name for f in every.values() if "InitVar" in str(f.type)]:
+        raise TypeError(
+            f"{who}.{passing[0]} is an InitVar, whose value no key would tell: write a plain "
+            f"field, such as {passing[0]}: float = 0.1"
+        )
+    if held := sorted(set().union(*map(captured, cls.__mro__))):
+        raise TypeError(
+            f"{who} takes {held[0]} from the function that makes it, and no key would tell its "
+            f"value: make it a field, or define the class outside of functions"
+        )
     if bare := [f.name for f in dataclasses.fields(cls) if f.name in own.keys() - types.keys()]:
         raise TypeError(
             f"{who}.{bare[0]} has a value and no type, so the inherited default would stay: "

@@ -16,8 +16,9 @@ from mibench.benchmarks.tables import TABLES
 from mibench.defenses import MID, BiDO, NoDefense, Recipe
 from mibench.networks import MCNN
 from mibench.override import override, paths
-from mibench.running.userfile import load_user_file
-from mibench.spec import canonical, fingerprint, source_digest
+from mibench.running.userfile import load_afresh, load_user_file
+from mibench.sources import source_digest
+from mibench.spec import canonical, fingerprint
 
 CELL = TABLES["smoke"].rows["GMI / BiDO-HSIC"]
 assert isinstance(CELL.attack, GMI)
@@ -391,15 +392,88 @@ def test_files_imported_relatively_and_package_inits_count(tmp_path: Path) -> No
     for name, text in (files | {"core.py": "q = 1\n"}).items():
         (helpers / name).write_text(text)
     try:
-        cls = load_user_file(tmp_path / "far.py").Far
-        before = source_digest(cls)
+        before = source_digest(load_user_file(tmp_path / "far.py").Far)
         for name in ("a.py", "b.py", "c.py", "core.py", "__init__.py"):
             text = (helpers / name).read_text()
             (helpers / name).write_text(text + "# changed\n")
-            assert source_digest(cls) != before, name
+            assert source_digest(load_afresh(tmp_path / "far.py").Far) != before, name
             (helpers / name).write_text(text)
-        assert source_digest(cls) == before
+        assert source_digest(load_afresh(tmp_path / "far.py").Far) == before
     finally:
         for name in [n for n in sys.modules if n == "far" or n.startswith("far_helpers")]:
             del sys.modules[name]
         sys.path.remove(str(tmp_path))
+
+
+CLASS = """
+from dataclasses import dataclass
+from typing import ClassVar
+from pathlib import Path
+from mibench import Defense
+from beside_of_mine import helper
+
+@dataclass(frozen=True)
+class Mine(Defense):
+    name: ClassVar[str] = "mine"
+
+    def loss_terms(self, network, batch):
+        return helper(network, batch)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, modules: None) -> Path:
+    """A file with a class that calls a function of the file beside it."""
+    (tmp_path / "beside_of_mine.py").write_text("def helper(*_):\n    return {}\n")
+    (tmp_path / "class_of_mine.py").write_text(CLASS)
+    sys.path.insert(0, str(tmp_path))
+    importlib.invalidate_caches()
+    return tmp_path / "class_of_mine.py"
+
+
+@pytest.mark.parametrize("file", ["class_of_mine", "beside_of_mine"])
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_file_that_changed_after_it_was_loaded_is_refused_until_it_is_loaded_again(
+    file: str, seen: bool, mine: Path
+) -> None:
+    """Whether the class has had a key before or not."""
+    module = importlib.import_module("class_of_mine")
+    before = fingerprint(module.Mine()) if seen else ""
+    path = mine.with_name(f"{file}.py")
+    text = path.read_text()
+    path.write_text(text + "# changed\n")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"{file}.py: the user's file changed while"):
+            fingerprint(module.Mine())
+    path.write_text(text)
+    assert not seen or fingerprint(module.Mine()) == before
+    before = fingerprint(module.Mine())
+    path.write_text(text + "# changed\n")
+    if file == "beside_of_mine":  # the class still has the function that it imported
+        importlib.reload(sys.modules[file])
+        with pytest.raises(ValueError, match="the user's file changed while"):
+            fingerprint(module.Mine())
+    after = fingerprint(importlib.reload(module).Mine())
+    assert after != before
+    assert fingerprint(load_afresh(mine).Mine()) == after
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(mine: Path) -> None:
+    """As one does that computes for long before it has made its table."""
+    mine.write_text(f"{CLASS}\nPath(__file__).write_text('# another')\n")
+    mine.write_text(mine.read_text().replace("from mibench import Defense", "Defense = object"))
+    cls = load_user_file(mine).Mine
+    with pytest.raises(ValueError, match=r"class_of_mine.py: the user's file changed while"):
+        fingerprint(cls())
+
+
+def test_a_worker_calls_the_classes_of_a_script_as_the_script_does(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_user_file(mine)
+    found = []
+    for name in ("__main__", "__mp_main__"):
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(module.Mine, "__module__", name)
+        found.append(fingerprint(module.Mine()))
+    assert found[0] == found[1]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,6 +112,55 @@ class Slotted(Loss, Defense):
     alpha: float = 0.1
 
 
+@dataclass(frozen=True)
+class Passing(Loss, Defense):
+    name: ClassVar[str] = "mine"
+
+    alpha: InitVar[float] = 0.1
+
+
+def made(alpha: float, where: str) -> type:
+    """Returns a class that takes a number of this function, or none."""
+    if where == "method":
+
+        @dataclass(frozen=True)
+        class InMethod(Loss, Defense):
+            name: ClassVar[str] = "mine"
+
+            def harden(self, network: Classifier) -> Classifier:
+                return super().harden(network) if alpha else network
+
+        return InMethod
+    if where == "default":
+
+        @dataclass(frozen=True)
+        class InDefault(Loss, Defense):
+            name: ClassVar[str] = "mine"
+
+            def measure(self, weight: float = alpha) -> float:
+                return weight
+
+        return type("Below", (InDefault,), {"__module__": __name__})
+    if where == "value":
+
+        @dataclass(frozen=True)
+        class InValue(Loss, Defense):
+            name: ClassVar[str] = "mine"
+            weight: ClassVar[float] = alpha
+
+        return InValue
+
+    @dataclass(frozen=True)
+    class Nowhere(Loss, Defense):
+        name: ClassVar[str] = "mine"
+
+        def harden(self, network: Classifier) -> Classifier:
+            return super().harden(network)
+
+    return Nowhere
+
+
+TAKES = "takes alpha from the function that makes it, and no key would tell its value"
 WRITE = "write @dataclass(frozen=True) above the class"
 
 
@@ -127,6 +176,10 @@ WRITE = "write @dataclass(frozen=True) above the class"
         (Undecorated, "Undecorated is not a dataclass"),
         (Bare, "Bare.steps has a value and no type, .* write steps: TYPE = VALUE"),
         (DecoratedAndBare, "DecoratedAndBare.steps has a value and no type"),
+        (Passing, "Passing.alpha is an InitVar, .* write a plain field, such as alpha: float"),
+        (made(0.1, "method"), f"InMethod {TAKES}: make it a field"),
+        (made(0.1, "default"), f"Below {TAKES}"),
+        (made(0.1, "value"), f"InValue {TAKES}"),
     ],
 )
 def test_a_class_whose_values_would_be_in_no_key_is_told_what_to_write(
@@ -135,12 +188,12 @@ def test_a_class_whose_values_would_be_in_no_key_is_told_what_to_write(
     pattern = ".*".join(map(re.escape, sentence.split(".*")))
     with pytest.raises(TypeError, match=pattern):
         check_class(cls)
-    made = cls(0.1) if cls in (WithInit, Decorated, BelowAnInit) else cls()
+    spec = cls(0.1) if cls in (WithInit, Decorated, BelowAnInit) else cls()
     with pytest.raises(TypeError, match=pattern):
-        canonical(made)
+        canonical(spec)
 
 
-@pytest.mark.parametrize("cls", [Whole, OnlyRenamed, Slotted, Cell])
+@pytest.mark.parametrize("cls", [Whole, OnlyRenamed, Slotted, Cell, made(0.1, "")])
 def test_a_frozen_dataclass_and_what_only_renames_one_are_specs(cls: type) -> None:
     check_class(cls)
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mibench.sources import Remembered
 from mibench.types import ImageSet, Shape
 
 
@@ -81,7 +82,7 @@ class NoDownloadError(ValueError):
     """The raw files of a task come from elsewhere."""
 
 
-class Task(ABC):
+class Task(Remembered, ABC):
     """A classification task with private classes. Subclasses are frozen dataclasses."""
 
     name: ClassVar[str]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mibench.evaluation.evidence import Evidence
 from mibench.evaluation.lenses import Lens
-from mibench.spec import check_role, choose, source_digest
+from mibench.sources import source_digest
+from mibench.spec import check_role, choose
 
 INF = float("inf")
 PERCENT = (0.0, 100.0)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mibench.sources import Remembered
 from mibench.store import Work, tell
 from mibench.types import (
     Access,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mibench.attacks.goal import Goal
 
 
-class PriorSpec(ABC):
+class PriorSpec(Remembered, ABC):
     """How an adversary learns its prior from public images. A frozen dataclass."""
 
     name: ClassVar[str]
@@ -52,7 +53,7 @@ class PriorSpec(ABC):
     def build(self, shape: Shape, num_classes: int) -> Prior:
         """Returns fresh modules; ``num_classes`` is the target's."""
 
-    def fetch(self, root: Path) -> None:  # noqa: B027 - most name none
+    def fetch(self, root: Path) -> None:
         """Makes sure that the trained weights the spec names can be had, if it names any.
 
         Raises like :meth:`NetworkSpec.fetch`.
@@ -149,7 +150,7 @@ class View(ABC):
         """
 
 
-class Attack(ABC):
+class Attack(Remembered, ABC):
     """A model-inversion attack. Subclasses are frozen dataclasses."""
 
     name: ClassVar[str]

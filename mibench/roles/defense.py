@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mibench.roles.network import NetworkSpec
+from mibench.sources import Remembered
 from mibench.store import tell
 from mibench.types import Classifier, Images, Labels, Scalar
 
@@ -68,7 +69,7 @@ class Batch:
     outliers: Images | None = None
 
 
-class Defense(ABC):
+class Defense(Remembered, ABC):
     """How a model owner trains. Subclasses are frozen dataclasses of hyper-parameters.
 
     What it may override, from the least to the most: ``loss_terms``; ``harden``, where the

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mibench.sources import Remembered
 from mibench.types import Classifier, Shape
 
 
-class NetworkSpec(ABC):
+class NetworkSpec(Remembered, ABC):
     """An architecture and its sizes. Subclasses are frozen dataclasses."""
 
     name: ClassVar[str]
@@ -36,7 +37,7 @@ class NetworkSpec(ABC):
             ValueError: If the architecture does not fit the image size.
         """
 
-    def initialise(self, network: Classifier, root: Path) -> None:  # noqa: B027 - most name none
+    def initialise(self, network: Classifier, root: Path) -> None:
         """Loads trained weights into a fresh network, if the spec names any.
 
         Args:
@@ -44,7 +45,7 @@ class NetworkSpec(ABC):
             root: The data folder.
         """
 
-    def finish(self, network: Classifier, root: Path) -> None:  # noqa: B027 - most name none
+    def finish(self, network: Classifier, root: Path) -> None:
         """Loads the weights of all layers into a fresh network, if the spec names any.
 
         Args:
@@ -55,7 +56,7 @@ class NetworkSpec(ABC):
             ValueError: If they do not fit it.
         """
 
-    def fetch(self, root: Path) -> None:  # noqa: B027 - most name none
+    def fetch(self, root: Path) -> None:
         """Makes sure that the trained weights the spec names can be had, if it names any.
 
         Args:

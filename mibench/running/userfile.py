@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from mibench.spec import is_users, source_files
+from mibench.sources import is_users, remember_sources, source_files
 from mibench.store import tell
 
 ADVICE = {
@@ -31,7 +31,8 @@ def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it does not run; the message says where.
+        ValueError: If it does not run, the message says where; or if it imports a file that
+            changed since it was loaded.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
@@ -54,6 +55,7 @@ def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     try:
+        remember_sources([module])  # before it runs, which may take long
         with blaming(path):
             spec.loader.exec_module(module)
     except BaseException:

@@ -22,14 +22,13 @@ import torch
 from mibench import precision
 from mibench.running.progress import Watcher
 from mibench.running.userfile import load_user_file
-from mibench.spec import is_users
+from mibench.sources import CHANGED, is_users
 from mibench.store import Report, Stage, Store, StoreError
 
 Result = bool | str
 """Whether a stage was computed here (or by somebody else), or what went wrong."""
 
 KILLED = "its process was killed (out of memory?)"
-CHANGED = "the user's file changed while it ran; start again"
 
 
 @dataclass(frozen=True)
@@ -207,10 +206,18 @@ def work(stage: Stage, key: str, bench: Bench, report: Report) -> Result:
         bench: Where.
         report: Takes (0, 0, "") first, then progress a few times a second.
     """
-    if stage.key != key:
+    if not same_keys([stage], [key]):
         return CHANGED
     report(0, 0, "")
     return attempt(stage, bench, seldom(report))
+
+
+def same_keys(stages: Iterable[Stage], keys: Sequence[str]) -> bool:
+    """Whether stages of another process have here the keys that they had there."""
+    try:
+        return [stage.key for stage in stages] == list(keys)
+    except ValueError:  # the file changed since this process loaded it
+        return False
 
 
 def seldom(report: Report, seconds: float = 0.2) -> Report:

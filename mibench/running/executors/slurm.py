@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mibench.running.executors.base import (
-    CHANGED,
     Bench,
     Executor,
     Result,
     Schedule,
     begin,
     elsewhere,
+    same_keys,
     work,
 )
 from mibench.running.progress import Watcher
+from mibench.sources import CHANGED
 from mibench.spec import choose, require
 from mibench.store import Stage, Store
 
@@ -189,7 +190,7 @@ class Worker:
         """Completes stages until all are done or have failed."""
         begin(self.bench)
         stages: list[Stage] = pickle.loads(self.stages)
-        if [s.key for s in stages] != self.keys:
+        if not same_keys(stages, self.keys):
             for key in self.keys:
                 self._leave(key, "ended", CHANGED)
             return
