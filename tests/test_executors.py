@@ -257,6 +257,46 @@ def test_a_workers_error_of_the_store_ends_the_run(tmp_path: Path) -> None:
         side_by_side([Nap(1), Nap(2)], tmp_path)
 
 
+def test_what_a_worker_raises_at_its_start_is_told(tmp_path: Path) -> None:
+    (broken := tmp_path / "broken_of_a_worker.py").write_text("1 / 0\n")
+    bench = Bench(tmp_path, tmp_path, user_file=broken)
+    with pytest.raises(ValueError, match=r"worker\.py, line 1: ZeroDivisionError"):
+        execute([Nap(1), Nap(2)], bench, Watcher(), Local(2))
+
+
+SCRIPT = """
+from dataclasses import dataclass
+from pathlib import Path
+from tests.test_executors import Nap, side_by_side
+
+@dataclass(frozen=True)
+class Mine:
+    x: int = 1
+
+def main():
+    print(side_by_side([Nap(1, (Mine(),)), Nap(2)], Path("store"))[0])
+
+"""
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_a_scripts_own_classes_are_known_to_workers_and_its_guard_is_asked_for(
+    guard: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT + ('if __name__ == "__main__":\n    main()\n' if guard else "main()\n"))
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(file)], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    if guard:
+        assert "Outcome(computed=2, cached=0, failures={}" in done.stdout, done.stderr
+    else:
+        assert done.stderr.splitlines()[-1] == f"ValueError: {local.NOT_STARTED}"
+        assert not list((tmp_path / "store").glob("nap/*.failed"))
+
+
 def test_clusters_get_absolute_paths_and_choose_the_gpu_themselves(tmp_path: Path) -> None:
     bench = Bench(Path("store"), Path("data"), "auto", user_file=Path("x.py"))
     seen = base.elsewhere(bench, lambda: True)

@@ -30,6 +30,11 @@ from mibench.running.progress import Watcher
 from mibench.spec import require
 from mibench.store import Stage, Store
 
+NOT_STARTED = (
+    "a process for stages side by side ended before it began one, as is told above. It runs the "
+    'script first: what the script does goes below if __name__ == "__main__":'
+)
+
 
 @dataclass(frozen=True)
 class Local(Executor):
@@ -102,27 +107,34 @@ def visible_gpus(device: str) -> list[str]:
 
 
 def _serve(pipe: Connection, bench: Bench, gpu: str, parent: int) -> None:
-    """Completes the stages that come through the pipe, until it closes."""
+    """Completes the stages that come through the pipe, until it closes.
+
+    What is raised, at the start too, goes back through it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if bench.device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA looks
-    begin(bench)
 
     def follow() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
-    with contextlib.suppress(EOFError):
+    result: Result | BaseException
+    try:
+        begin(bench)
+        threading.Thread(target=follow, daemon=True).start()
         while True:
             stage, key = pipe.recv()
-            result: Result | BaseException
             try:
                 result = work(stage, key, bench, lambda *progress: pipe.send(progress))
             except BaseException as error:  # for the parent to raise
                 result = error
             pipe.send(result)
+    except EOFError:  # the parent has nothing more to do
+        return
+    except BaseException as error:  # of the start, or of reading a stage
+        pipe.send(error)
 
 
 @contextlib.contextmanager
@@ -143,6 +155,7 @@ class _Worker:
     def __init__(self, bench: Bench, gpu: str) -> None:
         self._bench, self._gpu = bench, gpu
         self._process: SpawnProcess | None = None
+        self._heard = False
         self.pipe: Connection
         self.stage: Stage | None = None
 
@@ -155,7 +168,7 @@ class _Worker:
             with _interrupts_held():  # it is told later
                 process = context.Process(target=_serve, args=own)
                 process.start()
-                self._process = process
+                self._process, self._heard = process, False
             theirs.close()  # so that the pipe ends with the process
         self.stage = stage
         with contextlib.suppress(BrokenPipeError):  # it just died, as reading tells
@@ -165,13 +178,19 @@ class _Worker:
         """Passes on progress; returns the stage's result.
 
         Raises:
-            EOFError: If the process has died.
+            EOFError: If the process was killed.
+            ValueError: If it ended by itself before it began a stage.
         """
         assert self.stage is not None
+        assert self._process is not None
         try:
             told = self.pipe.recv()
-        except ConnectionResetError:
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            if not self._heard and (self._process.exitcode or 0) > 0:  # a signal is below 0
+                raise ValueError(NOT_STARTED) from None
             raise EOFError from None
+        self._heard = True
         if isinstance(told, BaseException):
             raise told
         if not isinstance(told, tuple):
