@@ -17,6 +17,8 @@ from mibench.benchmarks.row import Row
 from mibench.benchmarks.tables import Table
 from mibench.data import Folder as FolderTask
 from mibench.data import Sizes, Task
+from mibench.data.images import subfolders
+from mibench.data.reading import said_of_left_out
 from mibench.defenses import Recipe
 from mibench.machine import cores
 from mibench.networks.foreign.given import NORMALISATIONS, Given, Numbers, give
@@ -141,6 +143,9 @@ def audit(
     run([images])
     checked = check_model(spec, images.splits(done.load), names)
     warnings = [*done.meta(images).get("remarks", []), *checked.faults]
+    folders = ["", *(folder.name for folder in subfolders(Path(public)))]
+    if left := said_of_left_out("public", Path(public), folders):  # its links are all read
+        warnings.append(left[0])
     if used[0] < used[1]:
         warnings.append(f"{used[0]:,} of the {used[1]:,} public images are used.")
     accuracy = (

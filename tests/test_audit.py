@@ -1,6 +1,8 @@
 """An audit of somebody's own model: a ResNet-18 of torchvision, a state dict and three folders."""
 
+import gc
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -31,6 +33,7 @@ from mibench.reporting.audit import NO_PROOF, verdict
 from mibench.reporting.contrasts import Contrast
 from mibench.reporting.results import Entry, Results
 from mibench.running.own_model import check_model, lay_out
+from mibench.running.userfile import load_user_file
 from mibench.seeding import seeded
 from mibench.types import ImageSet
 from tests.browsing import opened, scrolls_sideways, violations
@@ -170,9 +173,12 @@ def test_a_real_process_finds_what_is_there_and_names_the_test_images_in_train(
     shutil.copytree(world.root / "train", train)
     for i, file in enumerate(sorted((world.root / "test" / "person 03").iterdir())):
         shutil.copy(file, train / "person 03" / f"more {i}.png")
+    public = tmp_path / "public"
+    shutil.copytree(world.root / "public", public)
+    shutil.copytree(public / "stranger 00", public / "stranger 01" / "deeper")
     words = world.arguments(
         tmp_path, "--budget", "0.1", "--attacks", "MI-Face", "--with-private", "--quiet",
-        train=train,
+        train=train, public=public,
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "mibench.cli", *words], capture_output=True, text=True,
@@ -181,6 +187,7 @@ def test_a_real_process_finds_what_is_there_and_names_the_test_images_in_train(
     assert done.returncode == 0, done.stderr
     assert "8 of 64 test images are train images too" in done.stdout
     assert "private/test/person 03/" in done.stderr
+    assert "Left out of the public images: images in deeper or unknown folders (2)" in done.stdout
     assert (
         "This page shows private training images"
         in (tmp_path / "report" / "index.html").read_text()
@@ -405,6 +412,97 @@ def test_weights_change_what_names_a_module_and_another_process_cannot_build_it(
         replace(spec, digest="0").build((3, SIZE, SIZE), CLASSES)
 
 
+class Box:
+    """Something that no digest looks into."""
+
+    __slots__ = ("gain",)
+
+
+def double(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def triple(x: Tensor) -> Tensor:
+    return 3 * x
+
+
+def linear() -> nn.Sequential:
+    with seeded("linear"):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES))
+
+
+class Scaled(nn.Module):
+    """Multiplies what a linear layer is handed, by something that no weight tells."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.net = linear()
+        buffer = torch.tensor(attributes.pop("buffer", 1.0))
+        self.register_buffer("hidden", buffer, persistent=False)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x * getattr(getattr(self, "box", self), "gain", 1.0))
+
+
+def test_what_no_weight_tells_is_in_what_names_a_module() -> None:
+    def digest(**attributes: Any) -> str:
+        return give(Scaled(**attributes), (3, SIZE, SIZE), MEAN, STD)[0].digest
+
+    blank = linear()
+    blank.load_state_dict({k: 2 * v for k, v in blank.state_dict().items()})
+    kept: list[tuple[Any, Any]] = [
+        (1.0, 2.0), ("a", "b"), ((1, (2,)), (1, (3,))), ({"a": 1}, {"a": 2}), (double, triple),
+        (torch.ones(2), torch.zeros(2)), (nn.ReLU, nn.Tanh), (torch.relu, torch.tanh),
+        ([linear()], [blank]),
+    ]  # fmt: skip
+    for one, other in kept:
+        assert digest(kept=one) == digest(kept=one)
+        assert digest(kept=one) != digest(kept=other), one
+    assert digest(buffer=1.0) != digest(buffer=2.0)
+    hooked = linear()
+    hooked[0].register_forward_hook(lambda *_: None)
+    assert digest(net=hooked) != digest()
+
+
+def test_a_constant_of_the_file_that_builds_it_is_in_what_names_a_module(tmp_path: Path) -> None:
+    digests = set()
+    for i, slope in enumerate((0.1, 0.1, 0.9)):
+        file = tmp_path / str(i) / "sloped_of_ours.py"
+        file.parent.mkdir()
+        file.write_text(
+            f"from torch import nn\nSLOPE = {slope}\nclass Sloped(nn.Sequential):\n"
+            "    def forward(self, x):\n        return super().forward(x * SLOPE)\n"
+        )
+        kind = load_user_file(file).Sloped
+        digests.add(give(kind(*linear()), (3, SIZE, SIZE), MEAN, STD)[0].digest)
+        del sys.modules["sloped_of_ours"]
+        sys.path.remove(str(file.parent))
+    assert len(digests) == 2
+
+
+def test_two_modules_of_one_name_that_answer_differently_are_refused() -> None:
+    boxes = Box(), Box()
+    boxes[0].gain, boxes[1].gain = 1.0, -3.0  # type: ignore[attr-defined]
+    first = give(Scaled(box=boxes[0]), (3, SIZE, SIZE), MEAN, STD)[0]
+    assert give(Scaled(box=boxes[0]), (3, SIZE, SIZE), MEAN, STD)[0] == first
+    with pytest.raises(ValueError, match="the same weights and source answer differently"):
+        give(Scaled(box=boxes[1]), (3, SIZE, SIZE), MEAN, STD)
+
+
+def test_a_module_is_held_as_long_as_a_spec_of_it() -> None:
+    spec, _ = give(Net(), (3, SIZE, SIZE), MEAN, STD)
+    digest, spec = spec.digest, replace(spec, mean=(0.0,))
+    gc.collect()
+    spec.build((3, SIZE, SIZE), CLASSES)
+    assert len(pickle.dumps(spec)) < 2000  # the module stays here
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    del spec
+    gc.collect()
+    assert digest not in given.MODULES
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -475,6 +573,15 @@ def test_an_order_must_name_every_folder_once(world: World, tmp_path: Path) -> N
     for order in ([*names[1:], "somebody"], names[1:], [*names, names[0]]):
         with pytest.raises(ValueError, match="must name each folder"):
             lay_out(tmp_path / "images", *world.places, order)
+
+
+def test_nobody_is_private_and_public_in_any_order(tmp_path: Path) -> None:
+    for name in ("train/anna", "train/bert", "test/anna", "test/bert", "public/bert"):
+        (tmp_path / name).mkdir(parents=True)
+    train, test, public = (tmp_path / part for part in ("train", "test", "public"))
+    for order in ([], ["bert", "anna"]):
+        with pytest.raises(ValueError, match="'bert' is both private and public: take its"):
+            lay_out(tmp_path / "images", train, test, public, order)
 
 
 def test_files_that_are_no_links_are_not_removed(world: World, tmp_path: Path) -> None:

@@ -53,15 +53,24 @@ def remark_on_left_out(part: str, top: Path, read: Collection[str], known: Itera
         read: Names of the folders in it whose images are read; "" for its own images.
         known: Names of folders in it that are not read on purpose.
     """
+    if (sentence := said_of_left_out(part, top, read, known)) is not None:
+        remark(*sentence)
+
+
+def said_of_left_out(
+    part: str, top: Path, read: Collection[str], known: Iterable[str] = ()
+) -> tuple[str, str] | None:
+    """Returns the sentence of :func:`remark_on_left_out`, and examples; None if all is read."""
     looks = [left_out(top, own="" in read, within={*read, *known})]
     looks += [left_out(top / name) for name in read if name]
     reasons: dict[str, list[Path]] = defaultdict(list)
     for look in looks:
         for reason, paths in look.items():
             reasons[reason] += paths
-    if reasons:
-        examples = [paths[0] for paths in reasons.values()]
-        remark(f"Left out of the {part} images: {counted(reasons)}.", _such_as(examples))
+    if not reasons:
+        return None
+    examples = [paths[0] for paths in reasons.values()]
+    return f"Left out of the {part} images: {counted(reasons)}.", _such_as(examples)
 
 
 def _such_as(paths: Iterable[object]) -> str:

@@ -62,8 +62,8 @@ def lay_out(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If there is no class, the order names others, or the folder holds files that
-            are no links, which are nobody's to remove.
+        ValueError: If there is no class, the order names others, a class is public too, or the
+            folder holds files that are no links, which are nobody's to remove.
     """
     for folder in (train, test, public):
         if not folder.is_dir():
@@ -75,6 +75,11 @@ def lay_out(
         wrong = sorted(set(order) ^ set(names)) or sorted({n for n in order if order.count(n) > 1})
         raise ValueError(
             f"the order must name each folder in {train} once: {', '.join(wrong[:3])} is not"
+        )
+    others = [folder.name for folder in subfolders(public)]
+    if both := sorted(set(names) & set(others)):  # by their own names: an order makes others
+        raise ValueError(
+            f"identity {both[0]!r} is both private and public: take its folder out of {public}"
         )
     for inside, _, files_there in os.walk(place):
         if kept := [name for name in files_there if not Path(inside, name).is_symlink()]:

@@ -3,11 +3,16 @@
 import copy
 import hashlib
 import inspect
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import partial
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +20,8 @@ from torch import Tensor, nn
 from mibench.networks.foreign.weights import load_exactly
 from mibench.roles import NetworkSpec
 from mibench.seeding import generator, seeded
-from mibench.spec import require, unknown
+from mibench.sources import source_digest
+from mibench.spec import field_values, require, unknown
 from mibench.types import Classifier, Images, Logits, Shape
 
 Numbers = tuple[float, ...]
@@ -27,8 +33,8 @@ NORMALISATIONS: dict[str, tuple[Numbers, Numbers]] = {
 }
 """Name → mean and standard deviation of images in [0, 1], one number for all channels or one for
 each; "half" gives [-1, 1] and "bytes" 0 to 255."""
-MODULES: dict[str, nn.Module] = {}
-"""Digest → module, of those handed over in this process: a spec cannot hold one."""
+MODULES: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
+"""Digest → module, of those handed over in this process, as long as a spec of one lives."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Given(NetworkSpec):
     """A trained network that :func:`give` was handed; only that process can build it.
 
     Attributes:
-        digest: Of its weights, structure and source.
+        digest: Of its weights, structure, plain attributes and source.
         mean: What is taken from images in [0, 1], one number or one for each channel.
         std: What they are divided by then.
         last: Name of the layer whose input is the last latent and whose output are the logits.
@@ -52,6 +58,11 @@ class Given(NetworkSpec):
 
     def __post_init__(self) -> None:
         require(self, mean=(-1e6, 1e6), std=(1e-6, 1e6))
+        object.__setattr__(self, "_module", MODULES.get(self.digest))  # which lives with it
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the module in its process."""
+        return field_values(self)
 
     def build(self, shape: Shape, num_classes: int) -> "GivenClassifier":
         """Returns the network with its weights.
@@ -129,7 +140,7 @@ def give(
 
     Raises:
         ValueError: If it takes no such images, returns something else, or what it returns is not
-            what its last layer returns, up to a softmax.
+            what its last layer returns, up to a softmax; or if another module has its digest.
     """
     for name, numbers in (("mean", mean), ("std", std)):
         if len(numbers) not in (1, shape[0]):
@@ -171,7 +182,15 @@ def give(
             "output are the logits (last)"
         )
     digest = _digest(module)
-    MODULES[digest] = module
+    if MODULES.setdefault(digest, module) is not module:
+        with torch.no_grad(), seeded("trial"):
+            _, known = _watched(MODULES[digest], {}, x)
+        if not torch.allclose(known, logits, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                "two networks of the same weights and source answer differently: what makes them "
+                "differ must be a parameter, a buffer or a number, text or function that is an "
+                "attribute of a layer"
+            )
     return Given(digest, mean, std, last), logits.shape[1]
 
 
@@ -251,13 +270,73 @@ def _same_classes(own: Tensor, answer: Tensor) -> bool:
 
 
 def _digest(module: nn.Module) -> str:
-    """Returns what names a module: of its weights, its structure and the source of its classes."""
+    """Returns what names a module: its weights, structure, attributes and the source behind it."""
     digest = hashlib.sha256(repr(module).encode())
     for kind in sorted({type(m) for m in module.modules()}, key=lambda k: k.__qualname__):
-        if kind.__module__.partition(".")[0] not in ("torch", "torchvision"):
-            with suppress(OSError, TypeError):
-                digest.update(inspect.getsource(kind).encode())
-    for name, value in module.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().numpy().tobytes())
+        digest.update(_source(kind).encode())
+    for name, own in module.named_modules():
+        for key, value in sorted(vars(own).items()):
+            if key not in _OF_EVERY_MODULE:
+                digest.update(f"{name}.{key} {_told(value)}\n".encode())
+        hooks = [*own._forward_pre_hooks.values(), *own._forward_hooks.values()]
+        digest.update(_told(hooks).encode())
+    for name, value in [*module.state_dict().items(), *module.named_buffers()]:  # some not in it
+        digest.update(f"{name} {_told(value)}\n".encode())
     return digest.hexdigest()
+
+
+_OF_EVERY_MODULE = vars(nn.Module()).keys()
+"""Attributes that hold parameters, buffers, layers and hooks, or that do not last."""
+
+
+def _source(code: type | Callable[..., Any]) -> str:
+    """Returns the digest of a user's files behind it, or else its own source, if there is any."""
+    if str(code.__module__).partition(".")[0] in ("torch", "torchvision"):
+        return ""
+    if found := source_digest(code):
+        return found
+    with suppress(OSError, TypeError):  # no file, or no Python
+        return inspect.getsource(code)
+    return ""
+
+
+def _told(value: object, within: frozenset[int] = frozenset()) -> str:
+    """Returns an attribute as text that is the same in every process; of most objects, the type.
+
+    Args:
+        value: The attribute.
+        within: Of what it lies in, the ids.
+    """
+    if id(value) in within:
+        return "itself"
+    told = partial(_told, within=within | {id(value)})
+    match value:
+        case None | bool() | int() | float() | complex() | str() | bytes() | torch.dtype():
+            return repr(value)
+        case Tensor():
+            content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            digest = hashlib.sha256(content.tobytes()).hexdigest()
+            return f"{value.dtype} {tuple(value.shape)} {digest}"
+        case np.ndarray() | np.generic():
+            return told(value.tolist())
+        case list() | tuple():
+            return f"[{', '.join(map(told, value))}]"
+        case set() | frozenset():
+            return f"{{{', '.join(sorted(map(told, value)))}}}"
+        case dict():
+            return f"{{{', '.join(f'{told(k)}: {told(v)}' for k, v in value.items())}}}"
+        case nn.Module():  # in a list, say, that torch does not look into
+            return f"{value!r} {told(value.state_dict())}"
+        case partial():
+            return told([value.func, value.args, value.keywords])
+        case MethodType():
+            return told(value.__func__)
+        case FunctionType():
+            held = [cell.cell_contents for cell in value.__closure__ or ()]
+            given = [value.__defaults__, value.__kwdefaults__, held]
+            return f"{value.__qualname__} {_source(value)} {told(given)}"
+        case SimpleNamespace() | Namespace():
+            return told(vars(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"{type(value).__qualname__} {told(field_values(value))}"
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
