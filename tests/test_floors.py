@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = [
-    {"types", "roles", "seeding", "spec", "override", "ties", "machine", "precision", "store"}
-    | {"convolution"},
+    {"types", "roles", "seeding", "spec", "sources", "override", "ties", "machine", "precision"}
+    | {"convolution", "store"},
     {"data", "networks", "training"},
     {"defenses", "attacks", "evaluation"},
     {"benchmarks"},
