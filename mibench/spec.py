@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
@@ -193,6 +193,33 @@ def check_class(cls: type) -> None:
     named = any("name" in inspect.get_annotations(base) for base in cls.__mro__)
     if named and not isinstance(getattr(cls, "name", None), str):
         raise TypeError(f'{who} has no name: write name: ClassVar[str] = "{who.lower()}" in it')
+
+
+def check_hashable(spec: object) -> None:
+    """Refuses a spec that has a list, a dict or another value that can change in a field.
+
+    Raises:
+        TypeError: If it has; the message says which field.
+    """
+    try:
+        hash(spec)
+    except TypeError as error:
+        raise TypeError(next(_changeable(spec, ""), str(error))) from None
+
+
+def _changeable(value: object, field_: str) -> Iterator[str]:
+    """Yields a sentence for each field that makes a spec unhashable."""
+    if isinstance(value, tuple):
+        for inner in value:
+            yield from _changeable(inner, field_)
+    elif dataclasses.is_dataclass(value):
+        if not isinstance(value, Hashable):
+            check_class(type(value))
+        for name, inner in field_values(value).items():
+            yield from _changeable(inner, f"{type(value).__qualname__}.{name}")
+    elif not isinstance(value, Hashable):
+        tuple_ = "a tuple of pairs" if isinstance(value, dict) else "a tuple"
+        yield f"{field_} holds a {type(value).__name__}, which can change: write {tuple_}"
 
 
 def check_role(spec: object, role: type, where: str) -> None:

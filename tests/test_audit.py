@@ -468,16 +468,16 @@ def test_what_no_weight_tells_is_in_what_names_a_module() -> None:
 
 def test_a_constant_of_the_file_that_builds_it_is_in_what_names_a_module(tmp_path: Path) -> None:
     digests = set()
-    for i, slope in enumerate((0.1, 0.1, 0.9)):
-        file = tmp_path / str(i) / "sloped_of_ours.py"
+    for i, factor in enumerate((0.1, 0.1, 0.9)):
+        file = tmp_path / str(i) / "scaled_of_ours.py"
         file.parent.mkdir()
         file.write_text(
-            f"from torch import nn\nSLOPE = {slope}\nclass Sloped(nn.Sequential):\n"
-            "    def forward(self, x):\n        return super().forward(x * SLOPE)\n"
+            f"from torch import nn\nFACTOR = {factor}\nclass Scaled(nn.Sequential):\n"
+            "    def forward(self, x):\n        return super().forward(x * FACTOR)\n"
         )
-        kind = load_user_file(file).Sloped
+        kind = load_user_file(file).Scaled
         digests.add(give(kind(*linear()), (3, SIZE, SIZE), MEAN, STD)[0].digest)
-        del sys.modules["sloped_of_ours"]
+        del sys.modules["scaled_of_ours"]
         sys.path.remove(str(file.parent))
     assert len(digests) == 2
 

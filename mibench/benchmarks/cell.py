@@ -1,45 +1,17 @@
 """One measurement: who defends what, against whom, judged how."""
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from mibench.data import Task
 from mibench.defenses import Recipe
 from mibench.evaluation import Protocol
 from mibench.roles import Attack, Defense, NetworkSpec, PriorSpec
-from mibench.spec import check_class, check_role, field_values, require
+from mibench.spec import check_hashable, check_role, require
 from mibench.training.train import check_maturity
 from mibench.types import Access
 
 INF = float("inf")
-
-
-def check_hashable(spec: object) -> None:
-    """Refuses a spec that has a list, a dict or another value that can change in a field.
-
-    Raises:
-        TypeError: If it has; the message says which field.
-    """
-    try:
-        hash(spec)
-    except TypeError as error:
-        raise TypeError(next(_changeable(spec, ""), str(error))) from None
-
-
-def _changeable(value: object, field_: str) -> Iterator[str]:
-    """Yields a sentence for each field that makes a spec unhashable."""
-    if isinstance(value, tuple):
-        for inner in value:
-            yield from _changeable(inner, field_)
-    elif is_dataclass(value):
-        if not isinstance(value, Hashable):
-            check_class(type(value))
-        for name, inner in field_values(value).items():
-            yield from _changeable(inner, f"{type(value).__qualname__}.{name}")
-    elif not isinstance(value, Hashable):
-        tuple_ = "a tuple of pairs" if isinstance(value, dict) else "a tuple"
-        yield f"{field_} holds a {type(value).__name__}, which can change: write {tuple_}"
 
 
 @dataclass(frozen=True)

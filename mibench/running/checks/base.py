@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from mibench.benchmarks.cell import check_hashable
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.override import bare, hint_of
 from mibench.running.userfile import load_afresh, user_modules
 from mibench.seeding import seeded
+from mibench.spec import check_hashable
 from mibench.store import Payload, Work, pack
 from mibench.types import Classifier
 
