@@ -105,7 +105,7 @@ class Classifier(nn.Module, ABC):
         """Returns Z_1, ..., Z_M, each of shape (n, ...), Z_M after the neck and flat."""
 
     def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
-        """Maps Z_M to logits, shape (n, k).
+        """Maps Z_M to logits, shape (n, k): what the last layer returns, no log-probabilities.
 
         Args:
             z: The last latent.

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from examples.random_search import RandomSearch
-from mibench.attacks import GMI, KEDMI, RLBMI, WGANGP, Goal, Imitation, OtherClass, rounds
+from mibench.attacks import GMI, KEDMI, LOKT, RLBMI, WGANGP, Goal, Imitation, OtherClass, rounds
 from mibench.attacks.access import Query, Surrogate, Watched
+from mibench.attacks.decoding import Decoding
 from mibench.attacks.losses import LogitMatching
 from mibench.attacks.students import Augmented, Distillation, Student
 from mibench.attacks.transfer import Averaged, Averaging, Transfer
@@ -208,7 +209,7 @@ def test_a_transferred_attack_moves_by_the_mean_over_all_surrogates() -> None:
     ("attack", "sentence"),
     [
         (Transfer(PRIOR), "transfer needs a prior with surrogates, and wgan-gp has none"),
-        (Averaging(RandomSearch(Imitation(PRIOR))), ""),
+        (RandomSearch(Imitation(PRIOR)), ""),
         (replace(ATTACK, prior=Imitation(PRIOR)), ""),
     ],
 )
@@ -227,6 +228,9 @@ def test_what_cannot_be_wrapped_is_refused() -> None:
         Transfer(attack=GMI(max_queries=10))
     with pytest.raises(ValueError, match="must ask for scores or labels, and gmi does not"):
         Averaging(GMI())
+    for attack in (LOKT(), Transfer(), Decoding(), RandomSearch(Imitation(PRIOR))):
+        with pytest.raises(ValueError, match="must have a prior that does not ask the target"):
+            Averaging(attack)
     with pytest.raises(ValueError, match=r"Imitation\.of must not ask the target"):
         Imitation(Imitation())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mibench.roles import NetworkSpec
 from mibench.spec import require
-from mibench.types import Classifier, Images, Logits, Shape
+from mibench.types import Classifier, Images, Shape
 
 CHANNELS = (64, 128, 256, 512)
 BLOCKS = (3, 4, 6, 3)
@@ -30,7 +30,7 @@ class ResNet34(NetworkSpec):
     """
 
     name: ClassVar[str] = "resnet34"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     latent_dim: int = 50
     width: float = 1.0
@@ -125,7 +125,3 @@ class ResNet(Classifier):
             zs.append(stage(zs[-1]))
         hidden = self.hidden(F.relu(zs[-1].mean((2, 3))))
         return (*zs, hidden, self.neck(hidden))
-
-    def head(self, z: Float[Tensor, "n d"], noise: Tensor | None = None) -> Logits:
-        """Maps Z_M to log-probabilities, as released; they are logits of the same softmax."""
-        return F.log_softmax(super().head(z, noise), dim=1)
