@@ -108,7 +108,7 @@ class Averaging(BlackBox):
     What a defense gains by answering at random, such an attacker takes back.
 
     Attributes:
-        attack: The attack.
+        attack: The attack. It asks the target itself: what a prior asks is not averaged.
         repeats: Answers to each image.
     """
 
@@ -122,6 +122,11 @@ class Averaging(BlackBox):
         if self.attack.access not in ("scores", "labels"):
             raise ValueError(
                 f"Averaging.attack must ask for scores or labels, and {self.attack.name} does not"
+            )
+        if self.attack.prior.access != "none":
+            raise ValueError(
+                "Averaging.attack must have a prior that does not ask the target, because the "
+                f"prior's answers are not averaged, and {self.attack.prior.name} asks it"
             )
 
     @property

@@ -226,7 +226,7 @@ def turned(x: Images, degrees: Float[Tensor, " m"], *, black: bool) -> Images:
 
     Args:
         x: Square images.
-        degrees: Counter-clockwise; as many as images, or one.
+        degrees: Clockwise, as one looks at them; as many as images, or one.
         black: What comes from outside is black; otherwise the border repeats.
     """
     angle = degrees * radians(1)
