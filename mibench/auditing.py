@@ -171,7 +171,9 @@ def audit(
         tell(line)
     run(_stages(grid))
     results = collect(grid)
-    text = " ".join([accuracy, *(f"Warning: {w}" for w in warnings), verdict(results)])
+    tried = {Row.of(label).attack for label in grid.table.rows}
+    found = verdict(results, [name for name in attacks if name not in tried])
+    text = " ".join([accuracy, *(f"Warning: {w}" for w in warnings), found])
     notes = (
         line,
         "Classes are numbered from 0 on, in the order of the folders' names or that of --order.",
@@ -324,7 +326,11 @@ def _said(table: Table, share: float, seconds: float, left: float, left_out: Seq
         f"{', '.join(lengths)}; about {plan.told_time(seconds)}."
     )
     if seconds > left:
-        line += f" That is more than the {plan.told_time(max(0.0, left))} left of the budget."
+        line += (
+            f" That is more than the {plan.told_time(left)} left of the budget."
+            if left > 0
+            else " The timed runs took the whole budget."
+        )
     if left_out:
         line += f" Left out, since they take longer: {', '.join(left_out)}."
     return line

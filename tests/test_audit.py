@@ -334,6 +334,8 @@ class Net(nn.Module):
             return logits
         if self.answer == "softmax":
             return logits.softmax(1)
+        if self.answer == "nan":
+            return logits * float("nan")
         return (logits,) if self.answer == "tuple" else logits.sin()
 
 
@@ -358,6 +360,7 @@ def test_the_last_latent_is_what_enters_the_linear_layer_that_is_called_last() -
     [
         ("tuple", "", "must return logits"),
         ("sine", "", "is not what its layer fc returns"),
+        ("nan", "", "answers with NaN or infinity: check its weights, and mean and std"),
         ("logits", "body", "is not what its layer body returns"),
         ("logits", "fcc", "unknown layer 'fcc'.*did you mean 'fc'"),
     ],
@@ -603,11 +606,16 @@ def test_a_normalisation_has_a_name_or_numbers() -> None:
 # Words -----------------------------------------------------------------------------------------
 
 
-def results(acc: list[float], control: list[float], evaluator: float = 99.0) -> Results:
-    """Those of two attacks with the same scores, class by class."""
+def results(
+    acc: list[float],
+    control: list[float],
+    evaluator: float = 99.0,
+    attacks: tuple[str, ...] = ("GMI", "KED-MI"),
+) -> Results:
+    """Those of attacks with the same scores, class by class."""
     spec = Given("0", (0.5,), (0.5,), "fc")
     task = Folder("images", CLASSES, SIZE)
-    table = audit_table(task, spec, None, ["GMI", "KED-MI"], Sizes(64, 64, 64), 1)
+    table = audit_table(task, spec, None, attacks, Sizes(64, 64, 64), 1)
     test = paired(acc, control)
     mean = sum(control) / len(control)
     beside = Entry(mean, contrast=Contrast("x", "y", (0,), test, test.p, 1, None))
@@ -628,7 +636,8 @@ NOISE = [10.0, 20, 0, 10, 30, 0, 20, 10]
 def test_the_paragraph_says_what_was_recovered_and_how_sure_that_is() -> None:
     text = verdict(results(HIGH, NOISE))
     assert text.startswith("GMI and KED-MI tried to rebuild images of all 8 classes")
-    assert "the attacked class in 72.5 % of its 24 reconstructions" in text
+    assert "The attack that recovered most was GMI." in text
+    assert "the attacked class in 72.5 % of the 24 reconstructions of GMI" in text
     assert "it recognises 12.5 %; a blind guess gets 12.5 %" in text
     p = paired(HIGH, NOISE).p
     assert p is not None
@@ -644,6 +653,19 @@ def test_what_is_not_significant_is_said_to_show_nothing() -> None:
     assert "p = 1 after" not in verdict(results(weak, NOISE))
     assert "not significant" in verdict(results(weak, NOISE))
     assert "gives away something" not in verdict(results(weak, NOISE))
+
+
+def test_what_was_not_tried_is_named_and_the_floor_alone_is_no_conclusion() -> None:
+    said = "For GMI and KED-MI the budget was too short."
+    text = verdict(results(NOISE, HIGH, attacks=("MI-Face",)), ["GMI", "KED-MI"])
+    assert said in text
+    assert "recovered most" not in text
+    assert "so this says nothing about the model: give the audit more time" in text
+    assert "do not show that the model gives anything away" not in text
+    other = verdict(results(NOISE, HIGH, attacks=("GMI",)))
+    assert said not in other
+    assert "these attacks do not show that the model gives anything away" in other
+    assert "gives away something" in verdict(results(HIGH, NOISE, attacks=("MI-Face",)))
 
 
 def test_a_weak_evaluator_is_named() -> None:
@@ -707,5 +729,5 @@ def test_the_budget_decides_the_length(audited: tuple[Result, Path], world: Worl
     assert "about 0.0 s." in line
     steps, line = longest(-1.0)
     assert list(steps) == ["GMI"]
-    assert "That is more than the 0.0 s left of the budget" in line
+    assert "The timed runs took the whole budget." in line
     assert "Left out, since they take longer: KED-MI" in line

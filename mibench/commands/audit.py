@@ -65,7 +65,7 @@ TORCHVISION = "torchvision:"
 @click.option("--attacks", metavar="NAMES", help="Such as GMI,KED-MI; by default MI-Face, too.")
 @click.option(
     "--budget", type=click.FloatRange(0.1), default=8.0, show_default=True,
-    help="Minutes that it may take.",
+    help="Minutes for it all; the least there is to do may take longer.",
 )  # fmt: skip
 @options.store
 @options.out(options.folder, "Folder of the report.", "mibench-out/audit")

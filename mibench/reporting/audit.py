@@ -1,10 +1,13 @@
 """What an audit comes to, in plain words."""
 
+from collections.abc import Sequence
+
 from mibench.benchmarks.row import Row
 from mibench.evaluation.significance import LEVEL
 from mibench.reporting.cautions import weaknesses
 from mibench.reporting.results import Entry, Results
 
+FLOOR = "MI-Face"
 NO_PROOF = (
     "A low number is no proof of privacy: these attacks were short and their priors small, and an "
     "attacker with more time, better public images or another attack may recover more. A high "
@@ -12,8 +15,13 @@ NO_PROOF = (
 )
 
 
-def verdict(results: Results) -> str:
-    """Returns a paragraph: what was recovered, how sure that is, and what it does not show."""
+def verdict(results: Results, left_out: Sequence[str] = ()) -> str:
+    """Returns a paragraph: what was recovered, how sure that is, and what it does not show.
+
+    Args:
+        results: Of the attacks that were run.
+        left_out: Names of attacks for which there was no time.
+    """
     there = [label for label, count in results.found.items() if count]
     scores = {k: results.entries[k]["attack_acc"].mean or 0.0 for k in there}
     strongest = max(there, key=lambda label: scores[label])
@@ -28,23 +36,29 @@ def verdict(results: Results) -> str:
         f"{_listed(tried)} tried to rebuild images of {some} {results.classes} classes, and the "
         f"evaluation classifier, which is right about {results.evaluator or 0:.1f} % of the test "
         "images, judged what came out.",
-        f"The attack that recovered most was {attack}: the evaluation classifier recognises the "
-        f"attacked class in {scores[strongest]:.1f} % of its {classes * samples} "
-        f"reconstructions{_span(entry)}.",
     ]
+    if left_out:
+        sentences.append(f"For {_listed(left_out)} the budget was too short.")
+    if len(tried) > 1:
+        sentences.append(f"The attack that recovered most was {attack}.")
+    sentences.append(
+        f"The evaluation classifier recognises the attacked class in {scores[strongest]:.1f} % of "
+        f"the {classes * samples} reconstructions of {attack}{_span(entry)}."
+    )
     if control.mean is not None:
         sentences.append(
             f"Of as many samples of its prior, drawn without asking the model, it "
             f"recognises {control.mean:.1f} %; a blind guess gets "
             f"{100 / (results.classes or 1):.1f} %."
         )
-    sentences.append(_sureness(control, attack, len(tried)))
+    sentences.append(_sureness(control, attack, tried))
     sentences += [f"But {why}." for why in weaknesses(results, strongest)]
     return " ".join([*sentences, NO_PROOF])
 
 
-def _sureness(control: Entry, attack: str, tried: int) -> str:
-    """Returns whether an attack found more than its control, of several that were tried."""
+def _sureness(control: Entry, attack: str, names: Sequence[str]) -> str:
+    """Returns whether an attack found more than its control, of those that were tried."""
+    tried = len(names)
     if control.contrast is None:
         return "Nothing was measured beside it, so nothing shows that the attack worked."
     test = control.contrast.test
@@ -68,6 +82,11 @@ def _sureness(control: Entry, attack: str, tried: int) -> str:
             f"{difference}: the model gives away something of what the images of its classes look "
             "like."
         )
+    if set(names) == {FLOOR}:
+        return (
+            f"{difference}, which is not significant. {FLOOR} has no prior and seldom finds "
+            "anything, so this says nothing about the model: give the audit more time."
+        )
     return (
         f"{difference}, which is not significant: these attacks do not show that the model gives "
         "anything away."
@@ -81,5 +100,5 @@ def _span(entry: Entry) -> str:
     return f" (95 % interval over classes {span.low:.1f} to {span.high:.1f} %)"
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -168,10 +168,14 @@ def give(
             f"the network must return logits (images, classes), for {len(x)} images it returns "
             f"{found}"
         )
+    if not logits.isfinite().all():
+        raise ValueError(
+            "the network answers with NaN or infinity: check its weights, and mean and std"
+        )
     if not entered:
         raise ValueError(
             f"{last or 'no linear layer'} is called when the network answers: name the layer "
-            "whose output are the logits (last)"
+            "whose output are the logits (`last`, or --last)"
         )
     last = list(entered)[-1]
     with torch.no_grad():
@@ -179,7 +183,7 @@ def give(
     if own.shape != logits.shape or not _same_classes(own, logits):
         raise ValueError(
             f"what the network returns is not what its layer {last} returns: name the layer whose "
-            "output are the logits (last)"
+            "output are the logits (`last`, or --last)"
         )
     digest = _digest(module)
     if MODULES.setdefault(digest, module) is not module:
