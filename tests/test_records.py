@@ -650,6 +650,21 @@ def test_a_damaged_meta_below_a_record_is_one_sentence_that_says_what_to_do(
         )
 
 
+def test_a_command_that_only_reads_says_what_to_do_about_a_damaged_stage(
+    folder: Path, tmp_path: Path
+) -> None:
+    store = str(shutil.copytree(folder / "store", tmp_path / "store"))
+    for path in (tmp_path / "store").glob("classifier/*/payload.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    done = call("report", "smoke", "--rows", "GMI / MID", "--store", store, "-o", str(tmp_path))
+    assert done.exit_code == 2
+    assert re.fullmatch(
+        r"Error: .*/payload\.safetensors is damaged: `mibench store check --repair`, with the "
+        r"same --store, moves the stage aside\n",
+        done.stderr,
+    )
+
+
 def contradicting(record: dict[str, Any], place: Path) -> None:
     """Writes two sound records of one key that tell different things."""
     (place / "a.json").write_text(json.dumps(record))

@@ -98,7 +98,12 @@ def refusing() -> Iterator[None]:
     except KeyError as error:
         raise RefusedError(str(error.args[0])) from error
     except (ValueError, TypeError) as error:
-        raise RefusedError(str(error)) from error
+        text = str(error)
+        if getattr(error, "stage", None) is not None and "--repair" not in text:  # DamagedError
+            text += (
+                ": `mibench store check --repair`, with the same --store, moves the stage aside"
+            )
+        raise RefusedError(text) from error
     except OSError as error:
         text = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
         raise RefusedError(text) from error

@@ -83,8 +83,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         why = str(error) if isinstance(error, ValueError) else "it is damaged"
         raise ValueError(
             f"{path} holds more than tensors, or is damaged, and nothing in it is executed "
-            f"({' '.join(why.split())[:200]}): save its state dict as .safetensors where you "
-            "trust it"
+            f"({' '.join(why.split())[:200]}): if it is whole and you trust it, load it with "
+            "torch and save its state dict as .safetensors"
         ) from error
     if average:
         tell(f"{path} has an averaged copy of the weights only ({average}): that is taken")
