@@ -450,6 +450,20 @@ class Mine(Defense):
 TABLE = Table("mine", "Mine.", {{"GMI / Mine": replace(cell, defense=Mine(0.1))}})
 """
 
+WITHOUT_TERMS = """
+from dataclasses import dataclass
+
+from mibench import Defense
+
+
+@dataclass(frozen=True)
+class Mine(Defense):
+    name = "mine"
+
+
+MINE = Mine()
+"""
+
 
 @pytest.mark.parametrize(
     ("name", "text", "status", "sentence"),
@@ -458,6 +472,7 @@ TABLE = Table("mine", "Mine.", {{"GMI / Mine": replace(cell, defense=Mine(0.1))}
         ("mine_plain", WITH_INIT.replace("DECORATOR", ""), 2, "Mine has an __init__: delete it"),
         ("mine_init", WITH_INIT.replace("DECORATOR", "@dataclass(frozen=True)"), 2,
          "cannot assign to field 'alpha'; in place of an __init__ write each hyper-parameter as"),
+        ("mine_lacks", WITHOUT_TERMS, 2, "line 12: the class Mine must define loss_terms"),
     ],
 )  # fmt: skip
 def test_the_command_line_says_so_in_one_line(

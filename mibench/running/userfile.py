@@ -1,6 +1,7 @@
 """Tables, attacks and defenses from a user's own Python file."""
 
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ ADVICE = {
     'goes below if __name__ == "__main__":',
 }
 """What a user's file raises → what to change."""
+LACKING = re.compile(r"Can't instantiate abstract class (\w+) .*abstract methods? (.+)")
+"""What Python says of a class that lacks methods."""
 
 
 def load_user_file(path: Path, *, again: bool = False) -> ModuleType:
@@ -81,7 +84,10 @@ def blaming(path: Path) -> Iterator[None]:
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         where = error.lineno if isinstance(error, SyntaxError) else (0, *lines)[-1]
         advice = ADVICE.get(type(error), "")
-        sentence = f"{path}, line {where}: {type(error).__name__}: {error}{advice}"
+        told = f"{type(error).__name__}: {error}{advice}"
+        if lacking := LACKING.match(str(error)):
+            told = "the class {} must define {}".format(*lacking.groups()).replace("'", "")
+        sentence = f"{path}, line {where}: {told}"
         raise ValueError(sentence) from error
 
 
