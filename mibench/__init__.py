@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mibench.roles import Attack, Defense, PriorSpec
     from mibench.types import Classifier, Prior, Reconstructions
 
-__version__ = "0.2.0.dev1"
+__version__ = "0.2.0"
 __all__ = [
     "Attack",
     "Cell",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mibench import __version__
 from mibench.attacks import ATTACKS, CONTROLS
 from mibench.benchmarks.tables import TABLES
 from mibench.data import TASKS
@@ -89,3 +90,12 @@ def test_the_readme_counts_what_is_there() -> None:
         "tables": len(TABLES),
     }
     assert counts == {name: str(size) for name, size in sizes.items()}
+
+
+def test_a_release_has_one_version_and_one_date() -> None:
+    heading = re.search(r"^## \[(.+?)\](?: - (.+))?$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert heading is not None
+    if "dev" not in __version__:
+        assert heading[1] == __version__
+        assert f"\nversion: {heading[1]}\ndate-released: {heading[2]}\n" in citation
