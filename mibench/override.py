@@ -203,9 +203,9 @@ def describe(hint: Any) -> str:  # noqa: ANN401
         inside = ", ".join("…" if a is ... else describe(a) for a in args)
         return f"a list such as [{inside}]"
     if inspect.isabstract(hint):
-        names = _choices(hint)
-        example = f'{{"is": "{names[0]}"}}' if names else '{"is": "NAME"}'
-        return f"one of {', '.join(names)}, or an object with its name and fields, as in {example}"
+        known = _choices(hint)
+        example = f'{{"is": "{known[0]}"}}' if known else '{"is": "NAME"}'
+        return f"one of {', '.join(known)}, or an object with its name and fields, as in {example}"
     if dataclasses.is_dataclass(hint):
         return f"an object of {', '.join(f.name for f in dataclasses.fields(hint))}"
     names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}

@@ -183,9 +183,9 @@ def test_fewer_images_than_a_batch_make_one_batch(rng: torch.Generator) -> None:
 def test_balanced_batches_hold_as_many_images_of_each_of_their_classes(
     rng: torch.Generator,
 ) -> None:
-    labels = torch.arange(6).repeat_interleave(torch.tensor([9, 8, 8, 12, 3, 8]))
+    labels = torch.arange(5).repeat_interleave(torch.tensor([9, 8, 8, 12, 8]))
     batches = balanced(labels, 16, 4, rng)
-    assert len(batches) == 2  # the class of three has no group; nine groups of eleven are used
+    assert len(batches) == 2  # eight groups of eleven are used
     for batch in batches:
         _, counts = labels[batch].unique(return_counts=True)  # type: ignore[no-untyped-call]
         assert counts.tolist() == [4, 4, 4, 4]
@@ -204,6 +204,8 @@ def test_balanced_batches_differ_between_epochs_and_not_between_runs() -> None:
 def test_too_few_classes_for_a_balanced_batch_are_refused(rng: torch.Generator) -> None:
     with pytest.raises(ValueError, match="needs 16 classes with 4 images, found 5"):
         balanced(torch.arange(5).repeat(40), 64, 4, rng)
+    with pytest.raises(ValueError, match="of a class, and class 2 has 3 to train on, so it would"):
+        balanced(torch.tensor([0] * 9 + [1] * 4 + [2] * 3), 8, 4, rng)
     with pytest.raises(ValueError, match="cannot hold groups of 3"):
         balanced(torch.arange(5).repeat(40), 64, 3, rng)
 

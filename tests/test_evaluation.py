@@ -21,6 +21,7 @@ from mibench.evaluation import (
 )
 from mibench.evaluation.accuracy import topk_accuracy, topk_hits
 from mibench.evaluation.fid import (
+    fid_floor,
     fid_identity,
     fid_identity_floor,
     frechet_distance,
@@ -381,6 +382,18 @@ def test_the_floor_compares_every_other_real_image(faces: Evidence) -> None:
     assert fid_identity_floor(faces).tolist() == pytest.approx(want, rel=1e-9)
     other = replace(faces, features=seen(reconstructed.flip(0), real))
     assert torch.equal(fid_identity_floor(other), fid_identity_floor(faces))
+
+
+def test_both_halves_of_the_real_images_have_as_many_of_each_class() -> None:
+    e = evidence([[1, 1]], [0, 0])
+    labels = torch.tensor([1, 0, 1, 0, 1, 0, 2, 2])
+    real = torch.tensor([5.0, 0, 7, 1, 9, 100, 20, 30])[:, None]  # without 9 and 100
+    some = replace(e, features=seen(torch.zeros(2, 1), real), real_labels=labels)
+    first, second = torch.tensor([0.0, 5, 20])[:, None], torch.tensor([1.0, 7, 30])[:, None]
+    assert fid_floor(some) == pytest.approx(frechet_distance(first, second))
+    labels[-1] = 3
+    with pytest.raises(ValueError, match="halves of class 2 need two or more real images, got 1"):
+        fid_floor(replace(some, real_labels=labels))
 
 
 def test_the_fid_per_identity_knows_no_length_and_no_order(

@@ -94,6 +94,9 @@ def test_a_loss_with_students_is_refused_where_there_are_none() -> None:
     loss, x = Augmented(students=(STUDENT,)), torch.zeros(1, *TASK.shape)
     with pytest.raises(ValueError, match="augmented needs the target's students"):
         identity_loss(loss, (), Watched(make(), Work()), x, torch.tensor([0]), [(1, generator())])
+    longer = replace(STUDENT, recipe=replace(STUDENT.recipe, epochs=3))
+    with pytest.raises(ValueError, match="names a network twice, and both would begin with the"):
+        Augmented(students=(STUDENT, longer))
     with pytest.raises(ValueError, match="not shown public images and has no students"):
         OtherClass(attack=KEDMI(identity=loss))
     with pytest.raises(ValueError, match="identity loss augmented: it is about the target itself"):

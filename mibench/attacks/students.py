@@ -128,10 +128,10 @@ class Augmented(IdentityLoss):
             raise ValueError(
                 "Augmented.of must not have students: name them in Augmented.students"
             )
-        if len(set(self.students)) < len(self.students):
+        if len({student.network for student in self.students}) < len(self.students):
             raise ValueError(
-                "Augmented.students names a student twice, and both would be the same network: "
-                "give each another network or recipe"
+                "Augmented.students names a network twice, and both would begin with the same "
+                "weights: give each another network, or another width of it"
             )
 
     @property

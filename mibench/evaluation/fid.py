@@ -172,15 +172,26 @@ def fid_inception_successful(e: Evidence) -> float:
     return frechet_distance(*compared(e, "fid_inception_successful"))
 
 
-@metric("FID real", "target", unit="features²", range=POSITIVE, needs=(EVALUATOR,))
+@metric("FID real", "target", unit="features²", range=POSITIVE, version=2, needs=(EVALUATOR,))
 def fid_floor(e: Evidence) -> float:
-    """FID between two halves of the real private images, those at even and at odd places.
+    """FID between two halves of the real private images: of each class every second one.
 
-    A yardstick for fid, in the same features: what images of one distribution have. Halves have
+    A yardstick for fid, in the same features: what images of one distribution have. Both halves
+    have as many images of each class, so the last of an odd number is left out. Halves have
     fewer images, hence more bias, so very good reconstructions can come below it.
+
+    Raises:
+        UndefinedError: If a class has one real image alone.
     """
+    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for c in sorted(set(e.real_labels.tolist())):
+        places = (e.real_labels == c).nonzero()[:, 0]
+        if len(places) < 2:
+            raise UndefinedError(f"halves of class {c} need two or more real images, got 1")
+        for half, own in zip(halves, (places[::2], places[1::2]), strict=True):
+            half.append(own[: len(places) // 2])
     real = e.through(EVALUATOR).real
-    return frechet_distance(real[::2], real[1::2])
+    return frechet_distance(*(real[torch.cat(half).sort().values] for half in halves))
 
 
 @metric("FID per identity", "identity", "higher", range=(0, 4), needs=(EVALUATOR,))

@@ -28,8 +28,8 @@ def balanced(
     CelebA targets, 16 classes with 4 images each.
 
     Raises:
-        ValueError: If ``instances`` does not divide ``batch_size``, or there are too few
-            classes with so many images.
+        ValueError: If ``instances`` does not divide ``batch_size``, there are too few classes,
+            or one of them has fewer images and would never be trained.
     """
     if batch_size % instances:
         raise ValueError(f"batches of {batch_size} cannot hold groups of {instances} images")
@@ -40,8 +40,12 @@ def balanced(
         members = (labels == label).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=rng)]
         whole = len(members) - len(members) % instances
-        if whole:
-            groups[label] = [members[i : i + instances] for i in range(0, whole, instances)]
+        if not whole:
+            raise ValueError(
+                f"a balanced batch has {instances} images of a class, and class {label} has "
+                f"{len(members)} to train on, so it would never be seen; lower recipe.instances"
+            )
+        groups[label] = [members[i : i + instances] for i in range(0, whole, instances)]
     if len(groups) < wanted:
         raise ValueError(
             f"a balanced batch needs {wanted} classes with {instances} images, found "

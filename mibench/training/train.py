@@ -74,7 +74,7 @@ class Recipe:
     def planned_steps(self, images: int) -> int:
         """Returns the steps on so many train images, those held out not counted.
 
-        The balanced sampler leaves some images out, so it takes up to a tenth fewer.
+        The balanced sampler leaves some images out, so it takes fewer.
         """
         return self.epochs * max(1, images // self.batch_size)
 

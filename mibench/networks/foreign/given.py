@@ -129,7 +129,7 @@ class GivenClassifier(Classifier):
 def give(
     module: nn.Module, shape: Shape, mean: Numbers, std: Numbers, last: str = ""
 ) -> tuple[Given, int]:
-    """Returns the spec of a trained network and how many classes it tells apart.
+    """Returns the spec of a trained network and how many classes it distinguishes.
 
     Args:
         module: Takes images (n, c, h, w) and returns logits (n, k); it stays as it is.
