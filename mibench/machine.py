@@ -10,8 +10,8 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,15 @@ SWITCHES = (
     "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
 )  # fmt: skip
 """Environment variables by which the libraries let people choose other kernels."""
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "torch.set_default_dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch.set_grad_enabled": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch.set_num_threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch.use_deterministic_algorithms": (
+        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms,
+    ),
+}  # fmt: skip
+"""What of torch holds for the whole process → how it is read and set."""
 
 
 @cache
@@ -46,6 +55,29 @@ def machine() -> dict[str, str]:
     }
     switches = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
     return kernels | ({"switches": " ".join(switches)} if switches else {})
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Sets torch's settings back to what they were: other stages run in this process, too.
+
+    Raises:
+        ValueError: If what was done here left one of them changed.
+    """
+    before = {name: get() for name, (get, _) in SETTINGS.items()}
+    left: list[str] = []
+    try:
+        yield
+    finally:
+        for name, (get, put) in SETTINGS.items():
+            if (now := get()) != before[name]:
+                put(before[name])
+                left.append(f"{name}({now})")
+    if left:
+        raise ValueError(
+            f"it calls {', '.join(left)} and does not set that back, which would change the "
+            "stages after it"
+        )
 
 
 def each(meta: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from mibench.cli import main
 from mibench.defenses import NoDefense
 from mibench.networks import MLP
 from mibench.running.executors import Bench, Local, Serial, execute
-from mibench.running.executors.base import explain
+from mibench.running.executors.base import attempt, explain
 from mibench.running.progress import Watcher
 from mibench.running.stages import RecordStage
 from mibench.seeding import generator, seeded
@@ -69,9 +69,32 @@ def accident(data: Path) -> None:
         "nan": FloatingPointError("the loss in epoch 4 is not finite"),
         "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         "interrupt": KeyboardInterrupt(),
+        "exit": SystemExit(0),
     }
+    if path.exists() and path.read_text() == "requeue":
+        exec(compile("raise SystemExit(-1)", "site-packages/submitit/core.py", "exec"))  # noqa: S102
     if path.exists():
         raise kinds[path.read_text()]
+
+
+@dataclass(frozen=True)
+class Careless(Stage):
+    """Leaves torch changed, or returns what cannot be stored."""
+
+    kind: ClassVar[str] = "careless"
+
+    how: str
+
+    def compute(self, load: Callable[[Stage], Payload], work: Work) -> Payload:
+        """Returns a number."""
+        if self.how == "dtype":
+            torch.set_default_dtype(torch.float64)
+        if self.how == "grad":
+            torch.set_grad_enabled(False)
+        if self.how == "threads":
+            torch.set_num_threads(torch.get_num_threads() + 1)
+        kept: Any = {"sparse": torch.eye(2).to_sparse(), "object": object()}
+        return {"kept": kept.get(self.how, 1)}
 
 
 @pytest.fixture
@@ -86,6 +109,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("nan", "the loss in epoch 4 is not finite"),
         ("memory", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"),
+        ("exit", "SystemExit: 0"),
     ],
 )
 def test_a_failed_stage_tells_its_step_and_its_last_good_state(
@@ -110,6 +134,31 @@ def test_a_failed_stage_tells_its_step_and_its_last_good_state(
     assert [p.name for p in (store.root / "march").iterdir()] == [March().key]
 
 
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("dtype", "it calls torch.set_default_dtype(torch.float64) and does not set that back"),
+        ("grad", "it calls torch.set_grad_enabled(False) and does not set that back"),
+        ("threads", "it calls torch.set_num_threads("),
+        ("sparse", "what it returned cannot be stored: dense tensors, numbers and texts can"),
+        ("object", "what it returned cannot be stored: dense tensors, numbers and texts can"),
+    ],
+)
+def test_a_stage_that_leaves_torch_changed_or_cannot_be_stored_fails_and_harms_no_other(
+    how: str, told: str, tmp_path: Path
+) -> None:
+    store, threads = Store(tmp_path), torch.get_num_threads()
+    stages = [Careless(how), Careless("not")]
+    outcome = execute(stages, Bench(store.root, tmp_path), Watcher(), Serial())
+    assert list(outcome.failures) == [stages[0].key]
+    assert told in outcome.failures[stages[0].key]
+    assert told in (store.failure(stages[0]) or "")
+    assert store.state(stages[1]) == "done"
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    assert torch.get_num_threads() == threads
+
+
 def test_an_interrupt_tells_the_stage_and_keeps_its_state(tmp_path: Path, data: Path) -> None:
     (data / "accident").write_text("interrupt")
     store = Store(tmp_path / "store")
@@ -123,6 +172,12 @@ def test_an_interrupt_tells_the_stage_and_keeps_its_state(tmp_path: Path, data: 
     (data / "accident").unlink()
     store.complete(March(), data=data)
     assert store.load(March()) == {"taken": 2}
+
+
+def test_a_cluster_may_end_the_process_of_a_stage(tmp_path: Path, data: Path) -> None:
+    (data / "accident").write_text("requeue")
+    with pytest.raises(SystemExit):
+        attempt(March(), Bench(tmp_path / "store", data), lambda *_: None)
 
 
 @pytest.mark.parametrize("note", [b"", b"[]", b"{" * 10**6, b'{"error": ["x"]}'])

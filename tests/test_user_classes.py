@@ -352,6 +352,16 @@ def test_what_an_attack_must_not_return(returned: object, sentence: str) -> None
         stage()._check(returned)
 
 
+@pytest.mark.parametrize("count", [-1, 3.5, "many", torch.tensor(3)])
+@pytest.mark.parametrize("name", ["steps", "queries", "gradients"])
+def test_what_an_attack_counts_is_a_whole_number(name: str, count: Any) -> None:
+    work = Work()
+    assert stage()._spent(work) == {"steps": 0, "queries": 0, "gradients": 0}
+    setattr(work, name, count)
+    with pytest.raises(ValueError, match=rf"gmi set work\.{name} to .*: it must be a"):
+        stage()._spent(work)
+
+
 @pytest.mark.parametrize(
     "returned",
     [found(), found(images=X.double()), found(earlier=X[None]), found(earlier=X[None][:0])],

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as write_tensors
 
 from mibench import precision
-from mibench.machine import forget_peak, peak
+from mibench.machine import forget_peak, peak, settings_kept
 from mibench.spec import canonical, field_values
 from mibench.store.disk import json_bytes, make_folder, sync, write_all
 from mibench.store.errors import StoreError, keeping, store_error, tell, writing
@@ -229,8 +229,14 @@ class Store:
             meta["precisions"] = sorted(precisions)
             if remarks:
                 meta["remarks"] = list(dict.fromkeys(remarks))
-            with writing(self.root):
-                self._commit(stage, payload, meta)
+            try:
+                with writing(self.root):
+                    self._commit(stage, payload, meta)
+            except (TypeError, ValueError, RuntimeError) as error:
+                why = "what it returned cannot be stored: dense tensors, numbers and texts can"
+                error.add_note(why)
+                self.note_failure(stage, f"{type(error).__name__}: {error}; {why}")
+                raise
             shutil.rmtree(self._beside(stage, "partial"), ignore_errors=True)
             with suppress(OSError):
                 self._beside(stage, "failed").unlink(missing_ok=True)
@@ -257,7 +263,7 @@ class Store:
             work = Work(folder, device, data, report)
             forget_peak(work.device)
             try:
-                with keeping(remarks), precision.at(own):
+                with keeping(remarks), precision.at(own), settings_kept():
                     payload = stage.compute(self.load, work)
                 break
             except (AbsentError, DamagedError) as error:
@@ -285,9 +291,10 @@ class Store:
         """Adds to an error how far the stage came; keeps why it failed."""
         if isinstance(error, StoreError):
             return
-        who = "it" if isinstance(error, Exception) else stage.describe()
+        failed = isinstance(error, Exception | SystemExit)
+        who = "it" if failed else stage.describe()
         error.add_note(f"{who} stopped {work.whereabouts()}")
-        if isinstance(error, Exception):
+        if failed:
             first = str(error).strip().split("\n")[0]
             why = f"{type(error).__name__}: {first}; it stopped {work.whereabouts()}"
             self.note_failure(stage, why)

@@ -186,6 +186,10 @@ def attempt(stage: Stage, bench: Bench, report: Report) -> Result:
             return Store(bench.store).complete(stage, bench.device, bench.data, report)
     except StoreError:  # the others could not be kept either
         raise
+    except SystemExit as error:
+        if "submitit" in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise  # the cluster takes the job back
+        return explain(error)
     except Exception as error:
         return explain(error)
 

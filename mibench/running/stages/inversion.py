@@ -72,12 +72,23 @@ class InversionStage(Stage):
             "earlier": None if made.earlier is None else made.earlier.half(),
             "latents": made.latents,
             "budget": {
-                **{name: getattr(work, name) for name in ("steps", "queries", "gradients")},
+                **self._spent(work),
                 **{name: count for name, count in optional.items() if count},
             },
             **({"counts": made.counts} if made.counts else {}),
             **({"moments": goal.moments} if self.moments_at else {}),
         }
+
+    def _spent(self, work: Work) -> dict[str, int]:
+        """Returns what was counted; refuses what an attack must not make of it."""
+        spent = {name: getattr(work, name) for name in ("steps", "queries", "gradients")}
+        for name, count in spent.items():
+            if not isinstance(count, int) or count < 0:
+                raise ValueError(
+                    f"{self.attack.name} set work.{name} to {count!r}: it must be a whole number, "
+                    "0 or more"
+                )
+        return spent
 
     def _check(self, made: object) -> None:
         """Refuses what an attack must not return."""
