@@ -55,8 +55,8 @@ def test_all_that_is_published_can_be_cloned_quickly() -> None:
 
 
 def redraw(kind: str, figure: Path, out: Path) -> None:
-    records = figure.parent / "records"
-    done = call("figure", kind, figure.parent.name, "--records", records, "-o", out)
+    records, table = figure.parent / "records", figure.name.removesuffix(f"-{kind}-figure.csv")
+    done = call("figure", kind, table, "--records", records, "-o", out)
     assert done.exit_code == 0, done.output
 
 
