@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from mibench.cli import main
@@ -19,9 +20,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from mibench import Defense, PriorSpec
+from mibench import Classifier, Defense, Prior, PriorSpec
 from mibench.attacks import WGANGP, BlackBox, WhiteBox, descend, rounds
 from mibench.attacks.losses import CrossEntropy
+from mibench.defenses import Release
 from mibench.roles import Helper, IdentityLoss, NetworkSpec, View
 from mibench.seeding import seeded
 """
@@ -146,6 +148,68 @@ class Own(IdentityLoss):
         return -logits.gather(1, labels[:, None])[:, 0]
 '''
 
+NETWORK = '''
+class Net(Classifier):
+    def __init__(self, shape, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+        self.first = torch.nn.Linear(shape[0] * shape[1] * shape[2], 5)
+        self.last = torch.nn.Linear(5, num_classes)
+
+    def latents(self, x):
+        return (self.first(x.flatten(1)),)
+
+
+@dataclass(frozen=True)
+class Mine(NetworkSpec):
+    """Two layers."""
+
+    name: ClassVar[str] = "mine"
+
+    def build(self, shape, num_classes):
+        return Net(shape, num_classes)
+'''
+
+RELEASE = '''
+@dataclass(frozen=True)
+class Mine(Release):
+    """The scores as they are."""
+
+    name: ClassVar[str] = "mine"
+
+    def __call__(self, probs, x, state, rng):
+        return probs
+'''
+
+PRIOR = '''
+class Linear(Prior):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 64)
+
+    def sample(self, n, rng):
+        return torch.randn(n, 2, generator=rng)
+
+    def generate(self, z, y=None):
+        return self.layer(z).sigmoid().view(-1, 1, 8, 8)
+
+    def realism(self, x, y=None):
+        return x.sum((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Mine(PriorSpec):
+    """Drawn weights."""
+
+    name: ClassVar[str] = "mine"
+
+    def build(self, shape, num_classes):
+        return Linear()
+
+    def train(self, prior, public, target, rng, work):
+        prior.layer.weight.data += torch.randn(64, 2, generator=rng)
+'''
+
 
 @pytest.fixture
 def check(tmp_path: Path) -> Iterator[object]:
@@ -178,8 +242,10 @@ def changed(source: str, *changes: tuple[str, str]) -> str:
         (WHITE, "Mine (attack)", 8),
         (LABELS, "Boundary (attack)", 7),
         (DEFENSE, "Adversary (defense)", 5),
+        (NETWORK, "Mine (network)", 4),
+        (RELEASE, "Mine (release)", 1),
     ],
-    ids=["white", "labels", "defense"],
+    ids=["white", "labels", "defense", "network", "release"],
 )
 def test_a_correct_component_passes_every_check(
     source: str, head: str, checks: int, check: object
@@ -400,6 +466,141 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
         "it gives each image",
         r"an image's loss must depend on its own logits",
     ),
+    "an end of the process": (
+        changed(
+            WHITE, ("z = goal.draws(prior)", "raise SystemExit(0)\n        z = goal.draws(prior)")
+        ),
+        "it runs and returns images",
+        r"SystemExit: 0; a component must not end the process \(mine_.*\.py, line \d+\)",
+    ),
+    "an error without text": (
+        changed(
+            WHITE, ("z = goal.draws(prior)", "raise RuntimeError\n        z = goal.draws(prior)")
+        ),
+        "it runs and returns images",
+        r": RuntimeError \(mine_.*\.py, line \d+\)",
+    ),
+    "latents that are NaN": (
+        changed(WHITE, ("return goal.reconstructions(prior, z)",
+                        "found = goal.reconstructions(prior, z)\n"
+                        "        return type(found)(found.images, found.latents * float('nan'))")),
+        "it runs and returns images",
+        r"the latents that it returns hold NaN or infinity: look for a division by 0",
+    ),
+    "sparse latents": (
+        changed(WHITE, ("return goal.reconstructions(prior, z)",
+                        "found = goal.reconstructions(prior, z)\n"
+                        "        return type(found)(found.images, found.latents.to_sparse())")),
+        "it runs and returns images",
+        r"the latents that it returns are sparse: return them dense, by to_dense\(\)",
+    ),
+    "a default dtype for all": (
+        changed(
+            WHITE, ("return goal", "torch.set_default_dtype(torch.float64)\n        return goal")
+        ),
+        "it runs and returns images",
+        r"it changes torch's default dtype from torch\.float32 to torch\.float64, for all",
+    ),
+    "no gradients for all": (
+        changed(WHITE, ("return goal", "torch.set_grad_enabled(False)\n        return goal")),
+        "it runs and returns images",
+        r"it changes torch's grad mode from True to False",
+    ),
+    "threads for all": (
+        changed(WHITE, ("return goal", "torch.set_num_threads(7)\n        return goal")),
+        "it runs and returns images",
+        r"it changes torch's number of threads from \d+ to 7",
+    ),
+    "a network that raises": (
+        changed(NETWORK, ("return Net(shape, num_classes)", "return {}['x']")),
+        "its logits and latents",
+        r"KeyError: 'x' \(mine_.*\.py, line \d+\)",
+    ),
+    "a network that is none": (
+        changed(NETWORK, ("return Net(shape, num_classes)", "return None")),
+        "its logits and latents",
+        r"build returns a NoneType: return a network whose class derives from mibench\.Class",
+    ),
+    "a network without latents": (
+        changed(NETWORK, ("return (self.first(x.flatten(1)),)", "return ()")),
+        "its logits and latents",
+        r"latents must return a tuple of tensors, the last of shape \(n, d\)",
+    ),
+    "a network of NaN": (
+        changed(NETWORK, ("return (self.first(x.flatten(1)),)",
+                          "return (self.first(x.flatten(1)) * float('nan'),)")),
+        "its logits and latents",
+        r"the latents that it returns hold NaN or infinity",
+    ),
+    "a head that is not the network's": (
+        changed(NETWORK, ("        return (self.first(x.flatten(1)),)",
+                          "        return (self.first(x.flatten(1)),)\n\n"
+                          "    def forward(self, x):\n"
+                          "        return self.last(self.latents(x)[0].relu())")),
+        "its logits and latents",
+        r"head of the last latent is not what the network answers",
+    ),
+    "a release that raises": (
+        changed(RELEASE, ("return probs", "return probs[:, 99]")),
+        "it lets out scores",
+        r"IndexError: index 99 is out of bounds .*\(mine_.*\.py, line \d+\)",
+    ),
+    "a release of nothing": (
+        changed(RELEASE, ("return probs", "return None")),
+        "it lets out scores",
+        r"the scores that it lets out are of type NoneType: return a tensor",
+    ),
+    "a release of whole numbers": (
+        changed(RELEASE, ("return probs", "return (probs > 0.5).long()")),
+        "it lets out scores",
+        r"it lets out scores of torch\.int64: let out floats",
+    ),
+    "a prior that is none": (
+        changed(PRIOR, ("return Linear()", "return None")),
+        "it trains, draws images",
+        r"build returns a NoneType: return a mibench\.Prior",
+    ),
+    "a prior that raises": (
+        changed(PRIOR, ("return self.layer(z)", "raise IndexError('no image')\n        return z")),
+        "it trains, draws images",
+        r"IndexError: no image \(mine_.*\.py, line \d+\)",
+    ),
+    "a prior that draws others than asked for": (
+        changed(PRIOR, ("torch.randn(n, 2, gen", "torch.randn(1, 2, gen")),
+        "it trains, draws images",
+        r"sample returns shape \(1, 2\) for 6 latents: return \(n, \.\.\.\)",
+    ),
+    "a view of NaN": (
+        changed(SMALL_PARTS, ("return 0.5 * x", "return x * float('nan')")),
+        "it keeps the shape of images",
+        r"the images that it returns hold NaN or infinity",
+    ),
+    "a view that does not see the images": (
+        changed(SMALL_PARTS, ("return 0.5 * x", "return torch.zeros_like(x).requires_grad_()")),
+        "it keeps the shape of images",
+        r"no gradient passes through it: compute it from x",
+    ),
+    "a loss that does not see the logits": (
+        changed(SMALL_PARTS, ("return -logits.gather(1, labels[:, None])[:, 0]",
+                              "return torch.zeros(5).requires_grad_()")),
+        "it gives each image",
+        r"no gradient passes through it: compute it from logits",
+    ),
+    "a loss that is a number": (
+        changed(SMALL_PARTS, ("return -logits.gather(1, labels[:, None])[:, 0]", "return 3.0")),
+        "it gives each image",
+        r"the losses that it returns are of type float: return a tensor",
+    ),
+    "a class of another name": (
+        SMALL_PARTS + "\n\nDim.__name__ = 'Other'\n",
+        "it keeps the shape of images",
+        r"mine_.*\.py has no Other: leave each class its own name",
+    ),
+    "a method that lacks": (
+        changed(DEFENSE, ("def loss_terms", "def terms")),
+        "it trains a network",
+        r"the class Adversary must define loss_terms",
+    ),
 }  # fmt: skip
 
 
@@ -424,6 +625,30 @@ def test_a_fault_is_named_by_the_check_that_it_breaks(fault: str, check: object)
     assert re.search(sentence, failed[0]), failed
     assert f"{len(titles)} check" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_class_that_raises_keeps_none_from_being_checked(check: object) -> None:
+    source = changed(SMALL_PARTS, ("return 0.5 * x", "raise LookupError('broken view')"))
+    result = check(source)  # type: ignore[operator]
+    assert result.exit_code == 1
+    assert "lets gradients through: LookupError: broken view (mine_" in result.stdout
+    assert "Own (identity loss)\n  ok    it gives each image" in result.stdout
+
+
+def test_what_a_component_changes_for_all_is_put_back(check: object) -> None:
+    threads = torch.get_num_threads()
+    change = "torch.set_num_threads(7), torch.set_default_dtype(torch.float64)"
+    check(changed(SMALL_PARTS, ("return 0.5 * x", f"return {change}")))  # type: ignore[operator]
+    assert torch.get_num_threads() == threads
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_base_of_other_classes_is_not_checked(check: object) -> None:
+    base = "\n\nclass Base(View):\n    pass\n\n\nclass Open(View):\n    @abstractmethod\n"
+    source = "from abc import abstractmethod\n" + base + "    def shade(self): ...\n" + SMALL_PARTS
+    result = check(changed(source, ("class Dim(View)", "class Dim(Base)")))  # type: ignore[operator]
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("Dim (view)\n")
 
 
 def test_what_cannot_be_checked_is_refused_with_one_sentence(

@@ -63,7 +63,8 @@ def _component(trial: "Trial", checks: "tuple[Check, ...]") -> int:
             click.echo(f"  {number} of {len(checks)}: {promise.title} ...\r", err=True, nl=False)
         begun = time.process_time()
         try:
-            promise.run(trial)
+            with trial.guarded():
+                promise.run(trial)
         except BrokenPromiseError as error:
             verdict, failures = f"FAIL  {promise.title}: {error}", failures + 1
         except NotCheckedError as error:
@@ -80,6 +81,7 @@ def _component(trial: "Trial", checks: "tuple[Check, ...]") -> int:
                 err=True,
             )
         if failures and number == 1:
-            click.echo(f"  --    {len(checks) - 1} more: not checked, since it does not run")
+            if others := len(checks) - 1:
+                click.echo(f"  --    {others} more: not checked, since it does not run")
             break
     return failures

@@ -84,11 +84,16 @@ def blaming(path: Path) -> Iterator[None]:
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         where = error.lineno if isinstance(error, SyntaxError) else (0, *lines)[-1]
         advice = ADVICE.get(type(error), "")
-        told = f"{type(error).__name__}: {error}{advice}"
-        if lacking := LACKING.match(str(error)):
-            told = "the class {} must define {}".format(*lacking.groups()).replace("'", "")
-        sentence = f"{path}, line {where}: {told}"
+        told = f"{type(error).__name__}: {error}".removesuffix(": ") + advice
+        sentence = f"{path}, line {where}: {lacking(error) or told}"
         raise ValueError(sentence) from error
+
+
+def lacking(error: BaseException) -> str:
+    """Returns which methods a class lacks, if that is what an error says; else ""."""
+    if found := LACKING.match(str(error)):
+        return "the class {} must define {}".format(*found.groups()).replace("'", "")
+    return ""
 
 
 def user_modules(path: Path) -> dict[str, ModuleType]:

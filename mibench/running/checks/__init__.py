@@ -43,15 +43,24 @@ def role_of(cls: type) -> tuple[str, type[Trial], tuple[Check, ...]]:
 
 
 def own_components(module: ModuleType) -> Iterator[type]:
-    """Yields the components that a user's file defines, in its order."""
-    for value in vars(module).values():
-        if (
-            isinstance(value, type)
-            and value.__module__ == module.__name__
-            and issubclass(value, tuple(ROLES))
-            and not inspect.isabstract(value)
-        ):
-            yield value
+    """Yields the components that a user's file defines, in its order.
+
+    One that lacks a method is among them, unless it is a base: another class of the file
+    derives from it, or it declares abstract methods.
+    """
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and value.__module__ == module.__name__
+        and issubclass(value, tuple(ROLES))
+    ]
+    for cls in own:
+        base = any(cls in other.__mro__[1:] for other in own) or any(
+            getattr(value, "__isabstractmethod__", False) for value in vars(cls).values()
+        )
+        if not (base and inspect.isabstract(cls)):
+            yield cls
 
 
 def trial_of(cls: type, path: Path | None = None) -> Trial:

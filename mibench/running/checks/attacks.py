@@ -20,6 +20,7 @@ from mibench.running.checks.base import (
     broken,
     check_resuming,
     check_seed,
+    check_tensor,
     difference,
     target,
     tiny,
@@ -123,6 +124,7 @@ def check_images(trial: AttackTrial) -> None:
         cell(trial.fresh()).check()
     except (TypeError, ValueError) as error:
         raise BrokenPromiseError(trial.sentence(error)) from error
+    check_tensor(trial.whole.payload["latents"], "the latents that it returns")
     shape = trial.whole.payload["images"].shape[:2]
     assert shape == (TRIALS.samples, TRIALS.classes)
 

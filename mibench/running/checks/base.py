@@ -5,7 +5,7 @@ import io
 import pickle
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mibench.data.synthetic import Blobs
 from mibench.networks import MLP
 from mibench.override import bare, hint_of
-from mibench.running.userfile import load_afresh, user_modules
+from mibench.running.userfile import lacking, load_afresh, user_modules
 from mibench.seeding import seeded
 from mibench.spec import check_hashable
 from mibench.store import Payload, Work, pack
@@ -28,6 +28,12 @@ NUMBERS: dict[Any, float] = {float: 0.1, int: 2}
 """Values of fields that have no default."""
 TASK = Blobs(num_classes=4)
 NETWORK = MLP()
+GLOBALS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "number of threads": (torch.get_num_threads, torch.set_num_threads),
+}
+"""What a component could change for all that runs after it → how it is read, and put back."""
 
 
 class BrokenPromiseError(AssertionError):
@@ -140,7 +146,10 @@ class Trial:
             return tiny(self.cls)
         with contextlib.redirect_stderr(io.StringIO()):  # what it notes was said the first time
             module = load_afresh(self.path)
-        return tiny(getattr(module, self.cls.__name__))
+        name = self.cls.__name__
+        if not hasattr(module, name):
+            raise TypeError(f"{self.path.name} has no {name}: leave each class its own name")
+        return tiny(getattr(module, name))
 
     def compute(self, spec: Any, work: CheckedWork, seed: int, **how: Any) -> Run:  # noqa: ANN401
         """Runs the component once."""
@@ -152,22 +161,49 @@ class Trial:
         """Runs the component, by default in a process of its own, and returns what is left.
 
         Raises:
-            BrokenPromiseError: If the component raises an error; the sentence says where.
+            BrokenPromiseError: As in :meth:`guarded`.
         """
-        try:
+        with self.guarded():
             return self.compute(
                 self.fresh() if spec is None else spec, work or CheckedWork(), seed, **how
             )
-        except (BrokenPromiseError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            raise BrokenPromiseError(self.sentence(error)) from error
 
-    def sentence(self, error: Exception) -> str:
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Holds the component responsible for what happens inside.
+
+        Raises:
+            BrokenPromiseError: If it raises an error or ends the process, the sentence says
+                where; or if it leaves one of :data:`GLOBALS` changed, which is put back.
+        """
+        before = {what: read() for what, (read, _) in GLOBALS.items()}
+        try:
+            yield
+        except (BrokenPromiseError, NotCheckedError, KeyboardInterrupt, StoppedError):
+            raise
+        except BaseException as error:  # SystemExit, too: it would end the checks with status 0
+            raise BrokenPromiseError(self.sentence(error)) from error
+        else:
+            now = {what: read() for what, (read, _) in GLOBALS.items()}
+            changed = [f"{k} from {before[k]} to {v}" for k, v in now.items() if v != before[k]]
+            if changed:
+                broken(
+                    f"it changes torch's {', '.join(changed)}, for all that runs after it: put it "
+                    "back in a finally clause"
+                )
+        finally:
+            for what, (read, put) in GLOBALS.items():
+                if read() != before[what]:
+                    put(before[what])
+
+    def sentence(self, error: BaseException) -> str:
         """Returns what an error says, and in which line of the user's file it arose."""
-        text = " ".join(str(error).split())
-        if type(error).__module__ == "builtins" and not isinstance(error, ValueError | TypeError):
-            text = f"{type(error).__name__}: {text}"
+        text = lacking(error) or " ".join(str(error).split())
+        plain = type(error).__module__ != "builtins" or isinstance(error, ValueError | TypeError)
+        if not (text and plain):
+            text = f"{type(error).__name__}: {text}".removesuffix(": ")
+        if isinstance(error, SystemExit):
+            text += "; a component must not end the process"
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if self.path is not None and Path(frame.filename).resolve() == self.path.resolve():
                 return f"{text} ({self.path.name}, line {frame.lineno})"
@@ -250,6 +286,28 @@ def _frozen(value: object) -> object:
 def broken(sentence: str) -> NoReturn:
     """Says that a promise is not kept."""
     raise BrokenPromiseError(sentence)
+
+
+def check_tensor(value: object, what: str) -> Tensor:
+    """Returns what a component returns, if it is a dense tensor of finite numbers.
+
+    Args:
+        value: What it returns.
+        what: What that is, in the plural, for the sentences.
+
+    Raises:
+        BrokenPromiseError: If it is not.
+    """
+    if not isinstance(value, Tensor):
+        broken(f"{what} are of type {type(value).__name__}: return a tensor")
+    if value.layout != torch.strided:
+        broken(f"{what} are sparse: return them dense, by to_dense()")
+    if not bool(value.isfinite().all()):
+        broken(
+            f"{what} hold NaN or infinity: look for a division by 0, a logarithm of 0 or steps "
+            "that are too large"
+        )
+    return value
 
 
 def difference(a: Payload, b: Payload) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mibench.defenses import Release
 from mibench.roles import IdentityLoss, NetworkSpec, View
-from mibench.running.checks.base import BrokenPromiseError, Check, Trial, broken
+from mibench.running.checks.base import BrokenPromiseError, Check, Trial, broken, check_tensor
 from mibench.seeding import generator, seeded
 from mibench.spec import check_role
 from mibench.store import Work
@@ -20,11 +20,8 @@ CLASSES = 4
 
 
 def _played(trial: Trial, role: type) -> object:
-    """Returns the component; raises BrokenPromiseError if it cannot play its role."""
-    try:
-        check_role(spec := trial.fresh(), role, f"a {role.__name__}")
-    except (TypeError, ValueError) as error:
-        raise BrokenPromiseError(trial.sentence(error)) from error
+    """Returns the component; raises TypeError if it cannot play its role."""
+    check_role(spec := trial.fresh(), role, f"a {role.__name__}")
     return spec
 
 
@@ -39,6 +36,13 @@ def _built(trial: Trial) -> tuple[Classifier, Tensor]:
         try:
             with seeded("checks"):
                 network: Classifier = trial.fresh().build(shape, CLASSES)
+                if not isinstance(network, Classifier):
+                    broken(
+                        f"build returns a {type(network).__name__}: return a network whose class "
+                        "derives from mibench.Classifier"
+                    )
+                if not isinstance(zs := network.latents(x), tuple | list) or not zs:
+                    broken("latents must return a tuple of tensors, the last of shape (n, d)")
                 network(x)
         except (ValueError, RuntimeError) as error:
             refusals.append(trial.sentence(error))
@@ -55,7 +59,8 @@ def check_network(trial: Trial) -> None:
     network, x = _built(trial)
     network.eval()
     with torch.no_grad(), seeded("checks"):
-        zs, logits = network.latents(x), network(x)
+        zs = [check_tensor(z, "the latents that it returns") for z in network.latents(x)]
+        logits = check_tensor(network(x), "the logits that it returns")
     if logits.shape != (5, CLASSES):
         broken(f"it gives logits of shape {tuple(logits.shape)} for 5 images of {CLASSES} classes")
     if zs[-1].ndim != 2 or any(len(z) != 5 for z in zs):
@@ -64,10 +69,12 @@ def check_network(trial: Trial) -> None:
     if network.num_classes != CLASSES:
         broken(f"its num_classes is {network.num_classes} and not {CLASSES}")
     if not network.noise_dim:
-        torch.testing.assert_close(network.head(zs[-1]), logits, msg=HEAD)
-
-
-HEAD = "head of the last latent is not what the network answers: let forward be head of latents"
+        again = check_tensor(network.head(zs[-1]), "the logits that head returns")
+        if again.shape != logits.shape or not torch.allclose(again, logits, 1.3e-6, 1e-5):
+            broken(
+                "head of the last latent is not what the network answers: let forward be head of "
+                "latents"
+            )
 
 
 def check_network_seed(trial: Trial) -> None:
@@ -125,9 +132,12 @@ def check_release(trial: Trial) -> None:
     with seeded("checks"):
         state = release.fit(answer, held_out, generator("fit"), Work())
     x, probs = held_out.images, answer(held_out)
-    together = release(probs, x, state, generator("asked", 0))
+    scores = release(probs, x, state, generator("asked", 0))
+    together = check_tensor(scores, "the scores that it lets out")
     if together.shape != probs.shape:
         broken(f"it returns shape {tuple(together.shape)} for scores of {tuple(probs.shape)}")
+    if not together.is_floating_point():
+        broken(f"it lets out scores of {together.dtype}: let out floats, such as scores.float()")
     if not bool(((together >= 0) & (together <= 1)).all()):
         broken("it lets out scores outside [0, 1]: clamp them")
     each = [release(p[None], i[None], state, generator("asked", 1)) for p, i in zip(probs, x)]  # noqa: B905
@@ -153,12 +163,14 @@ def check_view(trial: Trial) -> None:
     view = _played(trial, View)
     assert isinstance(view, View)
     with seeded("checks"):
-        seen = view(x := _images(), generator("checks"))
+        images = view(x := _images(), generator("checks"))
+    seen = check_tensor(images, "the images that it returns")
     if seen.shape != x.shape:
         broken(f"it returns images of shape {tuple(seen.shape)} for {tuple(x.shape)}: keep it")
     if not isinstance(view.draws, int) or view.draws < 1:
         broken("its field draws must be a whole number, at least 1")
-    if not seen.requires_grad or not torch.autograd.grad(seen.sum(), x)[0].any():
+    gradient = next(_gradients(seen.sum()[None], x)) if seen.requires_grad else None
+    if gradient is None or not gradient.any():
         broken("no gradient passes through it: compute it from x by differentiable operations")
 
 
@@ -183,21 +195,22 @@ def check_loss(trial: Trial) -> None:
         values = loss(logits, torch.arange(5) % CLASSES)
         if loss.public:
             values = values + loss.penalty(offsets)
+    values = check_tensor(values, "the losses that it returns")
     if values.shape != (5,):
         broken(f"it returns shape {tuple(values.shape)} for 5 images: return one loss each, (n,)")
-    if not bool(values.isfinite().all()):
-        broken("it returns a loss that is not finite")
-    if not values.requires_grad:
-        broken("no gradient passes through it: compute it from logits")
-    for i, gradient in enumerate(_gradients(values, logits)):
+    gradients = list(_gradients(values, logits)) if values.requires_grad else [None]
+    for i, gradient in enumerate(gradients):
+        if gradient is None:
+            broken("no gradient passes through it: compute it from logits")
         others = torch.arange(5) != i
         if not gradient[i].any() or gradient[others].any():
             broken("an image's loss must depend on its own logits, and on those of no other image")
 
 
-def _gradients(values: Tensor, at: Tensor) -> Iterator[Tensor]:
+def _gradients(values: Tensor, at: Tensor) -> Iterator[Tensor | None]:
+    """Yields the gradient of each value; None if it is not computed from ``at``."""
     for value in values:
-        yield torch.autograd.grad(value, at, retain_graph=True)[0]
+        yield torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)[0]
 
 
 VIEW = (

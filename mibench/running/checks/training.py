@@ -20,13 +20,14 @@ from mibench.running.checks.base import (
     broken,
     check_resuming,
     check_seed,
+    check_tensor,
     target,
 )
 from mibench.running.checks.stages import IMAGES, Tally, cell, load, prior_stage
 from mibench.running.stages import ClassifierStage
 from mibench.seeding import generator, seeded
 from mibench.spec import check_role
-from mibench.types import Classifier
+from mibench.types import Classifier, Prior
 
 EPOCHS = (3, 10, 30, 100)
 """How long a defense trains: as long as its schedule needs to let weights be kept."""
@@ -160,6 +161,8 @@ def check_prior(trial: PriorTrial) -> None:
     check_role(spec, PriorSpec, "a prior")
     with seeded("checks"):
         prior = spec.build(TASK.shape, TASK.num_classes)
+    if not isinstance(prior, Prior):
+        broken(f"build returns a {type(prior).__name__}: return a mibench.Prior")
     before = {k: v.clone() for k, v in prior.state_dict().items()}
     after = trial.whole.payload["state"]
     trains = spec.planned_steps(len(IMAGES.splits(load).public)) != 0
@@ -168,7 +171,10 @@ def check_prior(trial: PriorTrial) -> None:
     prior.load_state_dict(after)
     prior.eval().requires_grad_(requires_grad=False)
     y = torch.arange(6) % TASK.num_classes
-    x = prior.generate(prior.sample(6, generator("checks")), y)
+    z = check_tensor(prior.sample(6, generator("checks")), "the latents that sample returns")
+    if z.ndim < 2 or len(z) != 6:
+        broken(f"sample returns shape {tuple(z.shape)} for 6 latents: return (n, ...)")
+    x = check_tensor(prior.generate(z, y), "the images that generate returns")
     if x.shape != (6, *TASK.shape):
         broken(
             f"generate returns shape {tuple(x.shape)} for 6 latents and images of {TASK.shape}: "
@@ -180,7 +186,8 @@ def check_prior(trial: PriorTrial) -> None:
         broken('its surrogates and its offers disagree: name "surrogates" in offers if it has any')
     if "critic" not in spec.offers:
         return
-    if (shape := tuple(prior.realism(x, y).shape)) != (6,):
+    realism = check_tensor(prior.realism(x, y), "the numbers that realism returns")
+    if (shape := tuple(realism.shape)) != (6,):
         broken(f"realism returns shape {shape} for 6 images: return one number each, shape (n,)")
 
 
