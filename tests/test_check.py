@@ -625,6 +625,7 @@ def test_a_fault_is_named_by_the_check_that_it_breaks(fault: str, check: object)
     assert re.search(sentence, failed[0]), failed
     assert f"{len(titles)} check" in result.stderr
     assert "Traceback" not in result.output
+    assert " 0 more" not in result.output
 
 
 def test_a_class_that_raises_keeps_none_from_being_checked(check: object) -> None:
@@ -664,6 +665,9 @@ def test_what_cannot_be_checked_is_refused_with_one_sentence(
     result = CliRunner().invoke(main, ["check", str(other)])
     assert result.exit_code == 2
     assert "line 1: ZeroDivisionError" in result.stderr
+    other.write_text("raise RuntimeError\n")
+    result = CliRunner().invoke(main, ["check", str(other)])
+    assert result.stderr.endswith("line 1: RuntimeError\n")
     other.write_text("import sys\nsys.exit(0)\n")
     result = CliRunner().invoke(main, ["check", str(other)])
     assert result.exit_code == 2
