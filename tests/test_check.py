@@ -499,17 +499,17 @@ FAULTS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
             WHITE, ("return goal", "torch.set_default_dtype(torch.float64)\n        return goal")
         ),
         "it runs and returns images",
-        r"it changes torch's default dtype from torch\.float32 to torch\.float64, for all",
+        r"it calls torch\.set_default_dtype\(torch\.float64\) and does not set that back",
     ),
     "no gradients for all": (
         changed(WHITE, ("return goal", "torch.set_grad_enabled(False)\n        return goal")),
         "it runs and returns images",
-        r"it changes torch's grad mode from True to False",
+        r"it calls torch\.set_grad_enabled\(False\) and does not set that back",
     ),
     "threads for all": (
         changed(WHITE, ("return goal", "torch.set_num_threads(7)\n        return goal")),
         "it runs and returns images",
-        r"it changes torch's number of threads from \d+ to 7",
+        r"it calls torch\.set_num_threads\(7\) and does not set that back",
     ),
     "a network that raises": (
         changed(NETWORK, ("return Net(shape, num_classes)", "return {}['x']")),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.data.synthetic import Blobs
+from mibench.machine import settings_kept
 from mibench.networks import MLP
 from mibench.override import bare, hint_of
 from mibench.running.userfile import lacking, load_afresh, user_modules
@@ -28,12 +29,6 @@ NUMBERS: dict[Any, float] = {float: 0.1, int: 2}
 """Values of fields that have no default."""
 TASK = Blobs(num_classes=4)
 NETWORK = MLP()
-GLOBALS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "number of threads": (torch.get_num_threads, torch.set_num_threads),
-}
-"""What a component could change for all that runs after it → how it is read, and put back."""
 
 
 class BrokenPromiseError(AssertionError):
@@ -174,27 +169,15 @@ class Trial:
 
         Raises:
             BrokenPromiseError: If it raises an error or ends the process, the sentence says
-                where; or if it leaves one of :data:`GLOBALS` changed, which is put back.
+                where; or if it leaves torch's settings changed.
         """
-        before = {what: read() for what, (read, _) in GLOBALS.items()}
         try:
-            yield
+            with settings_kept():
+                yield
         except (BrokenPromiseError, NotCheckedError, KeyboardInterrupt, StoppedError):
             raise
         except BaseException as error:  # SystemExit, too: it would end the checks with status 0
             raise BrokenPromiseError(self.sentence(error)) from error
-        else:
-            now = {what: read() for what, (read, _) in GLOBALS.items()}
-            changed = [f"{k} from {before[k]} to {v}" for k, v in now.items() if v != before[k]]
-            if changed:
-                broken(
-                    f"it changes torch's {', '.join(changed)}, for all that runs after it: put it "
-                    "back in a finally clause"
-                )
-        finally:
-            for what, (read, put) in GLOBALS.items():
-                if read() != before[what]:
-                    put(before[what])
 
     def sentence(self, error: BaseException) -> str:
         """Returns what an error says, and in which line of the user's file it arose."""
