@@ -2,9 +2,11 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -257,6 +259,28 @@ def test_clean_leaves_what_a_running_stage_saves(tmp_path: Path) -> None:
     assert state.exists()
     assert "deleted" in call("store", "clean", "--yes").stdout
     assert not state.exists()
+
+
+@pytest.mark.parametrize("step", ["rglob", "rename"])
+def test_clean_passes_over_what_a_stage_that_ends_removes(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, left = (tmp_path / "mibench-store" / "prior" / f"{k}.partial" for k in ("01", "23"))
+    for folder in (ended, left):
+        folder.mkdir(parents=True)
+        (folder / "state.bin").touch()
+    found = getattr(Path, step)
+
+    def late(path: Path, *arguments: Any) -> Any:
+        if path.name == ended.name:
+            shutil.rmtree(path)
+        return found(path, *arguments)
+
+    monkeypatch.setattr(Path, step, late)
+    done = call("store", "clean", "--yes")
+    assert done.exit_code == 0, done.exception
+    assert done.stdout == f"deleted {left.relative_to(tmp_path)} (0.0 MB)\n"
+    assert not left.exists()
 
 
 def test_clean_keeps_what_rests_on_data_that_is_not_there(tmp_path: Path) -> None:

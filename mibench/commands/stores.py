@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -47,15 +48,22 @@ def clean(which: str, yes: bool, seeds: int, store: Path, data: Path) -> None:
         if is_held(path.with_name(f"{path.name.partition('.')[0]}.lease"), LEASE_SECONDS):
             click.echo(f"left {path}: its stage is being computed", err=True)
             continue
-        size = sum(f.lstat().st_size for f in (path, *path.rglob("*")) if not f.is_dir())
-        click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
-        if yes and path.is_dir() and not path.is_symlink():
-            aside = path.with_name(f"{path.name}.partial.gone")  # half deleted is not done
-            shutil.rmtree(path.rename(aside))
-        elif yes:
-            path.unlink()
+        with suppress(FileNotFoundError):  # it is gone since: its stage ended in the meantime
+            size = sum(f.lstat().st_size for f in (path, *path.rglob("*")) if not f.is_dir())
+            if yes:
+                delete(path)
+            click.echo(f"{'deleted' if yes else 'would delete'} {path} ({size / 1e6:.1f} MB)")
     if not paths:
         click.echo("nothing to delete")
+
+
+def delete(path: Path) -> None:
+    """Deletes a file, a link or a folder with what is in it."""
+    if path.is_dir() and not path.is_symlink():
+        aside = path.with_name(f"{path.name}.partial.gone")  # half deleted is not done
+        shutil.rmtree(path.rename(aside))
+    else:
+        path.unlink()
 
 
 def check_there(store: Path) -> None:
