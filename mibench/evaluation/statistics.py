@@ -1,5 +1,6 @@
 """From values per image to a mean and its spread."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -171,6 +172,9 @@ def score(
     Where it is undefined on any repeat there is no mean. A value per image is averaged within
     each pass, or identity, and the means spread as ``spread`` says. A value per identity spreads
     over identities; one of the whole attack over the repeats; one of the target does not.
+
+    Raises:
+        ValueError: If values are so large that the mean of some is infinite.
     """
     if isinstance(values, str):
         return Score(None, None, 0)
@@ -184,6 +188,8 @@ def score(
         assert isinstance(v, Tensor)
         n += len(v)
         for group in [v.tolist()] if metric.per == "identity" else _grouped(v, e, spread):
+            if not all(map(math.isfinite, group)):
+                raise ValueError(f"the values of {metric.title} are too large to average")
             means.append(statistics.mean(group))
             deviations.append(_stdev(group))
     known = [d for d in deviations if d is not None]

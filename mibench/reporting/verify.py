@@ -83,6 +83,8 @@ def check(path: Path) -> Verdict:
     except (ValueError, RecursionError) as error:
         sentence = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         return Verdict(path, None, " ".join(sentence.split()))
+    except (AttributeError, TypeError, LookupError) as error:  # the schema leaves a cell open
+        return Verdict(path, None, f"it is no record of mibench ({type(error).__name__}: {error})")
 
 
 def first_told(verdicts: Sequence[Verdict]) -> list[Verdict]:
