@@ -389,6 +389,25 @@ def test_a_picture_is_called_by_its_row() -> None:
     assert slug("*") == "all"
 
 
+def test_of_an_absent_stage_a_report_has_a_gap_and_figures_say_what_to_do(tmp_path: Path) -> None:
+    records = fill(smoke(), store := Store(tmp_path / "store"), data=Path())
+    lost = records["GMI / MID"][0].evidence[0].inversion
+    shutil.rmtree(store.path(lost))
+    advice = f"inversion {lost.key} is missing: `mibench run TABLE`, with the same options, "
+    places = ["--store", str(store.root), "-o", str(tmp_path)]
+    done = call("report", "smoke", "--rows", "* / MID", "--rows", "GMI / *", *places)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr == f"note: no picture of GMI / MID: {advice}computes it anew\n"
+    text = (tmp_path / "index.html").read_text()
+    parsed(text)
+    assert f"No picture: {advice}computes it anew." in text
+    assert text.count("data:image/webp") == 2
+    for arguments in (["figure", "3", "smoke"], ["figure", "row", "smoke", "GMI / MID"]):
+        done = call(*arguments, *places)
+        assert done.exit_code == 2
+        assert done.stderr == f"Error: {advice}computes it anew\n"
+
+
 def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
     store = ["--store", str(tmp_path / "none")]
     for arguments in (

@@ -96,7 +96,7 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise RefusedError(str(error.args[0])) from error
+        raise RefusedError(str(getattr(error, "told", error.args[0]))) from error  # AbsentError
     except (ValueError, TypeError) as error:
         text = str(error)
         if getattr(error, "stage", None) is not None and "--repair" not in text:  # DamagedError
@@ -113,6 +113,14 @@ def fail(sentence: str) -> NoReturn:
     """Ends with exit status 1: something failed after work had begun."""
     click.echo(f"Error: {sentence}", err=True)
     sys.exit(1)
+
+
+def escaped(text: str) -> str:
+    """Returns a line with what is not printed, such as a newline in a file's name, as escapes.
+
+    So no name can look like another line.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def changed(spec: Any, settings: Iterable[str]) -> Any:  # noqa: ANN401 - returns what it gets

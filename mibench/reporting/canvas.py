@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mibench.benchmarks.row import Row
-from mibench.store import put
+from mibench.store import AbsentError, put
 
 COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999933",
@@ -48,6 +48,7 @@ def own_style() -> Iterator[None]:
     What a label has between two $ is no formula. To decorate what draws and saves a figure.
 
     Raises:
+        AbsentError: If a stage that is drawn is not in the store.
         OSError: If a file cannot be written.
         ValueError: If there is nothing to draw, or matplotlib cannot draw it.
     """
@@ -57,7 +58,7 @@ def own_style() -> Iterator[None]:
 
         with style.context(["default", {"text.parse_math": False}]):
             yield
-    except (OSError, ValueError):
+    except (OSError, ValueError, AbsentError):
         raise
     except Exception as error:  # whatever there is in matplotlib and what it rests on
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error

@@ -7,7 +7,7 @@ from typing import Any
 from mibench import precision
 from mibench.running.executors import Bench, Executor
 from mibench.spec import unknown
-from mibench.store import Stage, Store, precisions_of, tell
+from mibench.store import AbsentError, Stage, Store, precisions_of, tell
 
 
 def settled(
@@ -84,5 +84,5 @@ def _meta(stage: Stage, store: Store) -> dict[str, Any]:
     try:
         meta = store.meta(stage)
         return meta if isinstance(meta, dict) else {"precisions": []}
-    except (OSError, ValueError):
+    except (OSError, ValueError, AbsentError):
         return {"precisions": []}

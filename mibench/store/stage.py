@@ -80,3 +80,8 @@ class AbsentError(KeyError):
     def __init__(self, sentence: str, stage: Stage | None = None) -> None:
         super().__init__(sentence)
         self.stage = stage
+
+    @property
+    def told(self) -> str:
+        """What is absent, and what to do about it."""
+        return f"{self.args[0]}: `mibench run TABLE`, with the same options, computes it anew"

@@ -117,11 +117,14 @@ class Store:
         """Returns what a finished stage was computed on, how, and in how many seconds.
 
         Raises:
-            DamagedError: If that is missing or not what was written; it says what to do.
+            AbsentError: If the stage is not done.
+            DamagedError: If its meta is missing or not what was written; it says what to do.
         """
         try:
             return told_meta(self.path(stage))
         except DamagedError as error:
+            if (state := self.state(stage)) != "done":
+                raise AbsentError(f"{stage.kind} {stage.key} is {state}", stage) from None
             error.stage = stage
             raise
 
@@ -129,7 +132,7 @@ class Store:
         """Returns the meta of each of the stages, which led to ``result``, that is there."""
         metas = []
         for stage in stages:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AbsentError):
                 metas.append(self.meta(stage))
         return metas
 
@@ -222,7 +225,7 @@ class Store:
             payload, meta = self._compute(stage, remarks, device, data, report)
             precisions = set() if stage.exact else {meta["precision"]}
             for need in stage.needs:
-                with suppress(OSError, DamagedError):  # it may be gone by now
+                with suppress(OSError, AbsentError, DamagedError):  # it may be gone by now
                     beneath = self.meta(need)
                     remarks += beneath.get("remarks", [])
                     precisions |= precisions_of(need, beneath)

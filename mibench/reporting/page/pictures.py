@@ -13,7 +13,7 @@ from mibench.evaluation import UndefinedError, traits
 from mibench.reporting.gallery import gallery, layout
 from mibench.reporting.page.render import visible
 from mibench.running.stages import EvidenceStage, RecordStage
-from mibench.store import Store
+from mibench.store import AbsentError, Store, tell
 from mibench.ties import in_top
 
 LOSSLESS = 32
@@ -132,17 +132,25 @@ def grids(
     *,
     private: bool,
 ) -> list[dict[str, Any]]:
-    """Returns the private examples, once per task, then each row's reconstructions."""
+    """Returns the private examples, once per task, then each row's reconstructions.
+
+    A row of which a stage is not in the store has what is to be said of that in place of these.
+    """
     strips: list[dict[str, Any]] = []
     shown: set[str] = set()
     for label, record in done.items():
         stage = record.evidence[0]
-        if private and stage.images.key not in shown:
-            shown.add(stage.images.key)
-            picture, labels = examples(stage, store, identities)
-            title = f"Private training images of {stage.images.task.name}"
-            strips.append({"title": title, "sprite": picture, "labels": labels, "tiles": None})
-        picture, tiles = reconstructions(stage, store, identities, private=private)
+        try:
+            if private and stage.images.key not in shown:
+                picture, labels = examples(stage, store, identities)
+                shown.add(stage.images.key)
+                title = f"Private training images of {stage.images.task.name}"
+                strips.append({"title": title, "sprite": picture, "labels": labels, "tiles": None})
+            picture, tiles = reconstructions(stage, store, identities, private=private)
+        except AbsentError as error:
+            tell(f"no picture of {visible(label)}: {error.told}")
+            strips.append({"title": visible(label), "gap": error.told})
+            continue
         strips.append({"title": visible(label), "sprite": picture, "labels": [], "tiles": tiles})
     return [{"id": f"{chapter}g{i}", **grid} for i, grid in enumerate(strips)]
 
@@ -167,7 +175,11 @@ def mistakes(
         if not len(index := false.nonzero()[:MISTAKES, 0]):
             continue
         own, other = e.labels[index], e.through(traits.FIRST).reconstructed[index].argmin(1)
-        train = stage.images.splits(store.load).private.train
+        try:
+            train = stage.images.splits(store.load).private.train
+            images = stage.judged(store.load)[index]
+        except AbsentError:  # which the row's picture says
+            continue
         examples = [
             torch.stack([train.images[train.labels == c][0] for c in persons.tolist()])
             for persons in (own, other)
@@ -176,6 +188,6 @@ def mistakes(
         tiles = [
             Mistake(*m) for m in zip(own.tolist(), other.tolist(), sure.tolist(), strict=True)
         ]
-        picture = sprite([stage.judged(store.load)[index], *examples])
+        picture = sprite([images, *examples])
         strips.append({"title": visible(label), "sprite": picture, "tiles": tiles})
     return [{"id": f"{chapter}f{i}", **strip} for i, strip in enumerate(strips)]
