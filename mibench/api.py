@@ -262,7 +262,10 @@ def score(
 
 def _by_class(images: Any, labels: Any, shape: tuple[int, ...], most: int) -> Tensor:  # noqa: ANN401
     """Returns images as an attack returns them, (samples, classes, c, h, w) in half precision."""
-    x, y = torch.as_tensor(images), torch.as_tensor(labels)
+    try:
+        x, y = torch.as_tensor(images), torch.as_tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError("images and labels must be arrays of numbers") from error
     if x.shape[1:] != shape or y.shape != x.shape[:1] or not len(x):
         raise ValueError(
             f"images must be of shape (n, {', '.join(map(str, shape))}) and labels (n,), got "

@@ -152,6 +152,7 @@ BAD = {
         ["run", "smoke", "--executor", "serial[3]"],
         "serial takes nothing in brackets, got 'serial[3]'",
     ),
+    "an empty column": (["table", "smoke", "--columns", ","], "a name is empty: write one comma"),
     "no store to clean": (["store", "clean", "--store", "typo"], "there is no store at typo"),
     "row that is not there": (
         ["figure", "row", "smoke", "GMI / MID", "--set", "attack.steps=3", "--store", "s"],

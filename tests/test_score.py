@@ -75,6 +75,8 @@ BAD = {
     "gap": "3 has no image: remove it",
     "half.npz": "labels must be whole numbers, the attacked class of each image, got 0.5",
     "huge.npz": "labels must be whole numbers, the attacked class of each image, got 9.2",
+    "renamed.npz": "has no entry called images or labels",
+    "words.npz": "images and labels must be arrays of numbers",
     "larger.npz": "images must be of shape (n, 1, 8, 8)",
     "uneven.npz": "each equally often",
     "fifty.npz": "floats in [0, 1], or bytes",
@@ -104,6 +106,11 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(
         np.savez(path, images=pixels, labels=np.array(LABELS) + 0.5)
     elif name == "huge.npz":
         np.savez(path, images=pixels, labels=np.array(LABELS, np.uint64) + np.uint64(2**63))
+    elif name == "renamed.npz":
+        np.save("plain.npy", pixels)
+        Path("plain.npy").rename(path)
+    elif name == "words.npz":
+        np.savez(path, images=pixels, labels=list("aabbcc"))
     elif name == "larger.npz":
         np.savez(path, images=np.zeros((6, 1, 9, 9), np.uint8), labels=LABELS)
     elif name == "uneven.npz":

@@ -482,6 +482,7 @@ MINE = Mine()
         ("mine_plain", WITH_INIT.replace("DECORATOR", ""), 2, "Mine has an __init__: delete it"),
         ("mine_init", WITH_INIT.replace("DECORATOR", "@dataclass(frozen=True)"), 2,
          "cannot assign to field 'alpha'; in place of an __init__ write each hyper-parameter as"),
+        ("mine_null", "x = 1\0", 2, "mine_null.py: SyntaxError: source code string"),
         ("mine_lacks", WITHOUT_TERMS, 2, "line 12: the class Mine must define loss_terms"),
     ],
 )  # fmt: skip

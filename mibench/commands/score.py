@@ -89,8 +89,10 @@ def read(path: Path, size: int, channels: int) -> tuple[Any, Any]:
     arrays: Any
     if path.suffix == ".npz" and path.is_file():
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            with path.open("rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                names = getattr(loaded, "files", ())  # a .npy under this name has none
+                arrays = {name: loaded[name] for name in names}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} holds more than arrays, or is damaged ({error})") from error
     else:

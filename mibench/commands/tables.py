@@ -43,6 +43,8 @@ def status(selection: Selection) -> None:
 def _names(_: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
     """Returns the names that an option lists."""
     names = () if text is None else tuple(name.strip() for name in text.split(","))
+    if "" in names:
+        raise click.BadParameter("a name is empty: write one comma between names", param=option)
     if twice := [name for name in names if names.count(name) > 1]:
         raise click.BadParameter(f"{twice[0]!r} is named twice", param=option)
     return names

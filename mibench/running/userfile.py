@@ -83,9 +83,10 @@ def blaming(path: Path) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         where = error.lineno if isinstance(error, SyntaxError) else (0, *lines)[-1]
+        line = "" if where is None else f", line {where}"  # Python names none for a null byte
         advice = ADVICE.get(type(error), "")
         told = f"{type(error).__name__}: {error}".removesuffix(": ") + advice
-        sentence = f"{path}, line {where}: {lacking(error) or told}"
+        sentence = f"{path}{line}: {lacking(error) or told}"
         raise ValueError(sentence) from error
 
 
