@@ -116,6 +116,23 @@ def _rekey(record: dict[str, Any]) -> None:
     stage["key"] = record["key"] = fingerprint(stage["identity"])
 
 
+def _metrics(value: object) -> Change:
+    """Other metrics in the last stage, its key made anew."""
+
+    def change(record: dict[str, Any]) -> None:
+        stage = record["stages"][-1]
+        stage["identity"]["metrics"] = value
+        record["runs"].clear()
+        stage["key"] = record["key"] = fingerprint(stage["identity"])
+
+    return change
+
+
+def _enlarge(record: dict[str, Any]) -> None:
+    for values in record["payload"]["values"]["attack_acc"]:
+        values[:] = [1e308] * len(values)
+
+
 FORGERIES: dict[str, tuple[Change, str]] = {
     "a score": (_set("payload.scores.attack_acc.mean", 1.5), "its attack_acc says mean 1.5"),
     "a spread": (_set("payload.scores.attack_acc.std", 0.1), "its attack_acc says std 0.1"),
@@ -132,6 +149,8 @@ FORGERIES: dict[str, tuple[Change, str]] = {
     ),
     "no score": (lambda r: r["payload"]["scores"].pop("fid"), "not those of its metrics"),
     "another defense": (_rekey, "defense is not the cell's defense"),
+    "no list of metrics": (_metrics(None), "it is no record of mibench (TypeError: "),
+    "values whose mean is infinite": (_enlarge, "of Attack Acc are too large to average"),
     "no cell": (lambda r: r["payload"].pop("cell"), "'cell' is a required property"),
     "a text for a number": (
         _set("payload.scores.fid.mean", "12"),
@@ -354,6 +373,20 @@ def test_verify_names_what_is_bad_and_exits_with_1(folder: Path, tmp_path: Path)
     assert json.loads(call("records", "check", "--schema").stdout) == records.schema("record")
     missing = call("records", "check", str(tmp_path / "nosuch.json"))
     assert missing.exit_code == 2
+
+
+def test_a_files_name_cannot_forge_a_line(folder: Path, tmp_path: Path) -> None:
+    first, *_ = records.find([folder / "files"])
+    shutil.copy(first, tmp_path / first.name)
+    (tmp_path / "x\nok   y\x1b[31m.json").write_text("{")
+    places = str(tmp_path), str(tmp_path / "out")
+    for done in (
+        call("records", "check", places[0]),
+        call("compare", places[0], places[0]),
+        call("records", "board", places[0], "-o", places[1]),
+    ):
+        assert "x\\nok   y\\x1b[31m.json: it is no JSON" in done.output
+        assert "\x1b" not in done.output
 
 
 def test_a_named_file_that_is_no_record_file_is_told(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import click
 
 from mibench.commands import options
 from mibench.commands.selection import Selection, labelled, of_table
-from mibench.commands.shared import check_writable, fail, refusing
+from mibench.commands.shared import check_writable, escaped, fail, refusing
 from mibench.spec import unknown
 
 REPLACED = (
@@ -156,15 +156,14 @@ def check(paths: Sequence[Path], schema: bool) -> None:
     for verdict in map(verify.check, found):  # each is told once it is checked
         if verdict.record is None:
             bad += 1
-            click.echo(f"bad  {verdict.path}: {verdict.problem}")
+            click.echo(escaped(f"bad  {verdict.path}: {verdict.problem}"))
             continue
         sound += 1
         count = len(verdict.record["payload"]["scores"])
         scores += count
         again += verdict.recomputed
-        click.echo(
-            f"ok   {verdict.path} ({verdict.recomputed} of {count} scores computed again)"
-        )  # fmt: skip
+        recomputed = f"{verdict.recomputed} of {count} scores computed again"
+        click.echo(escaped(f"ok   {verdict.path} ({recomputed})"))
     click.echo(
         f"{len(found)} record files: {sound} sound, {bad} not sound; "
         f"{again} of {scores} scores computed again"
@@ -200,7 +199,7 @@ def board(sources: Sequence[Path], out: Path) -> None:
         click.echo(f"note: -o names a folder; {out} was taken for the page itself", err=True)
     for verdict in verdicts:
         if verdict.problem:
-            click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
+            click.echo(escaped(f"left out {verdict.path}: {verdict.problem}"), err=True)
     click.echo(path)
 
 
@@ -238,7 +237,7 @@ def compare(a: Path, b: Path, by_key: bool, margins: Sequence[str]) -> None:
         for path in (a, b):
             side, refused = runs(path)
             for verdict in refused:
-                click.echo(f"left out {verdict.path}: {verdict.problem}", err=True)
+                click.echo(escaped(f"left out {verdict.path}: {verdict.problem}"), err=True)
             if not side:
                 raise ValueError(f"there is no sound record in {path}")
             sides.append(side)
