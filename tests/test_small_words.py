@@ -140,7 +140,7 @@ def test_a_description_has_type_default_meaning_and_source() -> None:
     told = call("describe", "gmi", "--kind", "attacks").stdout
     assert "  steps: a whole number; default 1500\n      Descent steps.\n" in told
     assert re.search(r"  prior: one of .*\bwgan-gp\b", told)
-    assert '"is"; default wgan-gp\n' in told
+    assert '"}; default wgan-gp\n' in told
     assert "https://arxiv.org/abs/1911.07135" in told
     assert "Attributes:" not in told
     inherited = call("describe", "inversion-gan").stdout
