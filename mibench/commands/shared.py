@@ -98,12 +98,7 @@ def refusing() -> Iterator[None]:
     except KeyError as error:
         raise RefusedError(str(getattr(error, "told", error.args[0]))) from error  # AbsentError
     except (ValueError, TypeError) as error:
-        text = str(error)
-        if getattr(error, "stage", None) is not None and "--repair" not in text:  # DamagedError
-            text += (
-                ": `mibench store check --repair`, with the same --store, moves the stage aside"
-            )
-        raise RefusedError(text) from error
+        raise RefusedError(str(getattr(error, "told", error))) from error  # DamagedError
     except OSError as error:
         text = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
         raise RefusedError(text) from error

@@ -73,6 +73,16 @@ class DamagedError(ValueError):
     stage: Stage | None = None
     """Which, where that is known."""
 
+    @property
+    def told(self) -> str:
+        """What is damaged and, unless it says so itself, what to do about it."""
+        text = str(self)
+        if self.stage is None or "--repair" in text:
+            return text
+        return (
+            f"{text}: `mibench store check --repair`, with the same --store, moves the stage aside"
+        )
+
 
 class AbsentError(KeyError):
     """A stage that is needed is not in the store."""
